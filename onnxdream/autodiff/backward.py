@@ -1,0 +1,95 @@
+"""Reverse-mode differentiation of an ONNX graph (Griewank and Walther 2008, chapter 3), rule by rule.
+
+Only nodes that lie between the input and the outputs are visited, and only for the inputs that lead there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ..errors import NoGradientError
+from .registry import NON_DIFFERENTIABLE, RULES, Call
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from .ops import Ops
+
+
+def backward(op: Ops, seeds: Mapping[ir.Value, ir.Value], wrt: ir.Value, *, target: str = "cpu") -> ir.Value:
+    """Append the gradient of Σ <y, seed> over `seeds` {y: seed} with respect to `wrt`; the value returned is shaped like `wrt`.
+
+    `target` names the runtime whose spellings the rules should use. Raises NoGradientError, naming node, operator and
+    opset, for an operator on the path without a rule.
+    """
+    from . import rules  # noqa: F401  (registers every rule)
+
+    forward = list(op.graph)
+    active = _depends_on(forward, wrt)
+    gradients: dict[ir.Value, ir.Value] = dict(seeds)
+    for node in reversed(forward):
+        dys = tuple(gradients.get(output) for output in node.outputs)
+        wanted = [i for i, x in enumerate(node.inputs) if x in active and _is_float(op, x)]
+        if all(dy is None for dy in dys) or not wanted or node.op_type in NON_DIFFERENTIABLE:
+            continue
+        _check(node)
+        call = Call(node, op, target, dys)
+        found = RULES[node.op_type]
+        for index in wanted:
+            x = node.inputs[index]
+            assert x is not None
+            try:
+                function = found.at(index)
+                if function is None:
+                    continue
+                dx = function(op, call, dys[0])
+            except (IndexError, NotImplementedError) as error:
+                reason = str(error) if isinstance(error, NotImplementedError) else "no derivative for this input"
+                raise NoGradientError(f"{_where(node)}, input {index} ({x.name}): {reason}") from error
+            if found.broadcasts:
+                dx = unbroadcast(op, dx, x, node.outputs[0])
+            gradients[x] = op.Add(gradients[x], dx) if x in gradients else dx
+    if wrt not in gradients:
+        raise NoGradientError("the objective does not change with the picture: no gradient flows back to it")
+    return gradients[wrt]
+
+
+def unbroadcast(op: Ops, dx: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
+    """Sum `dx`, shaped like `y`, over the axes along which `x` was broadcast to the shape of `y`."""
+    small, large = op.shape(x), op.shape(y)
+    if small is None or large is None:
+        raise NotImplementedError(f"the shape of {(x if small is None else y).name} depends on data")
+    if small == large:
+        return dx
+    lead = len(large) - len(small)
+    axes = [lead + i for i, (a, b) in enumerate(zip(small, large[lead:], strict=True)) if a == 1 and b != 1]
+    if axes:
+        dx = op.ReduceSum(dx, axes, keepdims=1)
+    if lead:
+        dx = op.ReduceSum(dx, list(range(lead)), keepdims=0)
+    return dx
+
+
+def _depends_on(nodes: list[ir.Node], source: ir.Value) -> set[ir.Value]:
+    active = {source}
+    for node in nodes:
+        if any(x in active for x in node.inputs):
+            active.update(node.outputs)
+    return active
+
+
+def _is_float(op: Ops, value: ir.Value | None) -> bool:
+    return value is not None and (value.dtype is None or value.dtype.is_floating_point())
+
+
+def _check(node: ir.Node) -> None:
+    from ..graph import OPSET
+
+    if node.op_type not in RULES or node.domain not in ("", "ai.onnx"):
+        domain = f"{node.domain}." if node.domain else ""
+        raise NoGradientError(f"{_where(node)} (opset {OPSET}): {domain}{node.op_type} has no derivative rule")
+
+
+def _where(node: ir.Node) -> str:
+    return f"node {node.name or node.outputs[0].name!r}, operator {node.op_type}"

@@ -1,0 +1,75 @@
+"""`op.Relu(x)` appends a Relu node to a graph and returns its output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from ..graph import Shape
+
+    Operand = ir.Value | np.ndarray | float | int | list[int] | list[float] | None
+
+
+class Ops:
+    """Builds nodes onto the end of `graph`, one method for each ONNX operator.
+
+    Operands may be values, arrays, numbers or lists: floats become constants of the graph's float type, integers int64.
+    Keyword arguments become attributes; `outputs=n` makes the call return a list of n values. New values get names that
+    are not in `taken`. `shapes` holds the probed shape of the values that have one, by name.
+
+        y = op.Mul(op.Sigmoid(x), 2.0)
+    """
+
+    def __init__(self, graph: ir.Graph, taken: Iterable[str | None] = ()) -> None:
+        import onnx_ir as ir
+
+        self.graph = graph
+        self.shapes: dict[str, Shape] = {}
+        self._ir = ir
+        self._tape = ir.tape.Tape(graph)
+        self._count = 0
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._taken = set(taken)
+
+    def shape(self, value: ir.Value) -> Shape | None:
+        """The probed shape of `value`, where it is known."""
+        if value.const_value is not None:
+            return tuple(int(d) for d in value.const_value.shape)
+        return self.shapes.get(value.name or "")
+
+    def const(self, value: np.ndarray | float | int | list[int] | list[float]) -> ir.Value:
+        """A constant; equal constants share one initializer."""
+        array = np.asarray(value)
+        if not isinstance(value, np.ndarray):
+            array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            name = self._name("const")
+            self._constants[key] = self._tape.initializer(self._ir.tensor(array, name=name), name)
+        return self._constants[key]
+
+    def __getattr__(self, operator: str) -> Callable[..., Any]:
+        if not operator[0].isupper():
+            raise AttributeError(operator)
+
+        def build(*operands: Operand, outputs: int = 1, name: str | None = None, **attributes: Any) -> Any:
+            inputs = [v if v is None or isinstance(v, self._ir.Value) else self.const(v) for v in operands]
+            made = self._tape.op_multi_out(operator, inputs, attributes, num_outputs=outputs)
+            for value in made:
+                value.name = self._name(name or operator)
+            return made[0] if outputs == 1 else list(made)
+
+        return build
+
+    def _name(self, stem: str) -> str:
+        name = stem
+        while name in self._taken:
+            self._count += 1
+            name = f"{stem}_{self._count}"
+        self._taken.add(name)
+        return name

@@ -1,0 +1,56 @@
+"""Resize: a linear map, the same along each row and each column."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..registry import Call, rule
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from ..ops import Ops
+
+
+def _resize(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
+    """Resizing a unit matrix gives the matrix R of the map along one axis; the gradient is Rᵀ dy, axis by axis.
+
+    This holds for every mode and coordinate transformation, since R comes from the operator itself.
+    """
+    if n.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise NotImplementedError("Resize that keeps the aspect ratio")
+    if n.attr("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+        raise NotImplementedError("Resize that crops")
+    rank = n.rank()
+    axes = [int(a) % rank for a in n.attr("axes", list(range(rank)))]
+    before, after = n.shape(n.x[0]), n.shape(n.y)
+    for axis in (a for a in axes if before[a] != after[a]):
+        if axis < 2 or rank != 4:
+            raise NotImplementedError(f"Resize along axis {axis} of {rank}")
+        matrix = _matrix(op, n, axis, axes.index(axis))
+        if axis == 3:
+            dy = op.MatMul(dy, op.Transpose(matrix, perm=[1, 0]))
+        else:
+            dy = op.MatMul(matrix, dy)
+    return dy
+
+
+def _matrix(op: Ops, n: Call, axis: int, position: int) -> ir.Value:
+    """Rᵀ [inputs, outputs] of the resize along `axis`, whose size or scale stands at `position`."""
+    length = op.Slice(op.Shape(n.x[0]), [axis], [axis + 1])
+    square = op.Concat(length, length, axis=0)
+    unit = op.EyeLike(op.Expand(op.CastLike(0.0, n.x[0]), square))
+    unit = op.Reshape(unit, op.Concat([1, 1], square, axis=0))
+    attributes: dict[str, Any] = {name: n.attr(name) for name in n.node.attributes if name not in ("axes",)}
+    if n.given(3) is not None:
+        target = op.Slice(n.x[3], [position], [position + 1])
+        resized = op.Resize(unit, None, None, op.Concat([1, 1], length, target, axis=0), **attributes)
+    else:
+        scale = op.Slice(n.x[2], [position], [position + 1])
+        resized = op.Resize(unit, None, op.Concat(np.ones(3, np.float32), scale, axis=0), **attributes)
+    return op.Squeeze(resized, [0, 1])
+
+
+rule("Resize", _resize, None, None, None)

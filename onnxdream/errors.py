@@ -1,0 +1,61 @@
+"""What can go wrong, in one tree.
+
+    OnnxDreamError                 exit code 1: it failed while running
+    ├── BackendError               onnxruntime is missing, broken, or lacks the device asked for
+    ├── OutOfMemoryError           the picture needs more memory than there is
+    └── InputError                 exit code 2: what was asked for cannot be done
+        ├── ModelError             the file is not a network that can be dreamed with
+        │   └── NoGradientError    an operator between the picture and the layer has no derivative rule
+        ├── LayerError             no such layer, channel or place in it
+        ├── PictureError           the picture cannot be read, or is too small or too big
+        ├── OptionError            a setting is out of range or contradicts another
+        └── OutputError            the result cannot be written there
+
+Every message is one line: what was wrong, with which value, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class OnnxDreamError(Exception):
+    """Base of every error raised on purpose."""
+
+    exit_code = 1
+
+
+class BackendError(OnnxDreamError):
+    """The inference engine is missing, broken, or lacks the device asked for."""
+
+
+class OutOfMemoryError(OnnxDreamError):
+    """The picture needs more memory than there is."""
+
+
+class InputError(OnnxDreamError):
+    """What was asked for cannot be done."""
+
+    exit_code = 2
+
+
+class ModelError(InputError):
+    """The file is not a network that can be dreamed with."""
+
+
+class NoGradientError(ModelError):
+    """An operator between the picture and the layer has no derivative rule."""
+
+
+class LayerError(InputError):
+    """There is no such layer, or no such channel or place in it."""
+
+
+class PictureError(InputError):
+    """The picture cannot be read, or it is too small or too big."""
+
+
+class OptionError(InputError):
+    """A setting is out of range or contradicts another."""
+
+
+class OutputError(InputError):
+    """The result cannot be written there."""

@@ -1,0 +1,235 @@
+"""A network to dream with: its ONNX graph, its card and its layers.
+
+A *layer* is a tensor of the graph: the output of one operator, under the name its file gives it. The *card* is a JSON
+file beside the network (`name.json` for `name.onnx`) that says how a picture must be preprocessed; see `Card`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import catalog
+from .errors import LayerError, ModelError
+from .geometry import geometry, smallest_picture
+from .graph import Shape, probe_shapes, read_onnx
+
+if TYPE_CHECKING:
+    import onnx
+
+# A size that tells axes apart: no two of batch, height and width are alike, and both sides survive five halvings.
+PROBE = (2, 352, 416)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How the network wants its picture: `(picture[channels] - mean) / std`, picture values in 0..255.
+
+    `mean` and `std` are in the order of `channels`, which is "RGB", "BGR" or "L" (luminance, one channel).
+    """
+
+    channels: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def as_convolution(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same map as the weight [C,3,1,1] and bias [C] of a 1x1 convolution on RGB 0..255."""
+        rows = {"R": (1.0, 0.0, 0.0), "G": (0.0, 1.0, 0.0), "B": (0.0, 0.0, 1.0), "L": (0.299, 0.587, 0.114)}
+        mix = np.array([rows[c] for c in self.channels], np.float64)
+        mean, std = np.array(self.mean, np.float64), np.array(self.std, np.float64)
+        weight = (mix / std[:, None])[:, :, None, None]
+        return weight.astype(np.float32), (-mean / std).astype(np.float32)
+
+
+# torchvision's and most zoos' convention, used for files that come without a card.
+IMAGENET = Preprocessing("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known about a network besides its graph."""
+
+    name: str
+    preprocessing: Preprocessing
+    title: str = ""
+    source: str = ""
+    licence: str = ""
+    sha256: str = ""
+    size: tuple[int, int] | None = None
+    recommended: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    assumed: bool = False  # the file came without a card
+
+    @classmethod
+    def read(cls, path: Path) -> Card:
+        """Read the JSON card at `path`. Raises ModelError naming the entry that is wrong."""
+        try:
+            fields: dict[str, Any] = json.loads(path.read_text())
+            given = fields["preprocessing"]
+            channels = str(given["channels"])
+            mean, std = ([float(v) for v in given[key]] for key in ("mean", "std"))
+            labels = fields.get("labels", [])
+            if isinstance(labels, str):
+                labels = (path.parent / labels).read_text().splitlines()
+            size = fields.get("size")
+            card = cls(
+                name=str(fields.get("name", path.stem)),
+                preprocessing=Preprocessing(channels, tuple(mean), tuple(std)),
+                title=str(fields.get("title", "")),
+                source=str(fields.get("source", "")),
+                licence=str(fields.get("licence", "")),
+                sha256=str(fields.get("sha256", "")),
+                size=(int(size[0]), int(size[1])) if size else None,
+                recommended=tuple(fields.get("recommended", ())),
+                labels=tuple(labels),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{path}: not a usable card: {type(error).__name__}: {error}") from error
+        if channels not in ("RGB", "BGR", "L") or not len(mean) == len(std) == len(channels) or 0 in std:
+            raise ModelError(f"{path}: preprocessing needs channels RGB, BGR or L, and a mean and non-zero std for each")
+        return card
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One tensor of the network that a dream can aim at."""
+
+    name: str
+    operator: str
+    channels: int
+    spatial: bool  # [N,C,h,w] rather than [N,C]
+    stride: float  # picture pixels between neighbouring places
+    receptive_field: float  # picture pixels one place sees; math.inf: all of them
+    recommended: bool
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network in canonical form. Made by `load_model`."""
+
+    name: str
+    card: Card
+    proto: onnx.ModelProto = field(repr=False)
+    input_name: str
+    path: Path | None = None
+
+    @functools.cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """Concrete shape of every tensor for a batch of 2 pictures of 352x416, or for the only size the file allows."""
+        n, c, h, w = self.input_dims
+        channels = c or len(self.card.preprocessing.channels)
+        try:
+            return probe_shapes(self.proto, {self.input_name: (PROBE[0], channels, PROBE[1], PROBE[2])})
+        except ValueError:
+            own = (n or PROBE[0], channels, h or PROBE[1], w or PROBE[2])
+            return probe_shapes(self.proto, {self.input_name: own})
+
+    @property
+    def input_dims(self) -> tuple[int, int, int, int]:
+        """[N,C,H,W] of the network's input, 0 where it is free."""
+        value = next(i for i in self.proto.graph.input if i.name == self.input_name)
+        n, c, h, w = (d.dim_value for d in value.type.tensor_type.shape.dim)
+        return n, c, h, w
+
+    @functools.cached_property
+    def layers(self) -> dict[str, Layer]:
+        """Every layer a dream can aim at, by name, in the order the network computes them."""
+        found: dict[str, Layer] = {}
+        geometries = geometry(self.proto.graph, self.input_name)
+        for node in self.proto.graph.node:
+            name = node.output[0]
+            shape = self.shapes.get(name, ())
+            if name not in geometries or len(shape) not in (2, 4) or node.op_type in _NOT_LAYERS:
+                continue
+            at = geometries[name]
+            found[name] = Layer(
+                name=name,
+                operator=node.op_type,
+                channels=shape[1],
+                spatial=len(shape) == 4,
+                stride=at.stride,
+                receptive_field=at.receptive_field if len(shape) == 4 else math.inf,
+                recommended=name in self.card.recommended,
+            )
+        return found
+
+    def layer(self, name: str) -> Layer:
+        """The layer called `name`. Raises LayerError with the nearest names when there is none."""
+        if name in self.layers:
+            return self.layers[name]
+        near = difflib.get_close_matches(name, self.layers, n=4, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else f"see `onnxdream layers {self.name}`"
+        raise LayerError(f"{self.name} has no layer {name!r}; {hint}")
+
+    def default_layer(self) -> str:
+        """The layer to dream with when none is named: recommended, else the one two thirds of the way in."""
+        if self.card.recommended:
+            return self.card.recommended[len(self.card.recommended) // 2]
+        spatial = [layer.name for layer in self.layers.values() if layer.spatial and layer.receptive_field < math.inf]
+        if not spatial:
+            raise ModelError(f"{self.name}: no layer keeps a spatial grid, so there is nothing to dream with")
+        return spatial[len(spatial) * 2 // 3]
+
+    def smallest_picture(self, layers: Sequence[str]) -> tuple[int, int]:
+        """The smallest picture (height, width) on which each of `layers` has at least one place."""
+        sizes = [smallest_picture(self.proto.graph, self.input_name, name) for name in layers]
+        return max(s[0] for s in sizes), max(s[1] for s in sizes)
+
+
+_NOT_LAYERS = {"Shape", "Constant", "Identity", "Cast"}
+
+
+def load_model(name: str | Path) -> Model:
+    """Load a bundled network by name, or any CNN from an ONNX file.
+
+    A card beside the file (`x.json` for `x.onnx`) gives the preprocessing; without one ImageNet's is assumed, and
+    `Model.card.assumed` is true. Raises ModelError when the file is missing, damaged, or takes no picture.
+    """
+    path = catalog.find(name)
+    proto = read_onnx(path)
+    input_name = _picture_input(proto, path)
+    card_path = path.with_suffix(".json")
+    if card_path.is_file():
+        card = Card.read(card_path)
+    else:
+        channels = next(i for i in proto.graph.input if i.name == input_name).type.tensor_type.shape.dim[1].dim_value
+        grey = Preprocessing("L", (127.5,), (127.5,))
+        card = Card(name=path.stem, preprocessing=grey if channels == 1 else IMAGENET, assumed=True)
+    model = Model(name=card.name, card=card, proto=proto, input_name=input_name, path=path)
+    channels = model.input_dims[1]
+    if channels and channels != len(card.preprocessing.channels):
+        raise ModelError(f"{path}: takes {channels} channels but its card gives {card.preprocessing.channels}")
+    try:
+        model.shapes  # noqa: B018  (a graph that does not fit together is found here)
+    except ValueError as error:
+        raise ModelError(f"{path}: its graph does not fit together: {error}") from error
+    return model
+
+
+def _picture_input(proto: onnx.ModelProto, path: Path) -> str:
+    """The name of the one input that takes a picture."""
+    weights = {t.name for t in proto.graph.initializer}
+    inputs = [i for i in proto.graph.input if i.name not in weights]
+    described = [f"{i.name} {_dims(i)}" for i in inputs]
+    if not inputs:
+        raise ModelError(f"{path}: takes no input, so no picture")
+    if len(inputs) > 1:
+        raise ModelError(f"{path}: takes several inputs ({', '.join(described)}); only one picture input can be dreamed with")
+    tensor = inputs[0].type.tensor_type
+    dims = tensor.shape.dim
+    if len(dims) != 4 or dims[1].dim_value not in (0, 1, 3) or tensor.elem_type != 1:
+        raise ModelError(f"{path}: input {described[0]} is not a float picture [N,3,H,W]")
+    return inputs[0].name
+
+
+def _dims(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    return "[" + ",".join(str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim) + "]"

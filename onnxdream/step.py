@@ -1,0 +1,260 @@
+"""The graphs that dream: a network truncated at its layers, its gradient, and one step of ascent.
+
+Both builders return an ONNX model of the default domain at opset 18 that needs no side knowledge: pictures go in and
+come out as float32 RGB [N,3,H,W] in 0..255, N, H and W free.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .autodiff import Ops, backward
+from .errors import LayerError, ModelError, OptionError
+from .graph import OPSET, Shape, fold_constants, keep_only, probe_shapes
+from .model import PROBE, Model
+from .objectives import Objective
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+# The ONNX IR that goes with opset 18.
+IR_VERSION = 8
+
+TARGETS = ("cpu", "cuda", "openvino", "opencv", "web")
+
+
+def build_gradient_model(model: Model, objective: Objective, *, target: str = "cpu") -> onnx.ModelProto:
+    """The gradient of `objective` with respect to the picture, as one ONNX model.
+
+    Input `image` float32 [N,3,H,W]; outputs `gradient` [N,3,H,W], d objective / d image, and `objective` [N].
+    `target` names the runtime whose spellings to prefer: cpu, cuda, openvino, opencv or web.
+
+    Raises LayerError for a layer or channel that is not there, NoGradientError for an operator without a rule.
+    """
+    graph = _Differentiated(model, objective, target)
+    return graph.finish({"gradient": graph.gradient, "objective": graph.objective}, {"kind": "gradient"})
+
+
+def build_step_model(
+    model: Model, objective: Objective, *, smooth: float = 0.0, mask: bool = False, target: str = "cpu"
+) -> onnx.ModelProto:
+    """One step of gradient ascent, as one ONNX model.
+
+    Inputs `image` float32 [N,3,H,W], `step_size` float32 [] and `shift` int64 [2] (dy, dx: the picture is rolled by it
+    before the gradient is taken and rolled back after); outputs `dreamed` [N,3,H,W] and `objective` [N], the latter
+    before the step. The step is `image + step_size * g / mean|g|` per picture, clipped to 0..255.
+
+    `smooth` is the standard deviation in pixels of the Gaussian cascade the gradient is blurred with, 0 for none. With
+    `mask` a further input `mask` float32 [1,1,H,W] in 0..1 scales the step at each pixel.
+    Raises what `build_gradient_model` raises.
+    """
+    graph = _Differentiated(model, objective, target, jitter=True)
+    op = graph.op
+    step_size = _add_input(graph.graph, "step_size", np.float32, [])
+    gradient = roll(op, graph.gradient, op.Neg(graph.shift))
+    blend = _add_input(graph.graph, "mask", np.float32, [1, 1, "H", "W"]) if mask else None
+    dreamed = ascend(op, graph.image, gradient, step_size, blend, smooth)
+    return graph.finish({"dreamed": dreamed, "objective": graph.objective}, {"kind": "step", "smooth": smooth})
+
+
+def build_update_model(*, smooth: float = 0.0, mask: bool = False) -> onnx.ModelProto:
+    """The last part of a step alone, for gradients that were put together from tiles.
+
+    Inputs `image`, `gradient` float32 [N,3,H,W], `step_size` [] and, with `mask`, `mask`; output `dreamed`.
+    """
+    import onnx_ir as ir
+
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name="update")
+    op = Ops(graph)
+    image, gradient = (_add_input(graph, n, np.float32, ["N", 3, "H", "W"]) for n in ("image", "gradient"))
+    step_size = _add_input(graph, "step_size", np.float32, [])
+    blend = _add_input(graph, "mask", np.float32, [1, 1, "H", "W"]) if mask else None
+    dreamed = ascend(op, image, gradient, step_size, blend, smooth)
+    return _finish(graph, {"dreamed": dreamed}, {"kind": "update"})
+
+
+def build_feature_model(model: Model, layer: str) -> onnx.ModelProto:
+    """The network up to `layer`: input `image` float32 [N,3,H,W] in 0..255, output `features`."""
+    truncated = _Truncated(model, [layer])
+    features = truncated.op.Identity(truncated.layers[layer])
+    return _finish(truncated.graph, {"features": features}, {"kind": "features", "layer": layer})
+
+
+def ascend(
+    op: Ops, image: ir.Value, gradient: ir.Value, step_size: ir.Value, mask: ir.Value | None, smooth: float
+) -> ir.Value:
+    """Append `clip(image + step_size * g / mean|g|, 0, 255)`, the mean taken over each picture."""
+    if smooth > 0:
+        gradient = op.Conv(gradient, gaussian_cascade(smooth), group=3, auto_pad="SAME_UPPER")
+    size = op.ReduceMean(op.Abs(gradient), [1, 2, 3], keepdims=1)
+    # A picture nothing responds to has no gradient; it stays as it is instead of turning into NaN.
+    step = op.Mul(gradient, op.Div(step_size, op.Max(size, 1e-30)))
+    return op.Clip(op.Add(image, op.Mul(step, mask) if mask is not None else step), 0.0, 255.0)
+
+
+def gaussian_cascade(sigma: float) -> np.ndarray:
+    """The sum of Gaussians of half, once and twice `sigma` pixels, as a depthwise kernel [3,1,k,k] of sum 1."""
+    radius = int(np.ceil(4 * sigma))
+    at = np.arange(-radius, radius + 1, dtype=np.float64)
+    kernel = np.zeros((at.size, at.size))
+    for width in (sigma / 2, sigma, sigma * 2):
+        bell = np.exp(-(at**2) / (2 * width**2))
+        kernel += np.outer(bell, bell) / bell.sum() ** 2
+    return np.broadcast_to((kernel / kernel.sum()).astype(np.float32), (3, 1, *kernel.shape)).copy()
+
+
+def roll(op: Ops, image: ir.Value, shift: ir.Value) -> ir.Value:
+    """Append `image` [N,3,H,W] rolled down by shift[0] and right by shift[1], like numpy.roll."""
+    rolled = image
+    for axis, position in ((2, 0), (3, 1)):
+        length = op.Slice(op.Shape(image), [axis], [axis + 1])
+        cut = op.Mod(op.Neg(op.Slice(shift, [position], [position + 1])), length)
+        rolled = op.Concat(op.Slice(rolled, cut, length, [axis]), op.Slice(rolled, [0], cut, [axis]), axis=axis)
+    return op.Reshape(rolled, op.Shape(image))  # says that the shape has not changed, which inference cannot see
+
+
+class _Differentiated:
+    """A truncated network with an objective and its gradient attached; the builders add what they need and finish it."""
+
+    def __init__(self, model: Model, objective: Objective, target: str, *, jitter: bool = False) -> None:
+        if target not in TARGETS:
+            raise OptionError(f"unknown target {target!r}; targets are {', '.join(TARGETS)}")
+        for _, term in objective.terms:
+            term.check(model.layer(term.layer))
+        self.settings = {"model": model.name, "objective": repr(objective), "target": target}
+        graph = _Truncated(model, objective.layers, jitter=jitter)
+        self.graph, self.op, self.image, self.shift = graph.graph, graph.op, graph.image, graph.shift
+        fold_batch_norms(self.graph, keep=graph.layers.values())
+        activations = {name: (value, model.shapes[name]) for name, value in graph.layers.items()}
+        self.objective = objective.build(self.op, activations)
+        self.op.shapes.update(_probe(self.graph, model, self.objective))
+        ones = self.op.Expand(self.op.CastLike(1.0, self.objective), self.op.Shape(self.objective))
+        self.gradient = backward(self.op, {self.objective: ones}, graph.view, target=target)
+
+    def finish(self, outputs: dict[str, ir.Value], settings: dict[str, object]) -> onnx.ModelProto:
+        return _finish(self.graph, outputs, {**self.settings, **settings})
+
+
+class _Truncated:
+    """A fresh graph from the picture to `layers`, with the card's preprocessing as its first operator.
+
+    `image` is the input, `view` what the network sees before preprocessing: the image, rolled by `shift` with `jitter`.
+    """
+
+    def __init__(self, model: Model, layers: Sequence[str], *, jitter: bool = False) -> None:
+        import onnx_ir as ir
+
+        network = ir.from_proto(model.proto).graph
+        values = {o.name: o for node in network for o in node.outputs}
+        for value in values.values():
+            value.shape = None  # recorded for the size the file was made at
+        self.layers = {name: values[model.layer(name).name] for name in layers}
+        self.graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name=model.name)
+        self.op = Ops(self.graph, taken={*values, *network.initializers})
+        self.image = _add_input(self.graph, "image", np.float32, ["N", 3, "H", "W"])
+        self.shift = _add_input(self.graph, "shift", np.int64, [2]) if jitter else None
+        self.view = self.image if self.shift is None else roll(self.op, self.image, self.shift)
+        weight, bias = model.card.preprocessing.as_convolution()
+        prepared = self.op.Conv(self.view, weight, bias, kernel_shape=[1, 1], name="preprocess")
+
+        network_input = next(v for v in network.inputs if v.name == model.input_name)
+        network_input.replace_all_uses_with(prepared, replace_graph_outputs=True)
+        weights = list(network.initializers.values())
+        network.initializers.clear()
+        network.outputs.clear()
+        nodes = list(network)
+        network.remove(nodes)
+        for value in weights:
+            self.graph.register_initializer(value)
+        self.graph.extend(nodes)
+        keep_only(self.graph, self.layers.values())
+        if not prepared.uses():
+            raise LayerError(f"{', '.join(layers)} of {model.name} does not depend on the picture")
+
+
+def fold_batch_norms(graph: ir.Graph, keep: Iterable[ir.Value]) -> None:
+    """Fold each BatchNormalization into the convolution that alone feeds it; tensors in `keep` stay as they are."""
+    import onnx_ir as ir
+
+    kept = set(keep)
+    for norm in [n for n in graph if n.op_type == "BatchNormalization"]:
+        convolved = norm.inputs[0]
+        conv = convolved.producer() if convolved is not None else None
+        if conv is None or conv.op_type != "Conv" or len(convolved.uses()) > 1 or convolved in kept:
+            continue
+        constants = [v.const_value for v in (*conv.inputs[1:], *norm.inputs[1:]) if v is not None]
+        if any(c is None for c in constants) or norm.attributes.get_int("training_mode", 0):
+            continue
+        weight = conv.inputs[1].const_value.numpy()
+        bias = conv.inputs[2].const_value.numpy() if len(conv.inputs) > 2 else np.zeros(len(weight), weight.dtype)
+        scale, shift, mean, variance = (v.const_value.numpy().astype(np.float64) for v in norm.inputs[1:])
+        factor = scale / np.sqrt(variance + norm.attributes.get_float("epsilon", 1e-5))
+        folded = {
+            "weight": weight * factor.reshape(-1, *[1] * (weight.ndim - 1)),
+            "bias": (bias - mean) * factor + shift,
+        }
+        inputs = [conv.inputs[0]]
+        for part, array in folded.items():
+            value = ir.Value(name=f"{norm.outputs[0].name}/{part}", const_value=ir.tensor(array.astype(weight.dtype)))
+            graph.register_initializer(value)
+            inputs.append(value)
+        merged = ir.Node("", "Conv", inputs, conv.attributes.values(), name=conv.name)
+        graph.insert_after(conv, merged)
+        output = norm.outputs[0]
+        output.replace_all_uses_with(merged.outputs[0], replace_graph_outputs=True)
+        name, output.name = output.name, None
+        merged.outputs[0].name = name
+        graph.remove([norm, conv], safe=True)
+
+
+def _probe(graph: ir.Graph, model: Model, objective: ir.Value) -> dict[str, Shape]:
+    """Shapes of the truncated graph for a free picture size, or else for the only size the network allows."""
+    import onnx_ir as ir
+
+    outputs = list(graph.outputs)
+    graph.outputs[:] = [objective]
+    proto = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION))
+    graph.outputs[:] = outputs
+    n, _, h, w = model.input_dims
+    sizes = [(PROBE[0], 3, PROBE[1], PROBE[2]), (n or PROBE[0], 3, h or PROBE[1], w or PROBE[2])]
+    reason = ""
+    for size in sizes:
+        try:
+            return probe_shapes(proto, {"image": size, "shift": (2,)})
+        except ValueError as error:
+            reason = str(error)
+    raise ModelError(f"{model.name}: its graph does not fit together: {reason}")
+
+
+def _add_input(graph: ir.Graph, name: str, dtype: type, shape: list[int | str]) -> ir.Value:
+    import onnx_ir as ir
+
+    value = ir.Value(name=name, type=ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype))), shape=ir.Shape(shape))
+    graph.inputs.append(value)
+    return value
+
+
+def _finish(graph: ir.Graph, outputs: dict[str, ir.Value], settings: dict[str, object]) -> onnx.ModelProto:
+    """Name the outputs, drop what they do not need, note the settings, check, and return the model."""
+    import onnx
+    import onnx_ir as ir
+    import onnx_ir.passes.common as passes
+
+    keep_only(graph, outputs.values())
+    for name, value in outputs.items():
+        value.name = name
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+        value.shape = ir.Shape(["N"] if name == "objective" else ["N", None, None, None] if name == "features" else ["N", 3, "H", "W"])
+    fold_constants(graph)
+    model = ir.Model(graph, ir_version=IR_VERSION, producer_name="onnxdream")
+    passes.CommonSubexpressionEliminationPass()(model)
+    keep_only(graph, list(graph.outputs))
+    proto = ir.to_proto(model)
+    onnx.helper.set_model_props(proto, {"onnxdream": json.dumps(settings)})
+    onnx.checker.check_model(proto)
+    return proto
