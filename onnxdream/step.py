@@ -78,6 +78,12 @@ def build_update_model(*, smooth: float = 0.0, mask: bool = False) -> onnx.Model
     return _finish(graph, {"dreamed": dreamed}, {"kind": "update"})
 
 
+def build_objective_model(model: Model, objective: Objective) -> onnx.ModelProto:
+    """The objective alone: input `image` float32 [N,3,H,W] in 0..255, output `objective` [N]."""
+    graph = _Differentiated(model, objective, "cpu", differentiate=False)
+    return graph.finish({"objective": graph.objective}, {"kind": "objective"})
+
+
 def build_feature_model(model: Model, layer: str) -> onnx.ModelProto:
     """The network up to `layer`: input `image` float32 [N,3,H,W] in 0..255, output `features`."""
     truncated = _Truncated(model, [layer])
@@ -121,7 +127,7 @@ def roll(op: Ops, image: ir.Value, shift: ir.Value) -> ir.Value:
 class _Differentiated:
     """A truncated network with an objective and its gradient attached; the builders add what they need and finish it."""
 
-    def __init__(self, model: Model, objective: Objective, target: str, *, jitter: bool = False) -> None:
+    def __init__(self, model: Model, objective: Objective, target: str, *, jitter: bool = False, differentiate: bool = True) -> None:
         if target not in TARGETS:
             raise OptionError(f"unknown target {target!r}; targets are {', '.join(TARGETS)}")
         for _, term in objective.terms:
@@ -132,6 +138,8 @@ class _Differentiated:
         fold_batch_norms(self.graph, keep=graph.layers.values())
         activations = {name: (value, model.shapes[name]) for name, value in graph.layers.items()}
         self.objective = objective.build(self.op, activations)
+        if not differentiate:
+            return
         self.op.shapes.update(_probe(self.graph, model, self.objective))
         ones = self.op.Expand(self.op.CastLike(1.0, self.objective), self.op.Shape(self.objective))
         self.gradient = backward(self.op, {self.objective: ones}, graph.view, target=target)
@@ -185,7 +193,7 @@ def fold_batch_norms(graph: ir.Graph, keep: Iterable[ir.Value]) -> None:
     for norm in [n for n in graph if n.op_type == "BatchNormalization"]:
         convolved = norm.inputs[0]
         conv = convolved.producer() if convolved is not None else None
-        if conv is None or conv.op_type != "Conv" or len(convolved.uses()) > 1 or convolved in kept:
+        if conv is None or conv.op_type != "Conv" or len(convolved.uses()) > 1 or kept & {convolved, norm.outputs[0]}:
             continue
         constants = [v.const_value for v in (*conv.inputs[1:], *norm.inputs[1:]) if v is not None]
         if any(c is None for c in constants) or norm.attributes.get_int("training_mode", 0):

@@ -1,0 +1,1 @@
+"""Inference engines. ONNX Runtime is the one a dream runs on."""

@@ -1,0 +1,183 @@
+"""ONNX Runtime: sessions on a chosen device, and ascent steps whose picture stays there."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import BackendError, OptionError, OutOfMemoryError
+
+if TYPE_CHECKING:
+    import onnx
+
+# Device names people type, in the order `auto` tries them.
+PROVIDERS = {
+    "cuda": "CUDAExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+_AUTO = ("cuda", "cpu")
+
+
+@functools.cache
+def runtime() -> ModuleType:
+    """The onnxruntime module. Raises BackendError, naming the extra to install, when it is missing or broken."""
+    try:
+        import onnxruntime
+    except Exception as error:
+        raise BackendError(
+            f"onnxruntime cannot be imported ({error}); install it with `pip install onnxdream[cpu]` or `onnxdream[gpu]`"
+        ) from error
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers() and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls(directory="")
+    onnxruntime.set_default_logger_severity(4)  # its errors come back as exceptions
+    return onnxruntime
+
+
+def devices() -> list[str]:
+    """The device names that this installation of ONNX Runtime offers."""
+    available = runtime().get_available_providers()
+    return [name for name, provider in PROVIDERS.items() if provider in available]
+
+
+def resolve_device(device: str) -> list[str]:
+    """The device names to try for `device`, best first. Raises OptionError or BackendError when there is none."""
+    offered = devices()
+    if device == "auto":
+        return [name for name in _AUTO if name in offered]
+    if device not in PROVIDERS:
+        raise OptionError(f"unknown device {device!r}; devices are auto, {', '.join(PROVIDERS)}")
+    if device not in offered:
+        extra = {"cuda": "gpu", "openvino": "openvino"}.get(device)
+        hint = f"; install it with `pip install onnxdream[{extra}]`, see `onnxdream info`" if extra else ""
+        raise BackendError(f"this onnxruntime offers no {device} (only {', '.join(offered)}){hint}")
+    return [device]
+
+
+class Session:
+    """One ONNX model on one device.
+
+    `fixed` gives sizes to the model's symbolic axes; with them known, ONNX Runtime keeps CPU tensors in its blocked layout
+    and plans memory once. Raises BackendError when the device asked for is not the one obtained.
+    """
+
+    def __init__(
+        self, proto: onnx.ModelProto, device: str = "auto", *, fixed: Mapping[str, int] | None = None, threads: int = 0
+    ) -> None:
+        ort = runtime()
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads
+        for axis, length in (fixed or {}).items():
+            options.add_free_dimension_override_by_name(axis, length)
+        data = proto.SerializeToString()
+        tried = resolve_device(device)
+        for position, name in enumerate(tried):
+            wanted = PROVIDERS[name]
+            try:
+                self._session = ort.InferenceSession(data, options, providers=_with_fallback(wanted))
+                obtained = self._session.get_providers()[0]
+                reason = "it did not start" if obtained != wanted else ""
+            except Exception as error:
+                obtained, reason = "", _first_line(error)
+            if obtained == wanted:
+                self.device = name
+                break
+            if position + 1 == len(tried):
+                raise BackendError(f"{name} cannot be used: {reason}; see `onnxdream info`")
+            warnings.warn(f"{name} cannot be used ({reason}); falling back to {tried[position + 1]}", stacklevel=2)
+        self.provider = PROVIDERS[self.device]
+        self._outputs = [o.name for o in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name. Raises OutOfMemoryError or BackendError."""
+        try:
+            return dict(zip(self._outputs, self._session.run(None, dict(feeds)), strict=True))
+        except Exception as error:
+            raise _translated(error) from error
+
+    def on_device(self, array: np.ndarray) -> Any:
+        """A copy of `array` in the device's memory."""
+        # On the CPU an OrtValue shares the array's memory, so the array must be its own.
+        return runtime().OrtValue.ortvalue_from_numpy(np.array(array, order="C"), self._memory, 0)
+
+    @property
+    def _memory(self) -> str:
+        return "cuda" if self.device == "cuda" else "cpu"
+
+    def ascend(
+        self, image: np.ndarray, steps: Iterable[tuple[float, tuple[int, int]]], mask: np.ndarray | None = None
+    ) -> Iterable[tuple[np.ndarray, Callable[[], np.ndarray]]]:
+        """Run a step model once for each (step size, (dy, dx)) of `steps`, starting from `image` float32 [N,3,H,W].
+
+        Yields after each step (objective [N] before it, a function that fetches the picture after it). Between steps the
+        picture stays in the device's memory, in two buffers that take turns.
+        """
+        binding = self._session.io_binding()
+        current, spare = self.on_device(image), self.on_device(image)
+        if mask is not None:
+            binding.bind_ortvalue_input("mask", self.on_device(mask))
+        for size, shift in steps:
+            binding.bind_ortvalue_input("image", current)
+            binding.bind_cpu_input("step_size", np.array(size, np.float32))
+            binding.bind_cpu_input("shift", np.array(shift, np.int64))
+            binding.bind_ortvalue_output("dreamed", spare)
+            binding.bind_output("objective", "cpu")
+            try:
+                self._session.run_with_iobinding(binding)
+            except Exception as error:
+                raise _translated(error) from error
+            current, spare = spare, current
+            yield binding.get_outputs()[1].numpy(), functools.partial(_copied, current)
+
+
+class SessionCache:
+    """Sessions of one model, one for each size of its symbolic axes; the least recently used beyond `limit` are closed."""
+
+    def __init__(self, proto: onnx.ModelProto, device: str = "auto", *, threads: int = 0, limit: int = 8) -> None:
+        self._proto, self._device, self._threads, self._limit = proto, device, threads, limit
+        self._sessions: OrderedDict[tuple[int, ...], Session] = OrderedDict()
+
+    def at(self, batch: int, height: int, width: int) -> Session:
+        """The session for pictures of this size."""
+        key = (batch, height, width)
+        if key not in self._sessions:
+            while len(self._sessions) >= self._limit:
+                self._sessions.popitem(last=False)
+            fixed = {"N": batch, "H": height, "W": width}
+            self._sessions[key] = Session(self._proto, self._device, fixed=fixed, threads=self._threads)
+        self._sessions.move_to_end(key)
+        return self._sessions[key]
+
+
+def _copied(value: Any) -> np.ndarray:
+    return np.array(value.numpy())
+
+
+def _with_fallback(provider: str) -> list[Any]:
+    """The provider with its options, and the CPU for the few shape operators it leaves."""
+    options = {
+        # Octaves change the picture's size; an exhaustive search for each size costs more than it gives back.
+        "CUDAExecutionProvider": {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"},
+    }.get(provider, {})
+    cpu = PROVIDERS["cpu"]
+    return [(provider, options)] if provider == cpu else [(provider, options), cpu]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _translated(error: Exception) -> Exception:
+    text = str(error)
+    if isinstance(error, MemoryError) or "Failed to allocate memory" in text or "out of memory" in text.lower():
+        return OutOfMemoryError("not enough memory for a picture of this size; make it smaller or lower --max-memory")
+    return BackendError(f"onnxruntime failed: {_first_line(error)}")
