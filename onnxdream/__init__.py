@@ -1,3 +1,65 @@
-"""DeepDream from ONNX files, without a deep-learning framework."""
+"""DeepDream from ONNX files, without a deep-learning framework.
+
+    import imageio.v3 as iio
+    import onnxdream
+    from onnxdream import objectives
+
+    model = onnxdream.load_model("squeezenet1_1")
+    dreamer = onnxdream.Dreamer(model, objectives.l2("fire6"))
+    iio.imwrite("dream.png", dreamer.dream(iio.imread("photo.jpg")).picture)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from . import errors, objectives
+    from .dream import Dream, Dreamer, Progress
+    from .errors import OnnxDreamError
+    from .model import Model, load_model
+    from .objectives import Objective
+    from .step import build_gradient_model, build_step_model
+
+# Where each public name lives; imported on first use, so that `import onnxdream` costs next to nothing.
+_HOMES = {
+    "Dream": "dream",
+    "Dreamer": "dream",
+    "Model": "model",
+    "Objective": "objectives",
+    "OnnxDreamError": "errors",
+    "Progress": "dream",
+    "build_gradient_model": "step",
+    "build_step_model": "step",
+    "errors": "",
+    "load_model": "model",
+    "objectives": "",
+}
+
+__all__ = [
+    "Dream",
+    "Dreamer",
+    "Model",
+    "Objective",
+    "OnnxDreamError",
+    "Progress",
+    "build_gradient_model",
+    "build_step_model",
+    "errors",
+    "load_model",
+    "objectives",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOMES[name]
+    return getattr(importlib.import_module(f".{home}", __name__), name) if home else importlib.import_module(f".{name}", __name__)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -16,7 +16,7 @@ from .errors import OptionError, PictureError
 from .images import from_batch, resize, to_batch
 from .model import Model
 from .objectives import Objective, l2
-from .step import build_gradient_model, build_objective_model, build_step_model, build_update_model
+from .step import build_feature_model, build_gradient_model, build_objective_model, build_step_model, build_update_model
 from .tiles import Tiling, largest_tile
 
 DEFAULT_MAX_MEMORY = 4 << 30
@@ -235,6 +235,17 @@ class Dreamer:
                 )
             self._tiles[height, width] = tile
         return self._tiles[height, width]
+
+
+def features(model: Model, layer: str, picture: np.ndarray, *, device: str = "auto", longest: int = 384) -> np.ndarray:
+    """The activation [1,C,h,w] of `layer` on `picture` [H,W,3] RGB in 0..255, scaled so that no side exceeds `longest`."""
+    batch = to_batch(picture)
+    height, width = batch.shape[2:]
+    scale = min(1.0, longest / max(height, width))
+    low = model.smallest_picture([layer])
+    size = (max(low[0], round(height * scale)), max(low[1], round(width * scale)))
+    session = SessionCache(build_feature_model(model, layer), device).at(1, *size)
+    return session.run({"image": resize(batch, size)})["features"]
 
 
 def _mask_at(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

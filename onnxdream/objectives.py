@@ -127,11 +127,11 @@ def neuron(layer: str, channel: int, y: int | None = None, x: int | None = None)
 
     def build(op: Ops, a: ir.Value, shape: Shape) -> ir.Value:
         picked = op.Slice(a, [channel], [channel + 1], [1])
-        for axis, place in ((2, y), (3, x)):
-            if len(shape) != 4:
-                break
-            start = [place] if place is not None else op.Div(op.Slice(op.Shape(a), [axis], [axis + 1]), 2)
-            picked = op.Slice(picked, start, op.Add(start, 1) if place is None else [place + 1], [axis])
+        if len(shape) == 4:
+            middle = op.Div(op.Slice(op.Shape(a), [2], [4]), 2)
+            given = zip((y, x), (0, 1), strict=True)
+            start = op.Concat(*([v] if v is not None else op.Slice(middle, [i], [i + 1]) for v, i in given), axis=0)
+            picked = op.Reshape(op.Slice(picked, start, op.Add(start, 1), [2, 3]), [0, 1, 1, 1])
         return _over_places(op, picked, len(shape))
 
     at = "" if y is None and x is None else f", {y}, {x}"

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # The ONNX IR that goes with opset 18.
 IR_VERSION = 8
 
+# Names of the inputs and outputs of the models built here, which no inner tensor may bear.
+_RESERVED = {"image", "step_size", "shift", "mask", "gradient", "objective", "dreamed", "features"}
+
 TARGETS = ("cpu", "cuda", "openvino", "opencv", "web")
 
 
@@ -159,8 +162,10 @@ class _Truncated:
 
         network = ir.from_proto(model.proto).graph
         values = {o.name: o for node in network for o in node.outputs}
-        for value in values.values():
+        for name, value in values.items():
             value.shape = None  # recorded for the size the file was made at
+            if name in _RESERVED:
+                value.name = f"{name}/inner"
         self.layers = {name: values[model.layer(name).name] for name in layers}
         self.graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name=model.name)
         self.op = Ops(self.graph, taken={*values, *network.initializers})

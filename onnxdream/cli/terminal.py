@@ -1,0 +1,51 @@
+"""What people read: everything here goes to stderr, so that stdout stays for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+
+
+def error_line(text: str) -> None:
+    """Print one error line."""
+    console.print("[bold red]error:[/]", _escaped(text), soft_wrap=True)
+
+
+def note_line(text: str) -> None:
+    """Print one line of advice."""
+    console.print("[yellow]note:[/]", _escaped(text), soft_wrap=True)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def progress_bar(*, quiet: bool) -> Progress:
+    """A progress bar with a free text field `state`, elapsed and remaining time."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
+
+
+def print_json(record: Mapping[str, Any]) -> None:
+    """Print one JSON object on stdout."""
+    sys.stdout.write(json.dumps(record) + "\n")
+    sys.stdout.flush()

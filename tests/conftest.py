@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # tools/ is not installed
+
+from onnxdream.images import read_picture  # noqa: E402
+from onnxdream.model import Model, load_model  # noqa: E402
+
+DATA = ROOT / "tests" / "data"
+
+
+@pytest.fixture(scope="session")
+def squeezenet() -> Model:
+    return load_model("squeezenet1_1")
+
+
+@pytest.fixture(scope="session")
+def efficientnet() -> Model:
+    return load_model("efficientnet_lite0")
+
+
+@pytest.fixture(scope="session")
+def rocket() -> np.ndarray:
+    """A real photograph, uint8 [427,640,3] RGB."""
+    return np.rint(read_picture(DATA / "rocket.jpg").rgb).astype(np.uint8)
