@@ -7,7 +7,7 @@ come out as float32 RGB [N,3,H,W] in 0..255, N, H and W free.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ from .errors import LayerError, ModelError, OptionError
 from .graph import OPSET, Shape, fold_constants, keep_only, probe_shapes
 from .model import PROBE, Model
 from .objectives import Objective
+from .simplify import simplify
 
 if TYPE_CHECKING:
     import onnx
@@ -138,7 +139,7 @@ class _Differentiated:
         self.settings = {"model": model.name, "objective": repr(objective), "target": target}
         graph = _Truncated(model, objective.layers, jitter=jitter)
         self.graph, self.op, self.image, self.shift = graph.graph, graph.op, graph.image, graph.shift
-        fold_batch_norms(self.graph, keep=graph.layers.values())
+        simplify(self.graph, keep=graph.layers.values())
         activations = {name: (value, model.shapes[name]) for name, value in graph.layers.items()}
         self.objective = objective.build(self.op, activations)
         if not differentiate:
@@ -188,41 +189,6 @@ class _Truncated:
         keep_only(self.graph, self.layers.values())
         if not prepared.uses():
             raise LayerError(f"{', '.join(layers)} of {model.name} does not depend on the picture")
-
-
-def fold_batch_norms(graph: ir.Graph, keep: Iterable[ir.Value]) -> None:
-    """Fold each BatchNormalization into the convolution that alone feeds it; tensors in `keep` stay as they are."""
-    import onnx_ir as ir
-
-    kept = set(keep)
-    for norm in [n for n in graph if n.op_type == "BatchNormalization"]:
-        convolved = norm.inputs[0]
-        conv = convolved.producer() if convolved is not None else None
-        if conv is None or conv.op_type != "Conv" or len(convolved.uses()) > 1 or kept & {convolved, norm.outputs[0]}:
-            continue
-        constants = [v.const_value for v in (*conv.inputs[1:], *norm.inputs[1:]) if v is not None]
-        if any(c is None for c in constants) or norm.attributes.get_int("training_mode", 0):
-            continue
-        weight = conv.inputs[1].const_value.numpy()
-        bias = conv.inputs[2].const_value.numpy() if len(conv.inputs) > 2 else np.zeros(len(weight), weight.dtype)
-        scale, shift, mean, variance = (v.const_value.numpy().astype(np.float64) for v in norm.inputs[1:])
-        factor = scale / np.sqrt(variance + norm.attributes.get_float("epsilon", 1e-5))
-        folded = {
-            "weight": weight * factor.reshape(-1, *[1] * (weight.ndim - 1)),
-            "bias": (bias - mean) * factor + shift,
-        }
-        inputs = [conv.inputs[0]]
-        for part, array in folded.items():
-            value = ir.Value(name=f"{norm.outputs[0].name}/{part}", const_value=ir.tensor(array.astype(weight.dtype)))
-            graph.register_initializer(value)
-            inputs.append(value)
-        merged = ir.Node("", "Conv", inputs, conv.attributes.values(), name=conv.name)
-        graph.insert_after(conv, merged)
-        output = norm.outputs[0]
-        output.replace_all_uses_with(merged.outputs[0], replace_graph_outputs=True)
-        name, output.name = output.name, None
-        merged.outputs[0].name = name
-        graph.remove([norm, conv], safe=True)
 
 
 def _probe(graph: ir.Graph, model: Model, objective: ir.Value) -> dict[str, Shape]:

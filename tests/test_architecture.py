@@ -17,7 +17,7 @@ PACKAGE = ROOT / "onnxdream"
 FLOORS = [
     {"errors"},
     {"catalog", "geometry", "graph", "images"},
-    {"model"},
+    {"model", "simplify"},
     {"autodiff"},
     {"objectives"},
     {"step", "backends"},

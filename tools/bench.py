@@ -1,0 +1,192 @@
+"""Time one ascent step against the same network in PyTorch, in one run on one picture.
+
+    python tools/bench.py [--networks squeezenet,vgg16] [--size 427x640] [--batch 1] [--repeats 7] [--device cpu] [--json]
+
+The candidates take turns, and medians and ratios are printed. `convs` is the time the convolutions of the step would
+take alone at the GEMM rate measured on this machine: the floor. Memory is the growth of the process's peak in a process
+of its own for each candidate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from onnxdream import objectives
+from onnxdream.backends.ort import Session
+from onnxdream.images import read_picture, resize, to_batch
+from onnxdream.model import Model, load_model
+from onnxdream.step import build_step_model
+from tools import networks
+
+PICTURE = Path(__file__).parent.parent / "tests" / "data" / "rocket.jpg"
+CARD = {"preprocessing": {"channels": "RGB", "mean": [0, 0, 0], "std": [1, 1, 1]}}
+NETWORKS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
+    "squeezenet": ("fire8", lambda: networks.SqueezeNet("fire8")),
+    "efficientnet_lite0": ("block10", lambda: networks.EfficientNetLite0("block10")),
+    "googlenet": ("inception4c", lambda: networks.seeded(networks.GoogLeNet)),
+    "vgg16": ("relu4_3", lambda: networks.seeded(networks.Vgg16)),
+    "resnet50": ("layer3", lambda: networks.seeded(networks.ResNet50)),
+}
+BUNDLED = {"squeezenet": "squeezenet1_1", "efficientnet_lite0": "efficientnet_lite0"}
+CANDIDATES = ("onnxdream", "eager", "channels_last")
+
+Step = Callable[[], None]
+
+
+def load(name: str, network: nn.Module) -> tuple[Model, str]:
+    """The network as an onnxdream model, and its layer."""
+    if name in BUNDLED:
+        return load_model(BUNDLED[name]), NETWORKS[name][0]
+    with tempfile.TemporaryDirectory() as folder:
+        path = networks.to_onnx(network, Path(folder) / f"{name}.onnx")
+        path.with_suffix(".json").write_text(json.dumps(CARD))
+        return load_model(path), "out"
+
+
+def our_step(name: str, network: nn.Module, image: np.ndarray, device: str) -> Step:
+    model, layer = load(name, network)
+    proto = build_step_model(model, objectives.l2(layer), target="cuda" if device == "cuda" else "cpu")
+    fixed = {"N": image.shape[0], "H": image.shape[2], "W": image.shape[3]}
+    session = Session(proto, device, fixed=fixed, threads=0 if device == "cuda" else torch.get_num_threads())
+    endless = iter(lambda: (1.5, (3, -5)), None)
+    steps = iter(session.ascend(image, endless))
+
+    def step() -> None:
+        next(steps)
+
+    return step
+
+
+def torch_step(network: nn.Module, image: np.ndarray, device: str, *, channels_last: bool) -> Step:
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    network = network.to(device, memory_format=order)
+    state = {"x": torch.from_numpy(image).to(device).contiguous(memory_format=order)}
+
+    def step() -> None:
+        x = torch.roll(state["x"], (3, -5), (2, 3)).requires_grad_()
+        objective = network(x).square().flatten(1).mean(1)
+        (gradient,) = torch.autograd.grad(objective.sum(), x)
+        gradient = gradient / gradient.abs().mean((1, 2, 3), keepdim=True)
+        state["x"] = torch.roll((x.detach() + 1.5 * gradient).clamp(0, 255), (-3, 5), (2, 3))
+        objective.cpu()
+
+    return step
+
+
+def make(candidate: str, name: str, image: np.ndarray, device: str) -> Step:
+    network = NETWORKS[name][1]()
+    if candidate == "onnxdream":
+        return our_step(name, network, image, device)
+    return torch_step(network, image, device, channels_last=candidate == "channels_last")
+
+
+def convolution_flops(network: nn.Module, image: np.ndarray) -> float:
+    """Floating-point operations of the step's convolutions: forward, and once more for the gradient of the input."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        network(torch.from_numpy(image[:1]))
+    return 2.0 * counter.get_total_flops() * image.shape[0]
+
+
+def gemm_rate() -> float:
+    """Floating-point operations a second of a large float32 matrix product."""
+    a = torch.rand(1536, 1536)
+    a @ a
+    times = []
+    for _ in range(9):
+        began = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - began)
+    return 2 * 1536**3 / statistics.median(times)
+
+
+def high_water_mark() -> float:
+    """Peak resident memory of this process in MiB (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
+
+
+def peak_memory(candidate: str, name: str, image: np.ndarray, device: str, queue: multiprocessing.Queue) -> None:
+    torch.set_num_threads(2)
+    before = high_water_mark()
+    step = make(candidate, name, image, device)
+    for _ in range(3):
+        step()
+    queue.put(high_water_mark() - before)
+
+
+def measure(name: str, image: np.ndarray, repeats: int, device: str, rate: float) -> dict[str, float]:
+    steps = {c: make(c, name, image, device) for c in CANDIDATES}
+    times: dict[str, list[float]] = {c: [] for c in CANDIDATES}
+    for step in steps.values():
+        step(), step()
+    for _ in range(repeats):
+        for candidate, step in steps.items():
+            began = time.perf_counter()
+            step()
+            times[candidate].append(time.perf_counter() - began)
+    row = {f"{c}_ms": 1000 * statistics.median(t) for c, t in times.items()}
+    for rival in ("eager", "channels_last"):
+        pairs = zip(times[rival], times["onnxdream"], strict=True)
+        row[f"{rival}_ratio"] = statistics.median(theirs / ours for theirs, ours in pairs)
+    if device == "cpu":
+        row["convs_ms"] = 1000 * convolution_flops(NETWORKS[name][1](), image) / rate
+        context = multiprocessing.get_context("spawn")
+        for candidate in ("onnxdream", "eager"):
+            queue = context.Queue()
+            process = context.Process(target=peak_memory, args=(candidate, name, image, device, queue))
+            process.start()
+            row[f"{candidate}_MiB"] = queue.get(timeout=300)
+            process.join()
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--size", default="427x640", help="HxW")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    height, width = (int(v) for v in options.size.split("x"))
+    image = np.repeat(resize(to_batch(read_picture(PICTURE).rgb), (height, width)), options.batch, 0)
+    image = np.clip(image, 0, 255)
+
+    rate = gemm_rate() if options.device == "cpu" else 0.0
+    rows = {}
+    for name in options.networks.split(","):
+        print(f"{name} …", file=sys.stderr, flush=True)
+        rows[name] = measure(name, image, options.repeats, options.device, rate)
+    if options.json:
+        print(json.dumps({"size": options.size, "batch": options.batch, "gemm_flops": rate, "networks": rows}))
+        return
+    table = Table(title=f"One ascent step, {options.batch}x{options.size}, median ms; GEMM at {rate / 1e9:.0f} GFLOP/s", box=None)
+    columns = list(next(iter(rows.values())))
+    for heading in ["network", *columns]:
+        table.add_column(heading.replace("_", " "), justify="right")
+    for name, row in rows.items():
+        table.add_row(name, *(f"{row[c]:.2f}x" if c.endswith("ratio") else f"{row[c]:.0f}" for c in columns))
+    Console(width=180).print(table)
+
+
+if __name__ == "__main__":
+    main()
