@@ -1,7 +1,8 @@
 """Evaluate a float32 ONNX graph in float64, with onnx's reference evaluator.
 
-Two operators of the evaluator are replaced: Conv, which it computes in Python loops, and MaxPool, whose Indices it does
-not give for every attribute. Both are torch's forward kernels in float64, never its autograd.
+Three operators of the evaluator are replaced: Conv, which it computes in Python loops, MaxPool, whose Indices it does
+not give for every attribute, and Pad, where it takes no negative amounts. Conv and MaxPool are torch's forward kernels
+in float64, never its autograd.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def _torch_pads(pads, spatial):
     return [p for axis in reversed(range(spatial)) for p in (pads[axis], pads[axis + spatial])]
 
 
-def _resolved(x, kernel_shape, strides, pads, dilations, auto_pad):
+def _resolved(x, kernel_shape, *, strides, pads, dilations, auto_pad):
     spatial = len(kernel_shape)
     strides, dilations = strides or [1] * spatial, dilations or [1] * spatial
     pads = pads or [0] * (2 * spatial)
@@ -62,8 +63,10 @@ def _resolved(x, kernel_shape, strides, pads, dilations, auto_pad):
 
 
 class Conv(OpRun):
-    def _run(self, x, w, b=None, auto_pad=None, dilations=None, group=None, kernel_shape=None, pads=None, strides=None):
-        strides, dilations, pads = _resolved(x, w.shape[2:], strides, pads, dilations, auto_pad)
+    def _run(self, x, w, b=None, *, group=None, auto_pad=None, dilations=None, pads=None, strides=None, **_):
+        strides, dilations, pads = _resolved(
+            x, w.shape[2:], strides=strides, pads=pads, dilations=dilations, auto_pad=auto_pad
+        )
         padded = F.pad(torch.from_numpy(x), _torch_pads(pads, w.ndim - 2))
         convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[w.ndim]
         bias = None if b is None else torch.from_numpy(np.array(b))
@@ -72,11 +75,11 @@ class Conv(OpRun):
 
 
 class MaxPool(OpRun):
-    def _run(
-        self, x, auto_pad=None, ceil_mode=None, dilations=None, kernel_shape=None, pads=None, storage_order=None, strides=None
-    ):
+    def _run(self, x, *, kernel_shape, auto_pad=None, ceil_mode=None, dilations=None, pads=None, strides=None, **_):
         spatial = len(kernel_shape)
-        strides, dilations, pads = _resolved(x, kernel_shape, strides, pads, dilations, auto_pad)
+        strides, dilations, pads = _resolved(
+            x, kernel_shape, strides=strides, pads=pads, dilations=dilations, auto_pad=auto_pad
+        )
         lengths, extra = [], []
         for axis in range(spatial):
             span = (kernel_shape[axis] - 1) * dilations[axis] + 1
@@ -99,8 +102,19 @@ class MaxPool(OpRun):
         return (y.numpy(), flat.numpy().astype(np.int64))
 
 
+class Pad(OpRun):
+    def _run(self, x, pads, value=None, axes=None, mode=None):
+        axes = range(x.ndim) if axes is None else axes
+        amounts = np.zeros((x.ndim, 2), np.int64)
+        amounts[list(axes)] = np.reshape(pads, (2, -1)).T
+        kept = tuple(slice(max(0, -b), n + min(0, e)) for (b, e), n in zip(amounts, x.shape, strict=True))
+        constant = {"constant_values": 0 if value is None else value} if mode == "constant" else {}
+        return (np.pad(x[kept], np.maximum(amounts, 0), mode=mode, **constant),)
+
+
 def run_float64(proto: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Outputs by name, computed in float64."""
-    evaluator = ReferenceEvaluator(to_float64(proto), new_ops=[Conv, MaxPool])
+    evaluator = ReferenceEvaluator(to_float64(proto), new_ops=[Conv, MaxPool, Pad])
     feeds = {k: v.astype(np.float64) if v.dtype == np.float32 else v for k, v in inputs.items()}
-    return dict(zip(evaluator.output_names, evaluator.run(None, feeds), strict=True))
+    with np.errstate(all="ignore"):  # infinities may be computed, and then not chosen by a Where
+        return dict(zip(evaluator.output_names, evaluator.run(None, feeds), strict=True))

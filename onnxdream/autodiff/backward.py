@@ -5,7 +5,7 @@ Only nodes that lie between the input and the outputs are visited, and only for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import NoGradientError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def backward(op: Ops, seeds: Mapping[ir.Value, ir.Value], wrt: ir.Value, *, target: str = "cpu") -> ir.Value:
-    """Append the gradient of Σ <y, seed> over `seeds` {y: seed} with respect to `wrt`; the value returned is shaped like `wrt`.
+    """Append the gradient of Σ <y, seed> over `seeds` {y: seed} with respect to `wrt`, of whose shape it is.
 
     `target` names the runtime whose spellings the rules should use. Raises NoGradientError, naming node, operator and
     opset, for an operator on the path without a rule.
@@ -29,25 +29,22 @@ def backward(op: Ops, seeds: Mapping[ir.Value, ir.Value], wrt: ir.Value, *, targ
     active = _depends_on(forward, wrt)
     gradients: dict[ir.Value, ir.Value] = dict(seeds)
     for node in reversed(forward):
-        dys = tuple(gradients.get(output) for output in node.outputs)
-        wanted = [i for i, x in enumerate(node.inputs) if x in active and _is_float(op, x)]
-        if all(dy is None for dy in dys) or not wanted or node.op_type in NON_DIFFERENTIABLE:
+        dys = tuple(gradients.get(y) if y in active else None for y in node.outputs)
+        if all(dy is None for dy in dys):
             continue
         _check(node)
         call = Call(node, op, target, dys)
-        found = RULES[node.op_type]
-        for index in wanted:
-            x = node.inputs[index]
-            assert x is not None
+        for index, x in enumerate(node.inputs):
+            if x is None or x not in active:
+                continue
             try:
-                function = found.at(index)
+                function = RULES[node.op_type].at(index)
                 if function is None:
                     continue
                 dx = function(op, call, dys[0])
-            except (IndexError, NotImplementedError) as error:
-                reason = str(error) if isinstance(error, NotImplementedError) else "no derivative for this input"
-                raise NoGradientError(f"{_where(node)}, input {index} ({x.name}): {reason}") from error
-            if found.broadcasts:
+            except NotImplementedError as error:
+                raise NoGradientError(f"{_where(node)}, input {index} ({x.name}): {error}") from error
+            if RULES[node.op_type].broadcasts:
                 dx = unbroadcast(op, dx, x, node.outputs[0])
             gradients[x] = op.Add(gradients[x], dx) if x in gradients else dx
     if wrt not in gradients:
@@ -72,15 +69,33 @@ def unbroadcast(op: Ops, dx: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
 
 
 def _depends_on(nodes: list[ir.Node], source: ir.Value) -> set[ir.Value]:
+    """The values that change smoothly with `source`."""
     active = {source}
     for node in nodes:
-        if any(x in active for x in node.inputs):
-            active.update(node.outputs)
+        if not _is_constant(node) and any(x in active for x in _reads(node)):
+            found = RULES.get(node.op_type)
+            active.update(node.outputs[:1] if found and not found.every_output else node.outputs)
     return active
 
 
-def _is_float(op: Ops, value: ir.Value | None) -> bool:
-    return value is not None and (value.dtype is None or value.dtype.is_floating_point())
+def _is_constant(node: ir.Node) -> bool:
+    """Whether the node's outputs are constant almost everywhere."""
+    import onnx_ir as ir
+
+    if node.op_type == "Cast":
+        return not ir.DataType(node.attributes.get_int("to", 0)).is_floating_point()
+    return node.op_type in NON_DIFFERENTIABLE
+
+
+def _reads(node: ir.Node) -> Iterator[ir.Value | None]:
+    """The inputs of the node, and of all nodes in the subgraphs it runs."""
+    import onnx_ir as ir
+
+    yield from node.inputs
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            for inner in attribute.as_graph().all_nodes():
+                yield from inner.inputs
 
 
 def _check(node: ir.Node) -> None:

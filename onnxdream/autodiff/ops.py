@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +19,8 @@ class Ops:
     """Builds nodes onto the end of `graph`, one method for each ONNX operator.
 
     Operands may be values, arrays, numbers or lists: floats become constants of the graph's float type, integers int64.
-    Keyword arguments become attributes; `outputs=n` makes the call return a list of n values. New values get names that
-    are not in `taken`. `shapes` holds the probed shape of the values that have one, by name.
+    Keyword arguments become attributes, and `many` serves operators with several outputs. New values get names that are
+    not in `taken`. `shapes` holds the probed shape of the values that have one, by name.
 
         y = op.Mul(op.Sigmoid(x), 2.0)
     """
@@ -30,7 +30,6 @@ class Ops:
 
         self.graph = graph
         self.shapes: dict[str, Shape] = {}
-        self._ir = ir
         self._tape = ir.tape.Tape(graph)
         self._count = 0
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
@@ -39,32 +38,38 @@ class Ops:
     def shape(self, value: ir.Value) -> Shape | None:
         """The probed shape of `value`, where it is known."""
         if value.const_value is not None:
-            return tuple(int(d) for d in value.const_value.shape)
+            return value.const_value.numpy().shape
         return self.shapes.get(value.name or "")
 
     def const(self, value: np.ndarray | float | int | list[int] | list[float]) -> ir.Value:
         """A constant; equal constants share one initializer."""
+        import onnx_ir as ir
+
         array = np.asarray(value)
         if not isinstance(value, np.ndarray):
             array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             name = self._name("const")
-            self._constants[key] = self._tape.initializer(self._ir.tensor(array, name=name), name)
+            self._constants[key] = self._tape.initializer(ir.tensor(array, name=name), name)
         return self._constants[key]
 
-    def __getattr__(self, operator: str) -> Callable[..., Any]:
+    def __getattr__(self, operator: str) -> Callable[..., ir.Value]:
         if not operator[0].isupper():
             raise AttributeError(operator)
+        return lambda *operands, **attributes: self.many(operator, 1, *operands, **attributes)[0]
 
-        def build(*operands: Operand, outputs: int = 1, name: str | None = None, **attributes: Any) -> Any:
-            inputs = [v if v is None or isinstance(v, self._ir.Value) else self.const(v) for v in operands]
-            made = self._tape.op_multi_out(operator, inputs, attributes, num_outputs=outputs)
-            for value in made:
-                value.name = self._name(name or operator)
-            return made[0] if outputs == 1 else list(made)
+    def many(
+        self, operator: str, outputs: int, *operands: Operand, name: str | None = None, **attributes: Any
+    ) -> Sequence[ir.Value]:
+        """Append a node with this many outputs and return them."""
+        import onnx_ir as ir
 
-        return build
+        inputs = [v if v is None or isinstance(v, ir.Value) else self.const(v) for v in operands]
+        made = self._tape.op_multi_out(operator, inputs, attributes, num_outputs=outputs)
+        for value in made:
+            value.name = self._name(name or operator)
+        return made
 
     def _name(self, stem: str) -> str:
         name = stem

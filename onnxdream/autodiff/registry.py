@@ -5,9 +5,9 @@ A rule is one function for each input of the operator, all with the same signatu
     rule(op, n, dy) -> dx
 
 `op` builds nodes (`Ops`), `n` is the forward node (`Call`), `dy` is the gradient of its first output, and `dx` is the
-gradient of that input, of that input's shape. In place of a function, None says that this input only steers the operator
-(a shape, a permutation, a mask) and no gradient flows to it. A rule that ends in `...` applies its last function to every further
-input and is called with a fourth argument, the input's position.
+gradient of that input, of that input's shape. In place of a function, None says that this input only steers the
+operator (a shape, a permutation, a mask) and no gradient flows to it. A rule that ends in `...` applies its last
+function to every further input, and calls it with a fourth argument, the input's position.
 """
 
 from __future__ import annotations
@@ -77,32 +77,40 @@ class Call:
 
 @dataclass(frozen=True)
 class Rule:
-    """The rule of one operator; `broadcasts`: its inputs broadcast, which `backward` undoes."""
+    """The rule of one operator.
+
+    `broadcasts`: its inputs broadcast, which `backward` undoes. `every_output`: gradients come back from all its
+    outputs, not only from the first; the rule finds them in `Call.dys`.
+    """
 
     functions: tuple[VJP | None, ...]
     variadic: bool = False
     broadcasts: bool = False
+    every_output: bool = False
 
     def at(self, index: int) -> VJP | None:
-        """The function for input `index`. Raises IndexError where there is none."""
+        """The function for input `index`. Raises NotImplementedError where there is none."""
         if self.variadic and index >= len(self.functions) - 1:
             last = self.functions[-1]
             assert last is not None
             return lambda op, n, dy: last(op, n, dy, index)
+        if index >= len(self.functions):
+            raise NotImplementedError("no derivative for this input")
         return self.functions[index]
 
 
 RULES: dict[str, Rule] = {}
 
+_CONSTANT = """
+    And ArgMax ArgMin BitShift Ceil Constant ConstantOfShape Equal EyeLike Floor Greater GreaterOrEqual IsInf IsNaN Less
+    LessOrEqual Multinomial NonZero Not OneHot Or RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range
+    Round Shape Sign Size Xor
+"""
 # Their outputs do not change when the picture changes a little, or are not numbers to differentiate.
-NON_DIFFERENTIABLE = frozenset(
-    "And ArgMax ArgMin BitShift Ceil Constant ConstantOfShape Equal EyeLike Floor Greater GreaterOrEqual IsInf IsNaN Less "
-    "LessOrEqual Multinomial NonZero Not OneHot Or RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range "
-    "Round Shape Sign Size Xor".split()
-)
+NON_DIFFERENTIABLE = frozenset(_CONSTANT.split())
 
 
-def rule(operator: str, *functions: Any, broadcasts: bool = False) -> None:
+def rule(operator: str, *functions: Any, broadcasts: bool = False, every_output: bool = False) -> None:
     """Register the rule of `operator`; see the module's docstring."""
     variadic = bool(functions) and functions[-1] is ...
-    RULES[operator] = Rule(functions[:-1] if variadic else functions, variadic, broadcasts)
+    RULES[operator] = Rule(functions[:-1] if variadic else functions, variadic, broadcasts, every_output)

@@ -32,11 +32,8 @@ class Kernel:
     auto_pad: str = "NOTSET"
 
     @property
-    def dense(self) -> bool:
-        return self.group == 1
-
-    @property
     def strides(self) -> list[int]:
+        """The stride of each spatial axis."""
         return [w.stride for w in self.windows]
 
     def adjoint(self) -> np.ndarray:
@@ -64,22 +61,21 @@ def conv_gradient(op: Ops, x: ir.Value, dy: ir.Value, kernel: Kernel) -> ir.Valu
 
     Works for windows that reach past the end of the input (ceil_mode, SAME), whatever the size of `x` at run time.
     """
+    taps = kernel.windows
+    flipped = [(w.span - 1 - w.pad_begin, w.span - 1 - w.pad_end) for w in taps]
     # 1. Stride 1: the flipped kernel, at the same cost and in the same layout as the forward pass.
-    if all(w.stride == 1 and not w.same and _flipped_pads(w)[0] >= 0 and _flipped_pads(w)[1] >= 0 for w in kernel.windows):
-        return op.Conv(dy, kernel.adjoint(), **_conv_attributes(kernel, [_flipped_pads(w) for w in kernel.windows]))
+    if all(w.stride == 1 and not w.same for w in taps) and min(map(min, flipped)) >= 0:
+        return op.Conv(dy, kernel.adjoint(), **_conv_attributes(kernel, flipped))
     # 2. Dense and strided: one small convolution for each phase of the stride, then interleave them.
-    square = len(kernel.windows) == 2 and kernel.strides[0] == kernel.strides[1]
-    if kernel.dense and square and kernel.strides[0] > 1 and all(w.dilation == 1 for w in kernel.windows):
+    square = len(taps) == 2 and kernel.strides[0] == kernel.strides[1]
+    if kernel.group == 1 and square and kernel.strides[0] > 1 and all(w.dilation == 1 for w in taps):
         full = _by_phases(op, dy, kernel)
     # 3. Anything else: zeros between the samples of dy, then the flipped kernel with full overlap.
     else:
         spread = _zero_stuffed(op, dy, kernel.strides) if any(s > 1 for s in kernel.strides) else dy
-        full = op.Conv(spread, kernel.adjoint(), **_conv_attributes(kernel, [(w.span - 1, w.span - 1) for w in kernel.windows]))
+        overlap = _conv_attributes(kernel, [(w.span - 1, w.span - 1) for w in taps])
+        full = op.Conv(spread, kernel.adjoint(), **overlap)
     return _crop_to(op, full, x, dy, kernel)
-
-
-def _flipped_pads(window: Window) -> tuple[int, int]:
-    return window.span - 1 - window.pad_begin, window.span - 1 - window.pad_end
 
 
 def _conv_attributes(kernel: Kernel, pads: list[tuple[int, int]]) -> dict[str, Any]:
@@ -94,7 +90,8 @@ def _conv_attributes(kernel: Kernel, pads: list[tuple[int, int]]) -> dict[str, A
 def _by_phases(op: Ops, dy: ir.Value, kernel: Kernel) -> ir.Value:
     """The gradient with respect to the padded input, by sub-pixel convolution (Shi et al. 2016, arXiv:1609.07009).
 
-    Sample i*s + r of the result is Σ_m dy[i - m] w[r + s*m]: for each phase r a stride-1 convolution with every s-th tap.
+    Sample i*s + r of the result is Σ_m dy[i - m] w[r + s*m]: for each phase r a stride-1 convolution with every s-th
+    tap.
     """
     stride = kernel.strides[0]
     adjoint = kernel.weight.swapaxes(0, 1)  # [C, M, kh, kw]
@@ -139,23 +136,31 @@ def along(op: Ops, vector: ir.Value, axis: int, spatial: int) -> ir.Value:
 def _crop_to(op: Ops, full: ir.Value, x: ir.Value, dy: ir.Value, kernel: Kernel) -> ir.Value:
     """The part of `full`, the gradient with respect to the padded input, that is the input `x`."""
     spatial = len(kernel.windows)
-    axes = list(range(2, 2 + spatial))
-    size = op.Slice(op.Shape(x), [2], [2 + spatial])
+    size = spatial_shape(op, x, spatial)
     if kernel.windows[0].same:
-        # SAME padding: Σ = max(0, (outputs - 1) * stride + span - inputs), the odd one at the end (UPPER) or start
-        outputs = op.Slice(op.Shape(dy), [2], [2 + spatial])
-        reach = op.Add(op.Mul(op.Sub(outputs, 1), kernel.strides), [w.span for w in kernel.windows])
-        total = op.Max(op.Sub(reach, size), 0)
-        half = op.Div(total, 2)
-        start = half if kernel.auto_pad == "SAME_UPPER" else op.Sub(total, half)
-        short = 0
+        start, _ = overhang(op, spatial_shape(op, dy, spatial), size, kernel.windows, kernel.auto_pad)
     else:
         start = op.const([w.pad_begin for w in kernel.windows])
-        # Inputs after the last window have no gradient; `full` may end before them where the end was cropped, not padded.
-        short = max(0, *(-w.pad_end for w in kernel.windows))
-    if short:
-        full = op.Pad(full, [0] * spatial + [short] * spatial, None, axes)
-    return op.Slice(full, start, op.Add(start, size), axes)
+    return op.Slice(full, start, op.Add(start, size), list(range(2, 2 + spatial)))
+
+
+def spatial_shape(op: Ops, value: ir.Value, spatial: int) -> ir.Value:
+    """The lengths of the axes after batch and channels."""
+    return op.Slice(op.Shape(value), [2], [2 + spatial])
+
+
+def overhang(
+    op: Ops, count: ir.Value, size: ir.Value, taps: list[Window], auto_pad: str, *, extra: list[int] | int = 0
+) -> tuple[ir.Value, ir.Value]:
+    """How far `count` windows, and `extra` samples, reach beyond `size` samples: (begin, end), for each spatial axis.
+
+    The odd sample goes to the end with SAME_UPPER and to the beginning otherwise.
+    """
+    reach = op.Add(op.Mul(op.Sub(count, 1), [w.stride for w in taps]), [w.span for w in taps])
+    total = op.Max(op.Sub(op.Add(reach, extra), size), 0)
+    half = op.Div(total, 2)
+    rest = op.Sub(total, half)
+    return (half, rest) if auto_pad == "SAME_UPPER" else (rest, half)
 
 
 def _conv(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
@@ -166,32 +171,31 @@ def _conv(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
 
 
 def _conv_transpose(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
-    weight = n.const(1)
-    if weight is None:
-        raise NotImplementedError("a convolution whose kernel is computed in the graph")
-    taps = node_kernel(n, weight).windows
-    extra = n.attr("output_padding", [0] * len(taps))
-    begins, ends = [w.pad_begin for w in taps], [w.pad_end for w in taps]
-    if n.attr("output_shape"):
-        x, y = n.shape(n.x[0])[2:], n.attr("output_shape")
-        totals = [w.stride * (x[i] - 1) + extra[i] + w.span - y[i] for i, w in enumerate(taps)]
-    elif taps[0].same:
-        totals = [max(0, w.span + extra[i] - w.stride) for i, w in enumerate(taps)]
-    else:
-        totals = []
-    if totals:
-        halves = [t // 2 for t in totals]
-        rest = [t - h for t, h in zip(totals, halves, strict=True)]
-        begins, ends = (halves, rest) if n.attr("auto_pad") == "SAME_UPPER" else (rest, halves)
-    return op.Conv(
+    """The convolution that this operator transposes, over the padded dy."""
+    import onnx_ir as ir
+
+    taps = windows(ir.to_proto(n.node), n.shape(n.x[1])[2:])
+    spatial = len(taps)
+    axes = list(range(2, 2 + spatial))
+    extra = n.attr("output_padding", [0] * spatial)
+    pads = [*(w.pad_begin for w in taps), *(w.pad_end for w in taps)]
+    if n.attr("output_shape") or taps[0].same:
+        inputs, outputs = spatial_shape(op, n.x[0], spatial), spatial_shape(op, dy, spatial)
+        ends = overhang(op, inputs, outputs, taps, n.attr("auto_pad", "NOTSET"), extra=extra)
+        dy = op.Pad(dy, op.Concat(*ends, axis=0), None, axes)
+        pads = [0] * (2 * spatial)
+    dx = op.Conv(
         dy,
         n.x[1],
         kernel_shape=[w.kernel for w in taps],
         strides=[w.stride for w in taps],
         dilations=[w.dilation for w in taps],
         group=n.attr("group", 1),
-        pads=[*begins, *ends],
+        pads=pads,
     )
+    if any(e >= w.stride for e, w in zip(extra, taps, strict=True)):  # one window more fits into the output padding
+        dx = op.Slice(dx, [0] * spatial, spatial_shape(op, n.x[0], spatial), axes)
+    return dx
 
 
 rule("Conv", _conv)

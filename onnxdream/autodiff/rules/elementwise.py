@@ -12,25 +12,23 @@ if TYPE_CHECKING:
 
     from ..ops import Ops
 
-# A HardSigmoid this steep is the unit step, exactly, since a power of two only moves the exponent; and onnxruntime keeps
-# it in its blocked layout, which Greater and Where break. 2^126 lifts the smallest normal float32 to 1; the bounds of
-# `inside` must not overflow, hence 2^100 there.
-_STEEPEST = 2.0**126
-_STEEP = 2.0**100
+# A HardSigmoid this steep is the unit step, exactly, since a power of two only moves the exponent; and onnxruntime
+# keeps it in its blocked layout, which Greater and Where break. 2^126 lifts the smallest normal float32 to 1.
+_STEEPEST = 126
 
 
 def positive(op: Ops, v: ir.Value) -> ir.Value:
     """1 where v > 0, else 0."""
-    return op.HardSigmoid(v, alpha=_STEEPEST, beta=0.0)
+    return op.HardSigmoid(v, alpha=2.0**_STEEPEST, beta=0.0)
 
 
 def inside(op: Ops, v: ir.Value, low: float | None, high: float | None) -> list[ir.Value]:
     """Factors whose product is 1 where low < v < high, else 0."""
     factors = []
-    if low is not None:
-        factors.append(op.HardSigmoid(v, alpha=_STEEP, beta=-low * _STEEP))
-    if high is not None:
-        factors.append(op.HardSigmoid(v, alpha=-_STEEP, beta=high * _STEEP))
+    for bound, sign in ((low, 1.0), (high, -1.0)):
+        if bound is not None:
+            steep = sign * 2.0 ** min(100, _STEEPEST - math.frexp(bound)[1])  # steep * bound must not overflow
+            factors.append(op.HardSigmoid(v, alpha=steep, beta=-bound * steep))
     return factors
 
 
@@ -39,7 +37,7 @@ def _clip(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     for index, bound in enumerate(bounds, 1):
         if bound is None and n.given(index) is not None:
             raise NotImplementedError("a bound of Clip that is computed in the graph")
-    low, high = (None if b is None else float(b) for b in bounds)
+    low, high = (None if b is None else b.item() for b in bounds)
     # Clip is how ReLU6 is exported, whose derivative is 0 at both bounds.
     for factor in inside(op, n.y, low, high):
         dy = op.Mul(dy, factor)
@@ -47,15 +45,23 @@ def _clip(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
 
 
 def _pow(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
+    """p * x^(p - 1), and 0 for p = 0 even where x is 0."""
     x, exponent = n.x[0], n.const(1)
     if exponent is not None and exponent.size == 1:
-        p = float(exponent.reshape(()))
+        p = float(exponent.item())
         if p == 2:
             return op.Mul(dy, op.Mul(x, 2.0))
         if p == 0:
             return op.Mul(dy, 0.0)
         return op.Mul(dy, op.Mul(op.Pow(x, p - 1), p))
-    return op.Mul(dy, op.Mul(n.x[1], op.Pow(x, op.Sub(n.x[1], 1.0))))
+    powers = op.CastLike(n.x[1], x)
+    slope = op.Mul(powers, op.Pow(x, op.Sub(powers, 1.0)))
+    return op.Mul(dy, op.Where(op.Equal(powers, 0.0), 0.0, slope))
+
+
+def _pow_exponent(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
+    """x^p * log(x), and 0 where x is 0."""
+    return op.Mul(dy, op.Where(op.Equal(n.x[0], 0.0), 0.0, op.Mul(n.y, op.Log(n.x[0]))))
 
 
 def _hard_swish(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
@@ -86,6 +92,14 @@ def _through(op: Ops, n: Call, dy: ir.Value, index: int = 0) -> ir.Value:
     return dy
 
 
+def _dropout(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
+    """The identity, as it is outside training."""
+    training = n.const(2)
+    if n.given(2) is not None and (training is None or training.item()):
+        raise NotImplementedError("Dropout in training mode; export the network in evaluation mode")
+    return dy
+
+
 rule("Relu", lambda op, n, dy: op.Mul(dy, positive(op, n.y)))
 rule("LeakyRelu", lambda op, n, dy: op.Where(op.Greater(n.x[0], 0.0), dy, op.Mul(dy, n.attr("alpha", 0.01))))
 rule(
@@ -111,9 +125,9 @@ rule("Cos", lambda op, n, dy: op.Neg(op.Mul(dy, op.Sin(n.x[0]))))
 rule("Abs", lambda op, n, dy: op.Mul(dy, op.Sign(n.x[0])))
 rule("Neg", lambda op, n, dy: op.Neg(dy))
 rule("Erf", lambda op, n, dy: op.Mul(op.Mul(dy, 2 / math.sqrt(math.pi)), op.Exp(op.Neg(op.Mul(n.x[0], n.x[0])))))
-rule("Pow", _pow, lambda op, n, dy: op.Mul(dy, op.Mul(n.y, op.Log(n.x[0]))), broadcasts=True)
+rule("Pow", _pow, _pow_exponent, broadcasts=True)
 rule("Identity", _through)
-rule("Dropout", _through, None, None)
+rule("Dropout", _dropout, None, None)
 rule("Cast", lambda op, n, dy: op.CastLike(dy, n.x[0]))
 
 rule("Add", _through, _through, broadcasts=True)

@@ -38,27 +38,22 @@ def _gemm_c(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
 
 def _matmul(op: Ops, n: Call, dy: ir.Value, index: int) -> ir.Value:
     """Y = A B, so dA = dY Bᵀ and dB = Aᵀ dY; vectors are treated as the matrices ONNX promotes them to."""
-    shapes = [n.shape(v) for v in n.x]
-    a = op.Unsqueeze(n.x[0], [0]) if len(shapes[0]) == 1 else n.x[0]
-    b = op.Unsqueeze(n.x[1], [1]) if len(shapes[1]) == 1 else n.x[1]
-    if len(shapes[0]) == 1:
-        dy = op.Unsqueeze(dy, [-1 if len(shapes[1]) == 1 else -2])
-    if len(shapes[1]) == 1:
-        dy = op.Unsqueeze(dy, [-1])
+    a, b = n.x
+    ranks = n.rank(0), n.rank(1)
+    promoted = [axis for axis, rank in zip((-2, -1), ranks, strict=True) if rank == 1]
+    if promoted:
+        dy = op.Unsqueeze(dy, promoted)
     if index == 0:
-        dx = op.MatMul(dy, _transposed(op, b, max(2, len(shapes[1]))))
-        mine = (1, *shapes[0]) if len(shapes[0]) == 1 else shapes[0]
+        dx = op.MatMul(dy, op.Unsqueeze(b, [0]) if ranks[1] == 1 else _transposed(op, b, ranks[1]))
     else:
-        dx = op.MatMul(_transposed(op, a, max(2, len(shapes[0]))), dy)
-        mine = (*shapes[1], 1) if len(shapes[1]) == 1 else shapes[1]
-    batch = max((s[:-2] for s in shapes), key=len)
-    lead = len(batch) - len(mine[:-2])
-    other = shapes[1 - index][:-2]
-    widened = [i for i, d in enumerate(mine[:-2]) if d == 1 and other[i - len(mine[:-2]) :] and other[i - len(mine[:-2])] != 1]
-    axes = [*range(lead), *(lead + i for i in widened)]
+        dx = op.MatMul(op.Unsqueeze(a, [1]) if ranks[0] == 1 else _transposed(op, a, ranks[0]), dy)
+    # Sum over the leading axes along which this operand was broadcast.
+    rank = max(2, *ranks)
+    mine, other = ([1] * (rank - r) + list(n.shape(x)) for x, r in ((n.x[i], ranks[i]) for i in (index, 1 - index)))
+    axes = [i for i in range(rank - 2) if mine[i] == 1 != other[i]]
     if axes:
-        dx = op.ReduceSum(dx, axes, keepdims=0)
-    return op.Reshape(dx, op.Shape(n.x[index])) if axes or len(shapes[index]) == 1 else dx
+        dx = op.ReduceSum(dx, axes, keepdims=1)
+    return dx if ranks[index] == rank else op.Reshape(dx, op.Shape(n.x[index]))
 
 
 rule("Gemm", _gemm_a, _gemm_b, _gemm_c)

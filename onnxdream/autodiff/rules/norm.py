@@ -26,7 +26,7 @@ def _batch_norm(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
 
 
 def _lrn(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
-    """y = x * s^-beta, s = bias + alpha/size * W(x²), W the sum over a window of channels (Krizhevsky et al. 2012, 3.3).
+    """y = x * s^-beta, s = bias + alpha/size * W(x²), W the sum over some channels (Krizhevsky et al. 2012, 3.3).
 
     dx = dy * s^-beta - 2 * alpha * beta / size * x * Wᵀ(dy * x * s^(-beta - 1))
     """

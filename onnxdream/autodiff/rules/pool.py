@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..registry import Call, rule
-from .conv import Kernel, along, conv_gradient, node_kernel
+from .conv import Kernel, along, conv_gradient, node_kernel, overhang, spatial_shape
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -27,7 +28,7 @@ def _max_pool(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     """Indices + ScatterElements: onnxruntime reports the first maximum of each window, as PyTorch does."""
     if len(n.node.outputs) == 1:
         attributes = {name: n.attr(name) for name in n.node.attributes if name != "storage_order"}
-        indices = op.MaxPool(n.x[0], outputs=2, **attributes)[1]
+        _, indices = op.many("MaxPool", 2, n.x[0], **attributes)
     else:
         if n.attr("storage_order", 0):
             raise NotImplementedError("column-major Indices (storage_order 1) that are used in the graph")
@@ -36,51 +37,41 @@ def _max_pool(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
 
 
 def _average_pool(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
+    """A depthwise convolution with ones, after each window's share has been divided by its size."""
     channels = n.shape(n.x[0])[1]
-    taps = n.attr("kernel_shape")
-    kernel = node_kernel(n, np.ones((channels, 1, *taps), np.float32))
-    kernel = Kernel(kernel.weight, channels, kernel.windows, kernel.auto_pad)
-    share = _window_sizes(op, n, dy, kernel)
-    return conv_gradient(op, n.x[0], op.Div(dy, share), kernel)
+    ones = np.ones((channels, 1, *n.attr("kernel_shape")), np.float32)
+    kernel = dataclasses.replace(node_kernel(n, ones), group=channels)
+    return conv_gradient(op, n.x[0], op.Div(dy, _window_sizes(op, n, dy, kernel)), kernel)
 
 
 def _window_sizes(op: Ops, n: Call, dy: ir.Value, kernel: Kernel) -> ir.Value | float:
     """How many samples each window averages: a number, or a value that broadcasts over dy's spatial axes.
 
-    A window that starts at s covers the samples s, s + dilation, … below min(s + span, end): the end of the input, or of
-    its padding where count_include_pad says so.
+    A window at s covers the samples from s to min(s + kernel, end), where the end is that of the input, or of its
+    padding where count_include_pad says so.
     """
+    taps, spatial = kernel.windows, len(kernel.windows)
     include_pad = bool(n.attr("count_include_pad", 0))
-    ceil_mode = bool(n.attr("ceil_mode", 0))
-    padded = any(w.pad_begin or w.pad_end or w.same for w in kernel.windows)
-    if not ceil_mode and (include_pad or not padded):
-        return float(np.prod([w.kernel for w in kernel.windows]))
-    spatial = len(kernel.windows)
+    padded = any(w.pad_begin or w.pad_end or w.same for w in taps)
+    if not n.attr("ceil_mode", 0) and (include_pad or not padded):
+        return float(np.prod([w.kernel for w in taps]))
+    size, count = spatial_shape(op, n.x[0], spatial), spatial_shape(op, dy, spatial)
+    if taps[0].same:
+        before, after = overhang(op, count, size, taps, kernel.auto_pad)
+    else:
+        before, after = op.const([w.pad_begin for w in taps]), op.const([w.pad_end for w in taps])
+    low = op.Neg(before) if include_pad else op.const([0] * spatial)
+    high = op.Add(size, after) if include_pad else size
     product: ir.Value | None = None
-    for axis, window in enumerate(kernel.windows):
-        length = op.Slice(op.Shape(n.x[0]), [2 + axis], [3 + axis])
-        count = op.Slice(op.Shape(dy), [2 + axis], [3 + axis])
-        begin = op.const([window.pad_begin])
-        end = op.Add(length, window.pad_end) if include_pad else length
-        if window.same:
-            reach = op.Add(op.Mul(op.Sub(count, 1), window.stride), window.span)
-            total = op.Max(op.Sub(reach, length), 0)
-            half = op.Div(total, 2)
-            begin = half if kernel.auto_pad == "SAME_UPPER" else op.Sub(total, half)
-            end = op.Add(length, op.Sub(total, begin)) if include_pad else length
-        places = op.Range(np.int64(0), op.Squeeze(count, [0]), np.int64(1))
+    for axis, window in enumerate(taps):
+        begin, first, last, outputs = (op.Slice(v, [axis], [axis + 1]) for v in (before, low, high, count))
+        places = op.Range(np.int64(0), op.Squeeze(outputs, [0]), np.int64(1))
         start = op.Sub(op.Mul(places, window.stride), begin)
-        first = start if include_pad else op.Add(start, _round_up(op, op.Max(op.Neg(start), 0), window.dilation))
-        stop = op.Min(op.Add(start, window.span), end)
-        size = op.Div(op.Add(op.Sub(stop, first), window.dilation - 1), window.dilation)
-        size = along(op, op.CastLike(size, dy), axis, spatial)
-        product = size if product is None else op.Mul(product, size)
+        covered = op.Sub(op.Min(op.Add(start, window.kernel), last), op.Max(start, first))
+        covered = along(op, op.CastLike(covered, dy), axis, spatial)
+        product = covered if product is None else op.Mul(product, covered)
     assert product is not None
     return product
-
-
-def _round_up(op: Ops, value: ir.Value, step: int) -> ir.Value:
-    return value if step == 1 else op.Mul(op.Div(op.Add(value, step - 1), step), step)
 
 
 def _spread(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
@@ -93,7 +84,7 @@ def _global_max(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     """GlobalMaxPool: the first maximum of each channel gets everything."""
     flat = op.Reshape(n.x[0], [0, 0, -1])
     first = op.ArgMax(flat, axis=2, keepdims=1)
-    zeros = op.Mul(flat, 0.0)
+    zeros = op.Expand(op.CastLike(0.0, dy), op.Shape(flat))
     return op.Reshape(op.ScatterElements(zeros, first, op.Reshape(dy, [0, 0, -1]), axis=2), op.Shape(n.x[0]))
 
 

@@ -22,7 +22,8 @@ def _kept(op: Ops, n: Call, value: ir.Value) -> ir.Value:
 
 
 def _is_noop(n: Call) -> bool:
-    return n.given(1) is None and bool(n.attr("noop_with_empty_axes", 0))
+    empty = n.given(1) is None or n.shape(n.x[1]) == (0,)
+    return empty and bool(n.attr("noop_with_empty_axes", 0))
 
 
 def _sum(op: Ops, n: Call, dy: ir.Value) -> ir.Value:

@@ -25,16 +25,24 @@ def _resize(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
         raise NotImplementedError("Resize that crops")
     rank = n.rank()
     axes = [int(a) % rank for a in n.attr("axes", list(range(rank)))]
-    before, after = n.shape(n.x[0]), n.shape(n.y)
-    for axis in (a for a in axes if before[a] != after[a]):
-        if axis < 2 or rank != 4:
+    for position, axis in enumerate(axes):
+        if _keeps(n, axis, position):
+            continue
+        if axis < rank - 2:
             raise NotImplementedError(f"Resize along axis {axis} of {rank}")
-        matrix = _matrix(op, n, axis, axes.index(axis))
-        if axis == 3:
-            dy = op.MatMul(dy, op.Transpose(matrix, perm=[1, 0]))
-        else:
-            dy = op.MatMul(matrix, dy)
+        matrix = _matrix(op, n, axis, position)
+        across = axis == rank - 1
+        dy = op.MatMul(dy, op.Transpose(matrix, perm=[1, 0])) if across else op.MatMul(matrix, dy)
     return dy
+
+
+def _keeps(n: Call, axis: int, position: int) -> bool:
+    """Whether `axis` keeps its length, whatever the picture's size."""
+    scales = n.const(2)
+    if scales is not None and scales.size:
+        return bool(scales[position] == 1)
+    # Height and width may happen to agree at the probe's size, where the target is another tensor's size.
+    return axis < n.rank() - 2 and n.shape(n.x[0])[axis] == n.shape(n.y)[axis]
 
 
 def _matrix(op: Ops, n: Call, axis: int, position: int) -> ir.Value:
@@ -43,7 +51,7 @@ def _matrix(op: Ops, n: Call, axis: int, position: int) -> ir.Value:
     square = op.Concat(length, length, axis=0)
     unit = op.EyeLike(op.Expand(op.CastLike(0.0, n.x[0]), square))
     unit = op.Reshape(unit, op.Concat([1, 1], square, axis=0))
-    attributes: dict[str, Any] = {name: n.attr(name) for name in n.node.attributes if name not in ("axes",)}
+    attributes: dict[str, Any] = {name: n.attr(name) for name in n.node.attributes if name != "axes"}
     if n.given(3) is not None:
         target = op.Slice(n.x[3], [position], [position + 1])
         resized = op.Resize(unit, None, None, op.Concat([1, 1], length, target, axis=0), **attributes)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def gather_adjoint(op: Ops, dy: ir.Value, places: ir.Value, x: ir.Value, axis: int) -> ir.Value:
-    """Zeros like `x`, where slice i of `dy` along `axis` has been added at places[i]; `places` is int64 [dy's length]."""
+    """Zeros like `x`, where slice i of `dy` along `axis` has been added at places[i]."""
     rank = len(op.shape(x) or ())
     zeros = op.Expand(op.CastLike(0.0, dy), _with_length(op, op.Shape(dy), op.Shape(x), axis))
     indices = op.Expand(op.Reshape(places, [1] * axis + [-1] + [1] * (rank - axis - 1)), op.Shape(dy))
@@ -28,8 +28,10 @@ def _with_length(op: Ops, shape: ir.Value, like: ir.Value, axis: int) -> ir.Valu
     return op.Concat(*([op.Slice(shape, [0], [axis])] if axis else []), *parts, axis=0)
 
 
-def _length(op: Ops, x: ir.Value, axis: int) -> ir.Value:
-    return op.Squeeze(op.Slice(op.Shape(x), [axis], [axis + 1]), [0])
+def _places(op: Ops, x: ir.Value, axis: int) -> ir.Value:
+    """0, 1, 2 … along `axis` of `x`."""
+    length = op.Squeeze(op.Slice(op.Shape(x), [axis], [axis + 1]), [0])
+    return op.Range(np.int64(0), length, np.int64(1))
 
 
 def _restored(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
@@ -37,39 +39,42 @@ def _restored(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
 
 
 def _concat(op: Ops, n: Call, dy: ir.Value, index: int) -> ir.Value:
+    """The part of dy that this input became; its place is found at run time, since lengths change with the picture."""
     axis = n.attr("axis") % n.rank()
-    lengths = [n.shape(x)[axis] for x in n.x]
-    if axis in (0, 2, 3) and n.rank() == 4:  # lengths along batch, height and width change with the picture
-        start: ir.Value | list[int] = [0]
-        for x in n.x[:index]:
-            start = op.Add(start, op.Slice(op.Shape(x), [axis], [axis + 1]))
-        return op.Slice(dy, start, op.Add(start, op.Slice(op.Shape(n.x[index]), [axis], [axis + 1])), [axis])
-    start_at = sum(lengths[:index])
-    return op.Slice(dy, [start_at], [start_at + lengths[index]], [axis])
+    lengths = [op.Slice(op.Shape(x), [axis], [axis + 1]) for x in n.x[: index + 1]]
+    start = op.const([0])
+    for length in lengths[:-1]:
+        start = op.Add(start, length)
+    return op.Slice(dy, start, op.Add(start, lengths[-1]), [axis])
 
 
 def _split(op: Ops, n: Call, dy: ir.Value | None) -> ir.Value:
-    parts = [op.Mul(y, 0.0) if d is None else d for d, y in zip(n.dys, n.node.outputs, strict=True)]
+    """The parts' gradients side by side; a part that is not used has none."""
+    parts = [_zeros(op, y) if d is None else d for d, y in zip(n.dys, n.node.outputs, strict=True)]
     return op.Concat(*parts, axis=n.attr("axis", 0))
+
+
+def _zeros(op: Ops, like: ir.Value) -> ir.Value:
+    return op.Expand(op.CastLike(0.0, like), op.Shape(like))
 
 
 def _slice(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     """Slice the positions themselves, and put the gradient back at the ones that came out."""
     rank = n.rank()
-    starts, ends = n.x[1], n.x[2]
-    axes = n.const(3) if n.given(3) is not None else np.arange(n.shape(starts)[0])
+    starts, ends = (op.CastLike(v, 0) for v in n.x[1:3])  # int32 is allowed too
+    axes = n.const(3) if n.given(3) is not None else np.arange(n.shape(n.x[1])[0])
     if axes is None:
         raise NotImplementedError("a Slice whose axes are computed in the graph")
     steps = n.const(4) if n.given(4) is not None else np.ones(len(axes), np.int64)
+    if steps is None:
+        raise NotImplementedError("a Slice whose steps are computed in the graph")
     for i, axis in reversed(list(enumerate(int(a) % rank for a in axes))):
-        places = op.Range(np.int64(0), _length(op, n.x[0], axis), np.int64(1))
-        step = [n.x[4]] if steps is None else [[int(steps[i])]]
-        if steps is None:
-            step = [op.Slice(n.x[4], [i], [i + 1])]
-        kept = op.Slice(places, op.Slice(starts, [i], [i + 1]), op.Slice(ends, [i], [i + 1]), [0], *step)
-        if steps is not None and steps[i] == 1:
-            before = op.Slice(kept, [0], [1])
-            after = op.Sub(op.Sub(op.Unsqueeze(_length(op, n.x[0], axis), [0]), op.Shape(kept)), before)
+        places = _places(op, n.x[0], axis)
+        length = op.Shape(places)
+        kept = op.Slice(places, *(op.Slice(v, [i], [i + 1]) for v in (starts, ends)), [0], [int(steps[i])])
+        if steps[i] == 1:
+            before = op.ReduceMin(op.Concat(kept, length, axis=0), keepdims=1)  # the length, where nothing was kept
+            after = op.Sub(op.Sub(length, op.Shape(kept)), before)
             dy = op.Pad(dy, op.Concat(before, after, axis=0), None, [axis])
         else:
             dy = gather_adjoint(op, dy, kept, n.x[0], axis)
@@ -82,16 +87,15 @@ def _pad(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     axes = n.const(3) if n.given(3) is not None else np.arange(rank)
     if axes is None:
         raise NotImplementedError("a Pad whose axes are computed in the graph")
-    axes = [int(a) % rank for a in axes]
     if n.attr("mode", "constant") == "constant":
         return op.Pad(dy, op.Neg(pads), None, axes)
     known = n.const(1)
-    for i, axis in enumerate(axes):
+    for i, axis in enumerate(int(a) % rank for a in axes):
         if known is not None and known[i] == known[i + len(axes)] == 0:
             continue
         amounts = op.Concat(op.Slice(pads, [i], [i + 1]), op.Slice(pads, [i + len(axes)], [i + len(axes) + 1]), axis=0)
-        places = op.Range(np.int64(0), _length(op, n.x[0], axis), np.int64(1))
-        dy = gather_adjoint(op, dy, op.Pad(places, amounts, mode=n.attr("mode")), n.x[0], axis)
+        copied = op.Pad(_places(op, n.x[0], axis), amounts, mode=n.attr("mode"))
+        dy = gather_adjoint(op, dy, copied, n.x[0], axis)
     return dy
 
 
@@ -100,19 +104,13 @@ def _transpose(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     return op.Transpose(dy, perm=[int(i) for i in np.argsort(permutation)])
 
 
-def _expand(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
-    from ..backward import unbroadcast
-
-    return unbroadcast(op, dy, n.x[0], n.y)
-
-
 rule("Reshape", _restored, None)
 rule("Flatten", _restored)
 rule("Squeeze", _restored, None)
 rule("Unsqueeze", _restored, None)
-rule("Expand", _expand, None)
+rule("Expand", lambda op, n, dy: dy, None, broadcasts=True)
 rule("Transpose", _transpose)
 rule("Concat", _concat, ...)
-rule("Split", _split, None)
+rule("Split", _split, None, every_output=True)
 rule("Slice", _slice, None, None, None, None)
 rule("Pad", _pad, None, None, None)
