@@ -1,0 +1,200 @@
+"""`onnxdream video` and `compare`: dream videos, and measure how steady they are."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import OptionError
+from . import options as o
+from .terminal import console, print_json, progress_bar
+
+_TIME = "How it moves"
+_FILE = "What is written"
+
+
+def video(
+    source: Annotated[str, typer.Argument(metavar="IN", help="A video, a folder or pattern of pictures, a GIF, or -.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="A video, GIF, WebP, folder, pattern, or - (pipe).")],
+    preset: o.PresetOption = None,
+    like: o.LikeOption = None,
+    config: o.ConfigOption = None,
+    timeline: Annotated[Path | None, typer.Option(help="TOML file: settings that change over time.")] = None,
+    model: o.ModelOption = None,
+    layer: o.LayerOption = None,
+    objective: o.ObjectiveOption = None,
+    channels: o.ChannelsOption = None,
+    guide: o.GuideOption = None,
+    octaves: o.OctavesOption = None,
+    octave_scale: o.ScaleOption = None,
+    steps: o.StepsOption = None,
+    step_size: o.StepSizeOption = None,
+    jitter: o.JitterOption = None,
+    smooth: o.SmoothOption = None,
+    seed: o.SeedOption = None,
+    method: Annotated[str, typer.Option(help="flow, warp, blend or independent.", rich_help_panel=_TIME)] = "flow",
+    flow: Annotated[
+        str, typer.Option(help="dis-ultrafast, dis-fast, dis-medium, farneback or none.", rich_help_panel=_TIME)
+    ] = "dis-medium",
+    frame_steps: Annotated[int, typer.Option(min=0, help="Steps for frames within a scene.", rich_help_panel=_TIME)] = 2,
+    strength: Annotated[float, typer.Option(min=0, help="How far a dream may build up.", rich_help_panel=_TIME)] = 2.0,
+    every: Annotated[int, typer.Option(min=1, help="Dream every n-th frame, move on between.", rich_help_panel=_TIME)] = 1,
+    scale: Annotated[float, typer.Option(help="Dream at this share of the size.", rich_help_panel=_TIME)] = 1.0,
+    size: Annotated[int | None, typer.Option(help="Dream at this longer side.", rich_help_panel=_TIME)] = None,
+    start: Annotated[str | None, typer.Option(help="Begin here: seconds or H:MM:SS.", rich_help_panel=_FILE)] = None,
+    end: Annotated[str | None, typer.Option(help="End here.", rich_help_panel=_FILE)] = None,
+    codec: Annotated[str | None, typer.Option(help="h264, hevc, vp9, prores, …", rich_help_panel=_FILE)] = None,
+    crf: Annotated[float | None, typer.Option(help="Constant quality, lower is better.", rich_help_panel=_FILE)] = None,
+    pix_fmt: Annotated[str | None, typer.Option(help="yuv420p, yuv444p10le, …", rich_help_panel=_FILE)] = None,
+    encoder_option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For the encoder; repeatable.", rich_help_panel=_FILE)
+    ] = None,
+    rate: Annotated[str | None, typer.Option(help="Frames a second of pictures or rawvideo.", rich_help_panel=_FILE)] = None,
+    raw_size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Read rawvideo (bgr24) of this size from -.", rich_help_panel=_FILE)
+    ] = None,
+    preview: Annotated[Path | None, typer.Option(help="Keep the newest frame in this JPEG.", rich_help_panel=_FILE)] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget an unfinished job.", rich_help_panel=_FILE)] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.", rich_help_panel=_FILE)] = False,
+    device: o.DeviceOption = "auto",
+    threads: o.ThreadsOption = 0,
+    max_memory: o.MemoryOption = "4G",
+    as_json: o.JsonOption = False,
+    quiet: o.QuietOption = False,
+) -> None:
+    """Dream a video, steadily, with its sound. Run the same command again to go on after an interruption."""
+    from ..video.files import Encoding
+    from ..video.job import dream_video, working_size
+    from ..video.schedule import schedule, video_defaults
+    from ..video.temporal import VideoDreamer
+
+    quiet = quiet or out == "-"
+    if quiet:
+        warnings.simplefilter("ignore")
+    given = {
+        "model": model, "layers": layer or None, "objective": objective, "channels": channels, "guide": guide,
+        "octaves": octaves, "octave_scale": octave_scale, "steps": steps, "step_size": step_size, "jitter": jitter,
+        "smooth": smooth, "seed": seed,
+    }  # fmt: skip
+    given = video_defaults(given, preset=bool(preset or config or like))
+    settings = o.settings_from(given, preset=preset, config=config, like=like)
+    dreamer_at = schedule(settings, timeline, max_memory=o.parse_bytes(max_memory), device=device, threads=threads)
+    encoding = Encoding(codec, crf, pix_fmt, _pairs(encoder_option or []))
+    source_options = _source_options(rate, raw_size)
+    temporal = {"method": method, "flow": flow, "frame_steps": frame_steps, "strength": strength}
+    dreamer = VideoDreamer(
+        dreamer_at(Fraction(0)), size=working_size(source, scale=scale, longest=size, options=source_options), **temporal
+    )
+    stored = {**settings.stored(), **temporal, "scale": scale, "size": size}
+    if timeline is not None:
+        stored["timeline"] = timeline.read_text()
+
+    with progress_bar(quiet=quiet) as bar:
+        task = bar.add_task(Path(source).name, total=None, state="")
+
+        def on_frame(progress: Any) -> None:
+            state = f"frame {progress.frame}  {progress.fps:.2f} fps  objective {progress.objective:.4g}"
+            bar.update(task, completed=progress.frame, total=progress.frames, state=state)
+
+        result = dream_video(
+            source,
+            Path(out),
+            dreamer,
+            encoding=encoding,
+            start=_time(start),
+            end=_time(end),
+            every=every,
+            schedule=dreamer_at if timeline is not None else None,
+            resume=not restart,
+            overwrite=overwrite,
+            settings=stored,
+            on_frame=on_frame,
+            preview=preview,
+            source_options=source_options,
+        )
+    fresh = result.frames - result.resumed_frames
+    fps = fresh / result.seconds if result.seconds else 0.0
+    if not quiet:
+        resumed = f", {result.resumed_frames} of them from before" if result.resumed_frames else ""
+        console.print(f"[green]{out}[/]  {result.frames} frames{resumed} in {result.seconds:.1f} s, {fps:.2f} fps")
+    if as_json:
+        inner = dreamer.dreamer
+        record = {
+            "model": inner.model.name, "layer": repr(inner.objective), "provider": result.provider,
+            "source": source, "output": out, "seconds": round(result.seconds, 4), "frames": result.frames, "fps": fps,
+            "resumed_frames": result.resumed_frames, "objective": result.objective,
+        }  # fmt: skip
+        print_json(record)
+
+
+def compare(
+    source: Annotated[str, typer.Argument(help="The video the dreams were made from.")],
+    dreams: Annotated[list[str], typer.Argument(help="Dreamed videos.")],
+    model: o.ModelOption = None,
+    layer: o.LayerOption = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a chart of the figures, a PNG.")] = None,
+    device: o.DeviceOption = "auto",
+    as_json: o.JsonOption = False,
+) -> None:
+    """Measure how steady dreamed videos are: warp error, flicker, strength, colour drift."""
+    from ..video.report import measure_videos, plot_reports
+
+    given = {"model": model, "layers": layer or None}
+    began = time.perf_counter()
+    reports = measure_videos(source, dreams, {k: v for k, v in given.items() if v}, device=device)
+    if plot is not None:
+        plot_reports(plot, reports)
+    if as_json:
+        print_json({"source": source, "seconds": round(time.perf_counter() - began, 2), "videos": reports})
+        return
+    from .look import show_table
+
+    show_table("", ["video", "frames", "warp error", "beyond source", "flicker", "strength", "colour drift", "brightness"], [
+        [name, str(r["frames"]), f"{r['warp_error']:.2e}", f"{r['excess']:.2e}", f"{r['flicker']:.2f}",
+         f"{r['strength']:.4g}", f"{r['color_drift']:.2f}", f"{r['brightness_drift']:+.2f}"]
+        for name, r in reports.items()
+    ])  # fmt: skip
+
+
+def _time(text: str | None) -> Fraction | None:
+    """'90', '1:30' or '0:01:30.5' -> seconds."""
+    if text is None:
+        return None
+    try:
+        parts = [Fraction(part) for part in text.split(":")]
+    except (ValueError, ZeroDivisionError):
+        parts = []
+    if not 1 <= len(parts) <= 3 or any(p < 0 for p in parts):
+        raise OptionError(f"time {text!r} is not of the form 90, 1:30 or 0:01:30.5")
+    total = Fraction(0)
+    for part in parts:
+        total = total * 60 + part
+    return total
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise OptionError(f"encoder option {text!r} is not of the form key=value")
+        pairs[key] = value
+    return pairs
+
+
+def _source_options(rate: str | None, raw_size: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if rate is not None:
+        try:
+            found["rate"] = Fraction(rate)
+        except (ValueError, ZeroDivisionError):
+            raise OptionError(f"rate {rate!r} is not a number such as 25 or 30000/1001") from None
+    if raw_size is not None:
+        found["size"] = o.parse_size(raw_size)[::-1]
+        found["pix_fmt"] = "bgr24"
+    return found

@@ -1,0 +1,1 @@
+"""Video: frames from files, pictures and pipes, and back into them."""

@@ -1,0 +1,129 @@
+"""Optical flow between frames: estimating it, warping with it, and knowing where it cannot be trusted.
+
+A flow [H,W,2] float32 holds (dx, dy) in pixels: pixel (x, y) of the first picture is found at (x + dx, y + dy) in the
+second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import cv2
+import numpy as np
+
+from ..errors import OptionError
+
+Estimator = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+_DIS = {
+    "dis-ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+    "dis-fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+    "dis-medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+}
+METHODS = (*_DIS, "farneback", "none")
+
+
+def estimator(method: str) -> Estimator:
+    """The function (first, second grey uint8 [H,W]) -> flow [H,W,2] for a method's name.
+
+    dis-*: dense inverse search (Kroeger et al. 2016); farneback: polynomial expansion (Farnebäck 2003); none: no motion.
+    Raises OptionError for an unknown name.
+    """
+    if method in _DIS:
+        search = cv2.DISOpticalFlow_create(_DIS[method])
+        return lambda first, second: search.calc(first, second, None)
+    if method == "farneback":
+        return lambda first, second: cv2.calcOpticalFlowFarneback(first, second, None, 0.5, 4, 21, 3, 7, 1.5, 0)
+    if method == "none":
+        return lambda first, second: np.zeros((*first.shape, 2), np.float32)
+    raise OptionError(f"unknown flow method {method!r}; methods are {', '.join(METHODS)}")
+
+
+def warp(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """`picture` [H,W] or [H,W,C] sampled where `flow` [H,W,2] points, cubic, so that texture carried along for many frames
+    does not blur away; outside of it, its edge.
+    """
+    height, width = flow.shape[:2]
+    places = flow + _grid(height, width)
+    return cv2.remap(picture, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _grid(height: int, width: int) -> np.ndarray:
+    columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    return np.dstack([columns, rows])
+
+
+def visible(flow: np.ndarray, reverse: np.ndarray) -> np.ndarray:
+    """Where `flow` [H,W,2] can be trusted, as uint8 [H,W]: 255 there, 0 elsewhere. `reverse` is the flow the other way.
+
+    Not trusted: what leaves the frame; what is occluded, |w + ŵ|² >= 0.01 (|w|² + |ŵ|²) + 0.5 with ŵ the reverse flow at
+    the target (Sundaram et al. 2010, eq. 5); motion boundaries, |∇u|² + |∇v|² > 0.01 |w|² + 0.002 (eq. 6), as in Ruder et
+    al. 2016.
+    """
+    height, width = flow.shape[:2]
+    places = flow + _grid(height, width)
+    back = cv2.remap(reverse, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    square = _length2(flow)
+    occluded = cv2.compare(_length2(flow + back), 0.01 * (square + _length2(back)) + 0.5, cv2.CMP_GE)
+    slope = sum(cv2.Sobel(flow, cv2.CV_32F, *axis, ksize=1, scale=0.5) ** 2 for axis in ((1, 0), (0, 1)))
+    boundary = cv2.compare(slope[..., 0] + slope[..., 1], 0.01 * square + 0.002, cv2.CMP_GT)
+    inside = cv2.inRange(places, (0.0, 0.0), (width - 1.0, height - 1.0))
+    return cv2.bitwise_and(inside, cv2.bitwise_not(cv2.bitwise_or(occluded, boundary)))
+
+
+def _length2(flow: np.ndarray) -> np.ndarray:
+    u, v = cv2.split(flow)
+    return cv2.add(cv2.multiply(u, u), cv2.multiply(v, v))
+
+
+def soften(mask: np.ndarray, radius: int = 2) -> np.ndarray:
+    """A uint8 mask as float32 [H,W] in 0..1, shrunk a little and blurred, so that no edge of it shows."""
+    size = 2 * radius + 1
+    shrunk = cv2.erode(mask, np.ones((3, 3), np.uint8))
+    return cv2.GaussianBlur(shrunk.astype(np.float32) / 255, (size, size), 0)
+
+
+def grey(frame: np.ndarray) -> np.ndarray:
+    """Luminance uint8 [H,W] of a BGR frame, uint8 or float in 0..255."""
+    return cv2.cvtColor(cv2.convertScaleAbs(frame), cv2.COLOR_BGR2GRAY)
+
+
+class CutDetector:
+    """Tells scene cuts: the picture has changed more than its own motion and its recent changes explain.
+
+    The change is the mean absolute difference of small pictures in HSV and luminance, as in PySceneDetect's content
+    detector, over that of the last few frames, as in its adaptive one.
+    """
+
+    def __init__(self, threshold: float = 22.0, ratio: float = 2.2) -> None:
+        self._threshold, self._ratio = threshold, ratio
+        self._last: np.ndarray | None = None
+        self._recent: list[float] = []
+
+    def __call__(self, frame: np.ndarray) -> bool:
+        """Whether `frame` BGR uint8 [H,W,3] begins a new scene; the first frame does."""
+        small = cv2.resize(frame, (64, 36), interpolation=cv2.INTER_AREA)
+        hsv = cv2.cvtColor(small, cv2.COLOR_BGR2HSV).astype(np.int16)
+        last, self._last = self._last, hsv
+        if last is None:
+            return True
+        hue = np.abs(hsv[..., 0] - last[..., 0])
+        change = np.abs(hsv[..., 1:] - last[..., 1:]).mean(2) * 2 + np.minimum(hue, 180 - hue)
+        score = float(change.mean() / 3)
+        usual = float(np.mean(self._recent or [0.0]))
+        cut = score > self._threshold and score > self._ratio * max(usual, 1.0)
+        self._recent = [] if cut else [*self._recent[-3:], score]
+        return cut
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What it remembers, as arrays."""
+        last = np.zeros((0, 0, 3), np.int16) if self._last is None else self._last
+        return {"cut_last": last, "cut_recent": np.array(self._recent, np.float64)}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, np.ndarray]) -> CutDetector:
+        """A detector that goes on from a `state`."""
+        detector = cls()
+        detector._last = state["cut_last"] if state["cut_last"].size else None
+        detector._recent = [float(v) for v in state["cut_recent"]]
+        return detector

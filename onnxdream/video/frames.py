@@ -1,0 +1,156 @@
+"""What a video is to the rest of the package: its facts, its frames, and the two ends they travel between."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from types import TracebackType
+
+import numpy as np
+
+UNKNOWN = 2  # "unspecified" among the code points below
+
+
+@dataclass(frozen=True)
+class ColorTags:
+    """How a source says its colours are meant: code points of ITU-T H.273, 2 where it says nothing.
+
+    `range` is 1 for limited (16..235 of 8 bits), 2 for full, 0 where the source says nothing.
+    """
+
+    primaries: int = UNKNOWN
+    transfer: int = UNKNOWN
+    matrix: int = UNKNOWN
+    range: int = 0
+
+
+SRGB = ColorTags(primaries=1, transfer=13, matrix=1, range=0)  # pictures; as video they get the BT.709 matrix
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What the pipeline must know about a source.
+
+    `width` and `height` are upright, after rotation, and may be odd. `rate` is the average number of frames a second,
+    None when unknown. Times of frames are whole numbers of `time_base` seconds. `frames` is how many there are, exact
+    or as the container estimates, and `duration` is in seconds; None when unknown. `bits` is 8, 10, 12 or 16 a channel.
+    `start` is the time on the source's own clock, in seconds, that a user calls 0. `aspect` is width to height of one
+    pixel.
+    """
+
+    width: int
+    height: int
+    rate: Fraction | None
+    time_base: Fraction
+    frames: int | None
+    duration: Fraction | None
+    bits: int
+    alpha: bool
+    color: ColorTags
+    pix_fmt: str
+    codec: str
+    has_audio: bool
+    start: Fraction = Fraction(0)
+    aspect: Fraction = Fraction(1)
+
+
+@dataclass(frozen=True)
+class VideoFrame:
+    """One frame, upright.
+
+    `image` is contiguous [H,W,3] BGR, uint8 for sources of 8 bits, else uint16 scaled to the full 0..65535. `alpha` is
+    [H,W] of the same type or None; colours are not multiplied by it. `pts` counts `time_base`s and rises from frame to
+    frame; `index` counts the frames of the source from 0.
+    """
+
+    image: np.ndarray
+    alpha: np.ndarray | None
+    pts: int
+    index: int
+
+
+class VideoSource(ABC):
+    """A video to read, as `open_source` opens it; a context manager."""
+
+    info: VideoInfo
+
+    @abstractmethod
+    def frames(
+        self, start: Fraction | None = None, end: Fraction | None = None, skip_to: int | None = None
+    ) -> Iterator[VideoFrame]:
+        """The frames with start <= time < end, in seconds from the beginning, and an index of at least `skip_to`.
+
+        Each call begins anew, except from a pipe, which can be read once. Raises VideoError, after the frames before
+        it, where the source is damaged or cut off.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what is open."""
+
+    def __enter__(self) -> VideoSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class FrameSink(ABC):
+    """Where frames go; a context manager that throws away what was written when it is left by an exception."""
+
+    @abstractmethod
+    def write(self, image: np.ndarray, pts: int, alpha: np.ndarray | None = None) -> None:
+        """Add a frame: [H,W,3] BGR and [H,W] alpha, uint8 or uint16 over their full range; `pts` in `time_base`s.
+
+        Raises ValueError for another shape or type or a time that does not rise, OutputError when it cannot be written.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish; what was written is whole afterwards. Raises OutputError."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Throw away what was written."""
+
+    def __enter__(self) -> FrameSink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+
+class FrameCheck:
+    """Checks that what is written to a sink fits it."""
+
+    def __init__(self, info: VideoInfo) -> None:
+        self.shape = (info.height, info.width, 3)
+        self.last: int | None = None
+
+    def __call__(self, image: np.ndarray, pts: int, alpha: np.ndarray | None) -> None:
+        """Raise ValueError for a frame of the wrong shape or type, or one that is not later than the one before."""
+        if image.shape != self.shape or image.dtype not in (np.uint8, np.uint16):
+            raise ValueError(
+                f"a frame here is uint8 or uint16 {list(self.shape)}, not {image.dtype} {list(image.shape)}"
+            )
+        if alpha is not None and (alpha.shape != self.shape[:2] or alpha.dtype != image.dtype):
+            raise ValueError(
+                f"alpha here is {image.dtype} {list(self.shape[:2])}, not {alpha.dtype} {list(alpha.shape)}"
+            )
+        if self.last is not None and pts <= self.last:
+            raise ValueError(f"a frame at {pts} cannot follow one at {self.last}")
+        self.last = pts
+
+
+def seconds(time: Fraction) -> str:
+    """A time for a message: '1.24 s'."""
+    return f"{float(time):.2f} s"

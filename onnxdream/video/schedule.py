@@ -1,0 +1,63 @@
+"""Settings for video: its defaults, and how they change over time."""
+
+from __future__ import annotations
+
+import tomllib
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from ..dream import Dreamer
+from ..errors import OptionError
+from ..settings import Settings, build_dreamer
+
+# A little smoothing: what one frame leaves in speckle, the next ones would sharpen.
+SMOOTH = 0.5
+
+
+def video_defaults(given: Mapping[str, Any], *, preset: bool) -> dict[str, Any]:
+    """`given` with the defaults that differ for video, unless a preset or file decides."""
+    return dict(given) if preset or given.get("smooth") is not None else {**given, "smooth": SMOOTH}
+
+
+def read_timeline(path: Path, settings: Settings) -> list[tuple[Fraction, Settings]]:
+    """The settings from each time on: a TOML file of `[[at]]` tables, each with `time` in seconds and what changes then.
+
+    Each table builds on the one before, the first on `settings`. Raises OptionError naming what is wrong.
+    """
+    try:
+        tables = tomllib.loads(path.read_text()).get("at", [])
+    except OSError as error:
+        raise OptionError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise OptionError(f"{path}: not a TOML file: {error}") from error
+    if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables) or not tables:
+        raise OptionError(f"{path}: a timeline is made of [[at]] tables, each with a time and the settings from then on")
+    moments = [(Fraction(0), settings)]
+    for table in tables:
+        time = table.pop("time", None)
+        if not isinstance(time, (int, float)) or isinstance(time, bool) or time < 0:
+            raise OptionError(f"{path}: each [[at]] needs a time in seconds, such as time = 2.5; this one has {time!r}")
+        if Fraction(time) < moments[-1][0]:
+            raise OptionError(f"{path}: the [[at]] tables must be in order of time; {time} comes after a later one")
+        moments.append((Fraction(time), moments[-1][1].updated(table, f"{path}, time {time}")))
+    return moments
+
+
+def schedule(
+    settings: Settings, timeline: Path | None, *, max_memory: int, device: str, threads: int
+) -> Callable[[Fraction], Dreamer]:
+    """The Dreamer for a time in seconds. All are built now, so that what is wrong with one is found before any work."""
+    moments = [(Fraction(0), settings)] if timeline is None else read_timeline(timeline, settings)
+    built: dict[Settings, Dreamer] = {}
+    for _, wanted in moments:
+        if wanted not in built:
+            built[wanted] = build_dreamer(wanted, max_memory=max_memory, device=device, threads=threads)
+    times = [time for time, _ in moments]
+
+    def at(time: Fraction) -> Dreamer:
+        return built[moments[max(0, bisect_right(times, time) - 1)][1]]
+
+    return at

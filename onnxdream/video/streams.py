@@ -1,0 +1,248 @@
+"""What a result takes over from its source besides the pictures: sound, subtitles, chapters, tags."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import av
+    from av.container import Chapter, InputContainer, OutputContainer
+    from av.stream import Stream
+
+SETTINGS_MARK = "onnxdream "
+# Facts about the source's bytes, not about what is in it; the muxer writes its own.
+_OWN = ("major_brand", "minor_version", "compatible_brands", "encoder", "rotate", "vendor_id", "duration", "alpha_mode")
+_STATISTICS = ("BPS", "DURATION", "NUMBER_OF_", "_STATISTICS_")
+_AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}  # what both encoders take
+Timed = tuple[float, "av.Packet[Any]"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """`shift` seconds are taken from every time of the source; what then begins at `length` or later is left out."""
+
+    shift: Fraction
+    length: Fraction | None = None
+
+
+def decode_times(pts: list[int], step: int) -> list[int]:
+    """Decoding times for packets in decoding order: strictly rising, never after `pts`, as late as that allows.
+
+    `step` is the distance of those before the first picture.
+    """
+    shown = sorted(pts)
+    rank = {time: place for place, time in enumerate(shown)}
+    delay = max(place - rank[time] for place, time in enumerate(pts))
+    return [shown[0] - (delay - i) * step if i < delay else shown[i - delay] for i in range(len(pts))]
+
+
+def is_cover(stream: Stream) -> bool:
+    """Whether a video stream is only a picture to show with the file."""
+    return stream.disposition.attached_pic in stream.disposition
+
+
+def tags(metadata: dict[str, str]) -> dict[str, str]:
+    """The tags of a container or stream that are true of the result as well."""
+    return {
+        key: value
+        for key, value in metadata.items()
+        if key.lower() not in _OWN and not key.upper().startswith(_STATISTICS)
+    }
+
+
+def settings_metadata(settings: dict[str, Any]) -> dict[str, str]:
+    """Settings as a tag that every container can hold."""
+    return {"comment": SETTINGS_MARK + json.dumps(settings)}
+
+
+def settings_in(metadata: dict[str, str]) -> dict[str, Any] | None:
+    """The settings that `settings_metadata` put there, or that are there as bare JSON; None when there are none."""
+    text = next((value for key, value in metadata.items() if key.lower() == "comment"), "")
+    try:
+        settings = json.loads(text.removeprefix(SETTINGS_MARK))
+    except ValueError:
+        return None
+    return settings if isinstance(settings, dict) else None
+
+
+def chapters(source: InputContainer, cut: Cut) -> list[Chapter]:
+    """The source's chapters on the result's clock; those outside of it are left out."""
+    moved: list[Chapter] = []
+    for chapter in source.chapters():
+        unit = chapter["time_base"] or Fraction(1, 1000)
+        begin = max(chapter["start"] * unit - cut.shift, Fraction(0))
+        end = chapter["end"] * unit - cut.shift
+        if cut.length is not None:
+            end = min(end, cut.length)
+        if end > begin:
+            moved.append({**chapter, "start": round(begin / unit), "end": round(end / unit), "time_base": unit})
+    return moved
+
+
+def interleave(out: OutputContainer, *packets: Iterable[Timed]) -> None:
+    """Mux packets of several streams in the order of their times."""
+    for _, packet in heapq.merge(*packets, key=lambda timed: timed[0]):
+        out.mux(packet)
+
+
+class SourceStreams:
+    """The streams of `source` that go into `out` beside the video: copied bit by bit where the container allows it.
+
+    Sound it cannot hold is encoded anew (Opus for WebM, else AAC), anything else is left out, each with a warning.
+    """
+
+    def __init__(
+        self,
+        source: InputContainer,
+        video: Stream,
+        out: OutputContainer,
+        *,
+        reopen: Callable[[], InputContainer],
+        kind: str,
+        name: str,
+        cut: Cut,
+        damage: type[Exception],
+    ) -> None:
+        self.source, self.out, self.kind, self.name, self.cut = source, out, kind, name, cut
+        self.reopen, self.damage = reopen, damage
+        self.targets: dict[int, Stream] = {}
+        self.encoded: set[int] = set()
+        held = out.supported_codecs
+        for stream in source.streams:
+            if stream.index == video.index:
+                continue
+            target = self._copied(stream, held) if stream.type != "audio" else self._sound(stream, held)
+            if target is None:
+                continue
+            target.metadata.update(tags(stream.metadata))
+            target.disposition = stream.disposition
+            if target.type != "attachment":
+                self.targets[stream.index] = target
+
+    def _copied(self, stream: Stream, held: set[str]) -> Stream | None:
+        context: Any = stream.codec_context
+        codec = context.name if context else None
+        if stream.type == "attachment" and self.kind == "matroska":
+            return self._template(stream)
+        picture = stream.type == "video" and is_cover(stream)
+        if picture and self.kind == "matroska":
+            return self._attached(stream, codec or "")
+        if codec in held and (stream.type == "subtitle" or (picture and self.kind in ("mp4", "mov"))):
+            return self._template(stream)
+        again = "timecode" in stream.metadata or (stream.name == "bin_data" and self.source.chapters())
+        if stream.type == "data" and self.kind in ("mp4", "mov") and again:
+            return None  # a timecode or chapters: the muxer writes these streams itself, from the tags
+        what = "cover picture" if picture else f"{stream.type} stream"
+        self._warn(
+            f"{what} {stream.index} ({codec or 'of unknown kind'}) is left out; this container cannot take it over"
+        )
+        return None
+
+    def _attached(self, stream: Stream, codec: str) -> Stream:
+        """A cover picture the way Matroska keeps it."""
+        kind = {"mjpeg": "jpeg"}.get(codec, codec)
+        with self.reopen() as again:
+            data = bytes(next(again.demux(again.streams[stream.index])))
+        return self.out.add_attachment(f"cover.{kind.replace('jpeg', 'jpg')}", f"image/{kind}", data)
+
+    def _template(self, stream: Stream) -> Stream:
+        return self.out.add_stream_from_template(stream, opaque=True)
+
+    def _sound(self, stream: Stream, held: set[str]) -> Stream | None:
+        context: Any = stream.codec_context
+        if context is None:
+            self._warn(f"audio stream {stream.index} is left out; there is no decoder for it")
+            return None
+        if context.name in held:
+            return self._template(stream)
+        opus = self.kind == "webm"
+        rate = 48000 if opus or context.sample_rate not in _AAC_RATES else context.sample_rate
+        target: Any = self.out.add_stream("libopus" if opus else "aac", rate=rate)
+        channels = len(context.layout.channels)
+        target.codec_context.layout = _LAYOUTS.get(channels, "stereo" if channels < 6 else "5.1")
+        target.codec_context.bit_rate = (64000 if opus else 96000) * channels
+        self.encoded.add(stream.index)
+        self._warn(
+            f"audio stream {stream.index} ({context.name}) is encoded anew as {'Opus' if opus else 'AAC'}; "
+            "this container cannot hold it as it is"
+        )
+        made: Stream = target
+        return made
+
+    def packets(self) -> Iterator[Timed]:
+        """The packets to mux, cut and moved, with their times in seconds."""
+        last: dict[int, int] = {}
+        wanted = [self.source.streams[index] for index in self.targets]
+        for packet in self._readable(wanted):
+            stream = packet.stream
+            made = self._encode(packet) if stream.index in self.encoded else self._moved(packet)
+            for ready in made:
+                ready.stream = self.targets[stream.index]
+                if ready.dts is not None:
+                    ready.dts = max(ready.dts, last.get(stream.index, ready.dts - 1) + 1)
+                    if ready.pts is not None:
+                        ready.pts = max(ready.pts, ready.dts)
+                    last[stream.index] = ready.dts
+                yield float((ready.dts or 0) * ready.time_base), ready
+
+    def _readable(self, wanted: list[Stream]) -> Iterator[av.Packet[Any]]:
+        """The packets of the wanted streams, up to where the source breaks off."""
+        if not wanted:
+            return
+        try:
+            yield from self.source.demux(wanted)
+        except self.damage as error:
+            self._warn(f"sound and subtitles end early, where the source is damaged ({error})")
+
+    def _moved(self, packet: av.Packet[Any]) -> Iterator[av.Packet[Any]]:
+        time = packet.pts if packet.pts is not None else packet.dts
+        if packet.size and is_cover(packet.stream):
+            packet.pts = packet.dts = 0
+            yield packet
+        if packet.size == 0 or time is None or is_cover(packet.stream):
+            return
+        unit = packet.time_base
+        by = round(self.cut.shift / unit)
+        packet.pts = time - by
+        packet.dts = packet.pts if packet.dts is None else packet.dts - by
+        limit = None if self.cut.length is None else floor(self.cut.length / unit)
+        if packet.stream.type == "subtitle" and packet.duration:
+            end = packet.pts + packet.duration
+            end = end if limit is None else min(end, limit)
+            packet.pts = packet.dts = max(packet.pts, 0)
+            packet.duration = end - packet.pts
+            if packet.duration > 0:
+                yield packet
+            return
+        if limit is not None and packet.pts >= limit:
+            return
+        # What lies before a cut is left out. At the very beginning it is what the decoder needs to get going; Matroska
+        # knows no time before 0 except for Opus.
+        early = packet.pts < 0 and (self.cut.shift > 0 or self.kind in ("matroska", "webm"))
+        if not early or (self.cut.shift == 0 and packet.stream.codec_context.name in ("opus", "libopus")):
+            yield packet
+
+    def _encode(self, packet: av.Packet[Any]) -> Iterator[av.Packet[Any]]:
+        target: Any = self.targets[packet.stream.index]
+        unit = packet.time_base
+        for frame in packet.decode():
+            if frame.pts is None:
+                continue
+            time = frame.pts * unit - self.cut.shift
+            if time < 0 or (self.cut.length is not None and time >= self.cut.length):
+                continue
+            frame.pts = round(time / unit)
+            yield from target.encode(frame)
+        if packet.size == 0:
+            yield from target.encode(None)
+
+    def _warn(self, text: str) -> None:
+        warnings.warn(f"{self.name}: {text}", stacklevel=2)
