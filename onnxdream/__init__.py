@@ -1,12 +1,12 @@
 """DeepDream from ONNX files, without a deep-learning framework.
 
-    import imageio.v3 as iio
-    import onnxdream
-    from onnxdream import objectives
+import imageio.v3 as iio
+import onnxdream
+from onnxdream import objectives
 
-    model = onnxdream.load_model("squeezenet1_1")
-    dreamer = onnxdream.Dreamer(model, objectives.l2("fire6"))
-    iio.imwrite("dream.png", dreamer.dream(iio.imread("photo.jpg")).picture)
+model = onnxdream.load_model("squeezenet1_1")
+dreamer = onnxdream.Dreamer(model, objectives.l2("fire6"))
+iio.imwrite("dream.png", dreamer.dream(iio.imread("photo.jpg")).picture)
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .model import Model, load_model
     from .objectives import Objective
     from .step import build_gradient_model, build_step_model
+    from .video.job import dream_video
+    from .video.temporal import VideoDreamer
 
 # Where each public name lives; imported on first use, so that `import onnxdream` costs next to nothing.
 _HOMES = {
@@ -32,8 +34,10 @@ _HOMES = {
     "Objective": "objectives",
     "OnnxDreamError": "errors",
     "Progress": "dream",
+    "VideoDreamer": "video.temporal",
     "build_gradient_model": "step",
     "build_step_model": "step",
+    "dream_video": "video.job",
     "errors": "",
     "load_model": "model",
     "objectives": "",
@@ -46,8 +50,10 @@ __all__ = [
     "Objective",
     "OnnxDreamError",
     "Progress",
+    "VideoDreamer",
     "build_gradient_model",
     "build_step_model",
+    "dream_video",
     "errors",
     "load_model",
     "objectives",
@@ -58,7 +64,11 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = _HOMES[name]
-    return getattr(importlib.import_module(f".{home}", __name__), name) if home else importlib.import_module(f".{name}", __name__)
+    return (
+        getattr(importlib.import_module(f".{home}", __name__), name)
+        if home
+        else importlib.import_module(f".{name}", __name__)
+    )
 
 
 def __dir__() -> list[str]:

@@ -27,10 +27,13 @@ def find(name: str | Path) -> Path:
     known = bundled()
     if str(name) in known:
         return known[str(name)]
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
-    if path.suffix:
+    try:
+        path = Path(name).expanduser()
+        if path.exists():
+            return path
+    except (OSError, RuntimeError) as error:
+        raise ModelError(f"{name}: cannot be read ({error})") from error
+    if path.suffix or path.parent != Path():
         raise ModelError(f"{path}: no such file")
     near = difflib.get_close_matches(str(name), known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"bundled are {', '.join(known)}"

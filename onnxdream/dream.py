@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
-from .backends.ort import SessionCache
-from .errors import OptionError, PictureError
+from .autodiff.registry import RULES
+from .backends.ort import Session, SessionCache, resolve_device
+from .errors import NoGradientError, OptionError, PictureError
+from .graph import inputs_of
 from .images import from_batch, resize, to_batch
 from .model import Model
 from .objectives import Objective, l2
-from .step import build_feature_model, build_gradient_model, build_objective_model, build_step_model, build_update_model
-from .tiles import Tiling, largest_tile
+from .step import build_feature_model, build_gradient_model, build_objective_model, build_step_model
+from .tiles import Tiling, bytes_per_pixel, climb, plan_tiles, step_bytes
+
+if TYPE_CHECKING:
+    import onnx
 
 DEFAULT_MAX_MEMORY = 4 << 30
 
@@ -53,9 +60,10 @@ class Dreamer:
     """Dreams pictures with one network and one objective; holds the compiled graphs between pictures.
 
     Octaves go from small to large (Mordvintsev et al. 2015): each starts from the source scaled to its size plus the
-    detail dreamed so far, scaled up. One step moves each pixel by `step_size` (0..255 units) on average. `jitter` is the
-    largest random roll in pixels, drawn anew for each step from `seed`. `smooth` blurs the gradient by a cascade of
-    Gaussians around this many pixels. Pictures whose step would need more than `max_memory` bytes are dreamed in tiles.
+    detail dreamed so far, scaled up. One step moves each pixel by `step_size` (0..255 units) on average; a negative one
+    goes downhill. `jitter` is the largest random roll in pixels, drawn anew for each step from `seed`. `smooth` blurs
+    the gradient by a cascade of Gaussians around this many pixels. Pictures whose step would need more than
+    `max_memory` bytes are dreamed in tiles.
 
     The same arguments give the same bytes on CPU. Raises OptionError for settings out of range, and what
     `build_step_model` and the backend raise.
@@ -77,22 +85,34 @@ class Dreamer:
         device: str = "auto",
         threads: int = 0,
     ) -> None:
-        _require(octaves >= 1, "octaves", octaves, "at least 1")
+        _require(1 <= octaves <= 64, "octaves", octaves, "between 1 and 64")
         _require(1 < octave_scale <= 8, "octave_scale", octave_scale, "above 1 and at most 8")
-        _require(steps >= 0, "steps", steps, "at least 0")
-        _require(np.isfinite(step_size), "step_size", step_size, "a finite number")
-        _require(jitter >= 0, "jitter", jitter, "at least 0")
+        _require(0 <= steps <= 100_000, "steps", steps, "between 0 and 100000")
+        _require(-255 <= step_size <= 255, "step_size", step_size, "between -255 and 255")
+        _require(0 <= jitter <= 100_000, "jitter", jitter, "between 0 and 100000")
         _require(0 <= smooth <= 16, "smooth", smooth, "between 0 and 16")
-        _require(max_memory >= 1 << 26, "max_memory", max_memory, "at least 64 MiB")
+        _require(seed >= 0, "seed", seed, "at least 0")
+        _require(max_memory >= 1 << 26, "max_memory", max_memory, "at least 64 MiB, such as 64M or 4G")
+        _require(0 <= threads <= 1024, "threads", threads, "between 0 and 1024")
         self.model, self.objective = model, objective or l2(model.default_layer())
         self.octaves, self.octave_scale, self.steps = octaves, octave_scale, steps
         self.step_size, self.jitter, self.smooth, self.seed = step_size, jitter, smooth, seed
         self.max_memory = max_memory
-        self._device, self._threads = device, threads
-        self._graphs: dict[tuple[str, bool], SessionCache] = {}
-        self._tiles: dict[tuple[int, int], Tiling | None] = {}
-        self.smallest = model.smallest_picture(self.objective.layers)
-        self._session("step", False)  # whatever is wrong with the objective is found now
+        resolve_device(device)
+        self._sessions = SessionCache(device, threads=threads, limit=max_memory)
+        self._graphs: dict[tuple[str, bool], onnx.ModelProto] = {}
+        self._tiles: dict[tuple[int, ...], Tiling | None] = {}
+        layers = self.objective.layers
+        self._layers = [model.layer(name) for name in layers]
+        self.smallest, self.only_size = model.smallest_picture(layers), model.only_size(layers)
+        try:
+            self._graph("step", False)  # whatever is wrong with the objective is found now
+        except NoGradientError as error:
+            near = ", ".join(_working_layers(model, layers))
+            raise NoGradientError(
+                f"{error}; {f'layers before it that work: {near}' if near else 'no layer works'}"
+            ) from error
+        self._per_pixel = bytes_per_pixel(self._graph("objective", False), model.probe)
 
     def dream(
         self,
@@ -108,6 +128,7 @@ class Dreamer:
         """
         began = time.perf_counter()
         source = to_batch(picture)
+        self.check_size(source.shape[2:])
         before = self.measure(source)
         dreamed, done, cancelled = self.ascend(source, mask=mask, on_step=on_step)
         after = self.measure(dreamed)
@@ -130,51 +151,72 @@ class Dreamer:
         mask: np.ndarray | None = None,
         on_step: Callable[[Progress], bool | None] | None = None,
         rng: np.random.Generator | None = None,
+        steps: int | None = None,
+        step_size: float | None = None,
     ) -> tuple[np.ndarray, int, bool]:
-        """Dream a batch float32 [N,3,H,W] RGB 0..255; returns (the dreamed batch, steps taken, whether it was cancelled)."""
+        """Dream a batch float32 [N,3,H,W] RGB 0..255; returns (the dreamed batch, steps taken, whether cancelled).
+
+        `steps` an octave and `step_size` are the Dreamer's own where they are None; `rng` draws the jitter, seeded anew
+        where it is None.
+        """
+        steps = self.steps if steps is None else steps
+        step_size = self.step_size if step_size is None else step_size
         rng = rng or np.random.default_rng(self.seed)
+        if mask is not None and (np.ndim(mask) != 2 or 0 in np.shape(mask) or not np.isfinite(mask).all()):
+            raise PictureError(f"a mask must be [H,W] of numbers in 0..1; this one is {list(np.shape(mask))}")
         sizes = self.octave_sizes(source.shape[2:])
         detail = np.zeros_like(source[:, :, :1, :1])
         image, done = source, 0
         for octave, size in enumerate(sizes):
             base = resize(source, size)
-            image = np.clip(base + resize(detail, size), 0, 255)
+            image = base + resize(detail, size)
+            np.clip(image, 0, 255, out=image)
             here = None if mask is None else _mask_at(mask, size)
-            for step, (objective, fetch) in enumerate(self._steps(image, here, rng)):
+            for step, (objective, fetch) in enumerate(self._steps(image, here, rng, steps, step_size)):
                 done += 1
                 if on_step is not None:
                     picture = _as_pictures(fetch)
-                    progress = Progress(octave, len(sizes), step, self.steps, size, float(objective.mean()), picture)
+                    progress = Progress(octave, len(sizes), step, steps, size, float(objective.mean()), picture)
                     if on_step(progress) is False:
                         detail = fetch() - base
                         return np.clip(source + resize(detail, source.shape[2:]), 0, 255), done, True
-                if step + 1 == self.steps:
+                if step + 1 == steps:
                     image = fetch()
-            detail = image - base
+            if octave + 1 < len(sizes):
+                detail = image - base
         return image, done, False
 
     def measure(self, batch: np.ndarray) -> float:
-        """The objective on `batch` float32 [N,3,H,W], mean over the batch; on a reduced copy where it needs tiles."""
-        tiling = self._tiling(batch.shape[2:])
+        """The objective on `batch` float32 [N,3,H,W], mean over the batch and, where it needs them, over tiles."""
+        tiling = self._tiling(batch.shape)
         if tiling is not None:
-            scale = min(tiling.tile[0] / batch.shape[2], tiling.tile[1] / batch.shape[3])
-            batch = resize(batch, (int(batch.shape[2] * scale), int(batch.shape[3] * scale)))
-        session = self._session("objective", False).at(batch.shape[0], *batch.shape[2:])
+            run = self._session("objective", batch.shape[0], tiling.tile).run
+            return float(tiling.objective(run, batch).mean())
+        session = self._session("objective", batch.shape[0], batch.shape[2:])
         return float(session.run({"image": batch})["objective"].mean())
+
+    def check_size(self, size: tuple[int, ...]) -> None:
+        """Raise PictureError when no picture of `size` (height, width) can be dreamed."""
+        (height, width), low = size, self.smallest
+        layers = ", ".join(self.objective.layers)
+        if self.only_size is not None and self.only_size != (height, width):
+            raise PictureError(
+                f"{layers} works only on pictures of {self.only_size[1]}x{self.only_size[0]}, not {width}x{height}; "
+                "resize the picture or choose an earlier layer"
+            )
+        if height < low[0] or width < low[1]:
+            raise PictureError(
+                f"a picture of {width}x{height} is too small for {layers}, which needs at least {low[1]}x{low[0]}; "
+                "enlarge it or choose an earlier layer"
+            )
 
     def octave_sizes(self, size: tuple[int, int] | tuple[int, ...]) -> list[tuple[int, int]]:
         """(height, width) of each octave, smallest first, none below the layer's smallest workable picture.
 
         Raises PictureError when even the full size is below it; warns when octaves are left out.
         """
-        height, width = size
-        low = self.smallest
-        layers = ", ".join(self.objective.layers)
-        if height < low[0] or width < low[1]:
-            raise PictureError(
-                f"a picture of {width}x{height} is too small for {layers}, which needs at least {low[1]}x{low[0]}; "
-                "enlarge it or choose an earlier layer"
-            )
+        self.check_size(size)
+        (height, width), low = size, self.only_size or self.smallest
         sizes = []
         for octave in reversed(range(self.octaves)):
             scale = self.octave_scale**octave
@@ -182,74 +224,104 @@ class Dreamer:
             if at[0] >= low[0] and at[1] >= low[1]:
                 sizes.append(at)
         if len(sizes) < self.octaves:
-            left_out = self.octaves - len(sizes)
-            warnings.warn(f"{left_out} of {self.octaves} octaves left out: {layers} needs {low[1]}x{low[0]}", stacklevel=2)
+            left_out, layers = self.octaves - len(sizes), ", ".join(self.objective.layers)
+            warnings.warn(
+                f"{left_out} of {self.octaves} octaves left out: {layers} needs {low[1]}x{low[0]}", stacklevel=2
+            )
         return sizes
 
     def provider(self, shape: tuple[int, ...]) -> str:
         """The ONNX Runtime provider that dreams batches of this shape."""
-        size = tiling.tile if (tiling := self._tiling(shape[2:])) else shape[2:]
-        kind = "gradient" if tiling else "step"
-        return self._session(kind, False).at(shape[0], *size).provider
+        tiling = self._tiling(shape)
+        return self._session("objective", shape[0], tiling.tile if tiling else shape[2:]).provider
 
     def _steps(
-        self, image: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator
+        self, image: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator, steps: int, step_size: float
     ) -> Iterator[tuple[np.ndarray, Callable[[], np.ndarray]]]:
         """Ascend from `image`, yielding (objective, fetch) after each step."""
-        tiling = self._tiling(image.shape[2:])
-        shifts = [tuple(int(v) for v in rng.integers(-self.jitter, self.jitter + 1, 2)) for _ in range(self.steps)]
+        tiling = self._tiling(image.shape)
+        shifts = [tuple(int(v) for v in rng.integers(-self.jitter, self.jitter + 1, 2)) for _ in range(steps)]
         if tiling is None:
-            session = self._session("step", mask is not None).at(image.shape[0], *image.shape[2:])
-            yield from session.ascend(image, [(self.step_size, (dy, dx)) for dy, dx in shifts], mask)
+            session = self._session("step", image.shape[0], image.shape[2:], mask is not None)
+            yield from session.ascend(image, [(step_size, (dy, dx)) for dy, dx in shifts], mask)
             return
-        gradients = self._session("gradient", False).at(image.shape[0], *tiling.tile)
-        update = self._session("update", mask is not None).at(image.shape[0], *image.shape[2:])
+        gradients = self._session("gradient", image.shape[0], tiling.tile)
+        image = image.copy()
         for shift in shifts:
             objective, gradient = tiling.gradient(gradients.run, image, shift, rng)
-            feeds = {"image": image, "gradient": gradient, "step_size": np.array(self.step_size, np.float32)}
-            image = update.run({**feeds, **({} if mask is None else {"mask": mask})})["dreamed"]
-            yield objective, lambda image=image: image  # type: ignore[misc]
+            climb(image, gradient, step_size, mask, self.smooth)
+            del gradient
+            yield objective, image.copy
 
-    def _session(self, kind: str, mask: bool) -> SessionCache:
+    def _graph(self, kind: str, mask: bool) -> onnx.ModelProto:
         key = (kind, mask)
         if key not in self._graphs:
             build: dict[str, Callable[[], Any]] = {
                 "step": lambda: build_step_model(self.model, self.objective, smooth=self.smooth, mask=mask),
                 "gradient": lambda: build_gradient_model(self.model, self.objective),
                 "objective": lambda: build_objective_model(self.model, self.objective),
-                "update": lambda: build_update_model(smooth=self.smooth, mask=mask),
             }
-            self._graphs[key] = SessionCache(build[kind](), self._device, threads=self._threads)
+            self._graphs[key] = build[kind]()
         return self._graphs[key]
 
-    def _tiling(self, size: tuple[int, ...]) -> Tiling | None:
-        """How to tile a picture of this size, or None where one step fits into `max_memory`."""
-        height, width = size
-        if (height, width) not in self._tiles:
-            layers = [self.model.layer(name) for name in self.objective.layers]
-            tile = largest_tile(self.model, layers, (height, width), self.max_memory)
-            if tile is not None and not self.objective.local:
+    def _session(self, kind: str, batch: int, size: tuple[int, ...], mask: bool = False) -> Session:
+        held = self._per_pixel * batch * size[0] * size[1] * (0.6 if kind == "objective" else 1)
+        return self._sessions.at((kind, mask), self._graph(kind, mask), (batch, size[0], size[1]), held)
+
+    def _tiling(self, shape: tuple[int, ...]) -> Tiling | None:
+        """How to tile pictures of this shape, or None where one step fits into `max_memory`."""
+        if shape not in self._tiles:
+            batch, _, height, width = shape
+            size = (height, width)
+            objective, layers = self.objective, ", ".join(self.objective.layers)
+            needed = step_bytes(self._per_pixel, size, batch) / 2**20
+            local = objective.local and self.only_size is None and all(layer.spatial for layer in self._layers)
+            if needed > self.max_memory / 2**20 and not local:
                 raise PictureError(
-                    f"a picture of {width}x{height} needs more than {self.max_memory / 2**30:.1f} GiB, and {self.objective!r} "
-                    "looks at the whole picture, so it cannot be tiled; make the picture smaller or raise --max-memory"
+                    f"a picture of {width}x{height} needs {needed:.0f} MiB, and {objective!r} looks at all of it, "
+                    f"so it cannot be tiled; make it smaller or raise --max-memory to {needed + 1:.0f}M"
                 )
-            self._tiles[height, width] = tile
-        return self._tiles[height, width]
+            tiling = plan_tiles(self._layers, self.smallest, size, self._per_pixel, self.max_memory, batch=batch)
+            if tiling is not None and any(math.isinf(layer.receptive_field) for layer in self._layers):
+                warnings.warn(f"{layers} sees the whole picture; in tiles it sees only the tile", stacklevel=2)
+            self._tiles[shape] = tiling
+        return self._tiles[shape]
+
+
+def _working_layers(model: Model, layers: Sequence[str], count: int = 2) -> list[str]:
+    """The last `count` layers before one of `layers` whose gradient can be taken, nearest first."""
+    good = touched = {model.input_name}
+    for node in model.proto.graph.node:
+        reads = inputs_of(node) & touched
+        if reads:
+            touched = touched | set(node.output)
+            good = good | set(node.output) if reads <= good and node.op_type in RULES else good
+    names = list(model.layers)
+    end = min(names.index(name) for name in [n for n in layers if n not in good] or layers)
+    found = []
+    for name in [n for n in reversed(names[:end]) if n in good and model.layers[n].spatial][: 2 * count]:
+        with contextlib.suppress(NoGradientError):
+            build_gradient_model(model, l2(name))
+            found.append(name)
+    return found[:count]
 
 
 def features(model: Model, layer: str, picture: np.ndarray, *, device: str = "auto", longest: int = 384) -> np.ndarray:
-    """The activation [1,C,h,w] of `layer` on `picture` [H,W,3] RGB in 0..255, scaled so that no side exceeds `longest`."""
+    """The activation [1,C,h,w] of `layer` on `picture` [H,W,3] RGB in 0..255, scaled to at most `longest` a side."""
     batch = to_batch(picture)
     height, width = batch.shape[2:]
     scale = min(1.0, longest / max(height, width))
     low = model.smallest_picture([layer])
     size = (max(low[0], round(height * scale)), max(low[1], round(width * scale)))
-    session = SessionCache(build_feature_model(model, layer), device).at(1, *size)
+    size = model.only_size([layer]) or size
+    session = Session(build_feature_model(model, layer), device, fixed={"N": 1, "H": size[0], "W": size[1]})
     return session.run({"image": resize(batch, size)})["features"]
 
 
 def _mask_at(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    scaled = cv2.resize(np.asarray(mask, np.float32), size[::-1], interpolation=cv2.INTER_AREA)
+    shrinks = mask.shape[0] > size[0] or mask.shape[1] > size[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    scaled = cv2.resize(np.asarray(mask, np.float32), size[::-1], interpolation=method)
     return np.clip(scaled, 0, 1)[None, None]
 
 

@@ -8,6 +8,7 @@
         │   └── NoGradientError    an operator between the picture and the layer has no derivative rule
         ├── LayerError             no such layer, channel or place in it
         ├── PictureError           the picture cannot be read, or is too small or too big
+        ├── VideoError             the video cannot be read, or breaks off
         ├── OptionError            a setting is out of range or contradicts another
         └── OutputError            the result cannot be written there
 
@@ -51,6 +52,10 @@ class LayerError(InputError):
 
 class PictureError(InputError):
     """The picture cannot be read, or it is too small or too big."""
+
+
+class VideoError(InputError):
+    """The video cannot be read, or is damaged or cut off somewhere."""
 
 
 class OptionError(InputError):

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .graph import inputs_of
+
 if TYPE_CHECKING:
     import onnx
 
@@ -22,13 +24,11 @@ _WHOLE_PICTURE = {
     "Reshape",
     "Gemm",
     "MatMul",
-    "ReduceMean",
-    "ReduceMax",
-    "ReduceSum",
-    "ReduceL2",
     "Einsum",
     "InstanceNormalization",
     "LayerNormalization",
+    "GroupNormalization",
+    "MeanVarianceNormalization",
 }
 
 
@@ -88,20 +88,20 @@ def geometry(graph: onnx.GraphProto, source: str) -> dict[str, Geometry]:
     kernels = {t.name: tuple(t.dims[2:]) for t in graph.initializer}
     known = {source: Geometry(1, 1)}
     for node in graph.node:
-        inputs = [known[n] for n in node.input if n in known]
+        inputs = [known[n] for n in inputs_of(node) if n in known]
         if not inputs:
             continue
         stride = max(g.stride for g in inputs)
         field = max(g.receptive_field for g in inputs)
         if node.op_type in _WINDOWED:
             taps = windows(node, kernels.get(node.input[1]) if len(node.input) > 1 else None)
-            field += max(w.span - 1 for w in taps) * stride
-            stride *= max(w.stride for w in taps)
+            field += max((w.span - 1 for w in taps), default=math.inf) * stride
+            stride *= max((w.stride for w in taps), default=1)
         elif node.op_type == "ConvTranspose":
             taps = windows(node, kernels.get(node.input[1]))
-            stride /= max(w.stride for w in taps)
-            field += max(w.span - 1 for w in taps) * stride
-        elif node.op_type in _WHOLE_PICTURE:
+            stride /= max((w.stride for w in taps), default=1)
+            field += max((w.span - 1 for w in taps), default=math.inf) * stride
+        elif node.op_type in _WHOLE_PICTURE or node.op_type.startswith("Reduce"):
             field = math.inf
         for output in node.output:
             known[output] = Geometry(stride, field)
@@ -121,7 +121,7 @@ def smallest_picture(graph: onnx.GraphProto, source: str, target: str) -> tuple[
             taps = windows(node, kernels.get(node.input[1]) if len(node.input) > 1 else None)
             if len(taps) == 2:
                 wanted = (taps[0].smallest_input(wanted[0]), taps[1].smallest_input(wanted[1]))
-        for name in node.input[:1] if node.op_type in _WINDOWED else node.input:
+        for name in node.input[:1] if node.op_type in _WINDOWED else inputs_of(node):
             before = need.get(name, (1, 1))
             need[name] = (max(before[0], wanted[0]), max(before[1], wanted[1]))
     return need.get(source, (1, 1))

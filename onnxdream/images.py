@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import struct
 import tempfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import imageio.v3 as iio
@@ -16,20 +19,24 @@ import numpy as np
 
 from .errors import OutputError, PictureError
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 # Above this a file is more likely a decompression bomb than a picture.
 MAX_PIXELS = 400_000_000
 SETTINGS_KEY = "onnxdream"
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
-_EXIF_DESCRIPTION = 0x010E
-_EXIF_ORIENTATION = 0x0112
+_LONGEST = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".gif": 65535}  # the formats' own limits, in pixels
+# Tags of TIFF and EXIF.
+_BITS, _PHOTOMETRIC, _DESCRIPTION, _ORIENTATION, _PLANES, _EXTRA, _PROFILE = 258, 262, 270, 274, 284, 338, 34675
 
 
 @dataclass(frozen=True)
 class Picture:
     """A still picture, upright.
 
-    `rgb` is float32 [H,W,3] in 0..255 whatever the file's depth; `alpha` is float32 [H,W] in 0..1 or None; `bits` is 8 or
-    16; `icc` is the file's colour profile.
+    `rgb` is float32 [H,W,3] in 0..255 whatever the file's depth; `alpha` is float32 [H,W] in 0..1 or None; `bits` is 8
+    or 16; `icc` is the file's RGB colour profile.
     """
 
     rgb: np.ndarray
@@ -39,76 +46,146 @@ class Picture:
 
 
 def read_picture(path: Path) -> Picture:
-    """Read a PNG, JPEG, WebP, TIFF or any other still picture Pillow or OpenCV knows.
+    """Read a PNG, JPEG, WebP, TIFF or any other still picture Pillow knows.
 
-    EXIF rotation is applied, grey and palette become RGB, alpha is kept apart. Raises PictureError when the file is
-    missing, empty, damaged, no picture, or has more than 400 million pixels.
+    EXIF rotation is applied, grey, palette and CMYK become RGB, alpha is kept apart. Raises PictureError when the file
+    is missing, empty, damaged, no picture, or has more than 400 million pixels.
     """
-    if not path.exists():
-        raise PictureError(f"{path}: no such file")
-    if path.is_dir():
-        raise PictureError(f"{path}: is a folder, not a picture")
-    if path.stat().st_size == 0:
-        raise PictureError(f"{path}: the file is empty")
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ImageOps
 
-    Image.MAX_IMAGE_PIXELS = None  # the check below says more than Pillow's warning
+    with _opened(path) as image:
+        _check_whole(image, path)
+        icc = image.info.get("icc_profile")
+        if _is_deep(image, path):
+            turned = image.getexif().get(_ORIENTATION, 1)
+            return _split(_upright(_read_deep(image, path), turned), 65535, icc)
+        if image.mode.startswith(("I", "F")):
+            raise PictureError(f"{path}: this kind of pixel ({image.mode}) cannot be read; save it as a PNG")
+        upright = ImageOps.exif_transpose(image)
+        if image.mode == "CMYK" and icc:
+            upright = _to_srgb(upright, icc)
+        has_alpha = "A" in upright.getbands() or "transparency" in upright.info
+        return _split(np.asarray(upright.convert("RGBA" if has_alpha else "RGB")), 255, icc)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image]:
+    """The picture file, opened and its size checked; whatever goes wrong inside becomes a PictureError."""
+    from PIL import Image, UnidentifiedImageError
+
+    limit = Image.MAX_IMAGE_PIXELS
     try:
+        if path.is_dir():
+            raise PictureError(f"{path}: is a folder, not a picture")
+        if not path.is_file():
+            raise PictureError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+        if path.stat().st_size == 0:
+            raise PictureError(f"{path}: the file is empty")
+        Image.MAX_IMAGE_PIXELS = None  # the check below allows more than Pillow, and says more
         with Image.open(path) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise PictureError(f"{path}: {width}x{height} is more than {MAX_PIXELS // 10**6} million pixels")
-            icc = image.info.get("icc_profile")
-            deep = _read_deep(path) if image.format in ("PNG", "TIFF") else None
-            if deep is not None:
-                turned = image.getexif().get(_EXIF_ORIENTATION, 1)
-                return _split(_upright(deep, turned), 65535, icc)
-            upright = ImageOps.exif_transpose(image)
-            has_alpha = "A" in upright.getbands() or "transparency" in upright.info
-            return _split(np.asarray(upright.convert("RGBA" if has_alpha else "RGB")), 255, icc)
-    except PictureError:
+                raise PictureError(f"{path}: {width}x{height} is more than {MAX_PIXELS:,} pixels; make it smaller")
+            yield image
+    except (PictureError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise PictureError(f"{path}: not a picture, or of a kind that cannot be read") from error
+    except PermissionError as error:
+        raise PictureError(f"{path}: cannot be read ({_reason(error)})") from error
     except Exception as error:
         raise PictureError(f"{path}: the picture is damaged or cut off ({_reason(error)})") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
-def _read_deep(path: Path) -> np.ndarray | None:
-    """The picture as uint16 [H,W,1|3|4] where the file has 16 bits a channel, else None; Pillow would cut it to 8."""
-    raw = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+def _check_whole(image: Image, path: Path) -> None:
+    """Raise PictureError when strips or tiles of a TIFF lie behind the file's end, of which libtiff would complain."""
+    tags = getattr(image, "tag_v2", {})
+    for starts, lengths in ((273, 279), (324, 325)):
+        parts = zip(tags.get(starts, ()), tags.get(lengths, ()), strict=False)
+        if any(start + length > path.stat().st_size for start, length in parts):
+            raise PictureError(f"{path}: the picture is damaged or cut off (a part of it lies behind the file's end)")
+
+
+def _is_deep(image: Image, path: Path) -> bool:
+    """Whether the file has 16 bits a channel, which Pillow would cut to 8 in colour pictures."""
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            return file.read(25)[24] == 16
+    bits = getattr(image, "tag_v2", {}).get(_BITS, (8,))
+    return image.format == "TIFF" and max(bits) == 16
+
+
+def _read_deep(image: Image, path: Path) -> np.ndarray:
+    """A 16-bit PNG or TIFF as uint16 [H,W,1|3|4], in the orientation it is stored in."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_PLANES, 1) != 1 and len(image.getbands()) > 1:
+        raise PictureError(f"{path}: keeps its 16-bit colours in separate planes; save it with interleaved ones")
+    data = path.read_bytes()
+    if tags.get(_ORIENTATION, 1) != 1:
+        data = _with_tags(data, {_ORIENTATION: (3, struct.pack(_order(data) + "H", 1))})
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(0)  # what it has to say comes back as None
+    try:
+        raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     if raw is None or raw.dtype != np.uint16:
-        return None
+        image.load()  # says what is wrong, where it is more than the kind
+        raise PictureError(f"{path}: this kind of 16-bit picture cannot be read; save it as a plain 16-bit PNG")
     if raw.ndim == 2:
-        return raw[:, :, None]
-    order = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
-    return cv2.cvtColor(raw, order[raw.shape[2]]) if raw.shape[2] in order else raw[:, :, :1]
+        return 65535 - raw[:, :, None] if tags.get(_PHOTOMETRIC, 1) == 0 else raw[:, :, None]
+    return cv2.cvtColor(raw, cv2.COLOR_BGR2RGB if raw.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
 
 
 def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
     """Undo an EXIF orientation (1..8) on [H,W,C]."""
     if orientation in (2, 4, 5, 7):
         array = array[:, ::-1]
-    turns = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)
-    return np.rot90(array, turns)
+    return np.rot90(array, {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0))
+
+
+def _to_srgb(image: Image, icc: bytes) -> Image:
+    """A CMYK picture in sRGB by its profile, or as it is where the profile is unusable."""
+    from io import BytesIO
+
+    from PIL import ImageCms
+
+    try:
+        profiles = ImageCms.ImageCmsProfile(BytesIO(icc)), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, *profiles, outputMode="RGB") or image
+    except (ImageCms.PyCMSError, OSError):
+        return image
 
 
 def _split(array: np.ndarray, top: int, icc: bytes | None) -> Picture:
     values = array.astype(np.float32) * (255 / top)
     rgb = values[:, :, :3] if values.shape[2] >= 3 else np.repeat(values[:, :, :1], 3, 2)
-    alpha = values[:, :, 3] / 255 if values.shape[2] == 4 else None
-    return Picture(np.ascontiguousarray(rgb), alpha, 16 if top > 255 else 8, icc)
+    alpha = np.ascontiguousarray(values[:, :, 3] / 255) if values.shape[2] == 4 else None
+    profile = icc if icc and icc[16:20] == b"RGB " else None  # a grey or CMYK one no longer fits
+    return Picture(np.ascontiguousarray(rgb), alpha, 16 if top > 255 else 8, profile)
 
 
 def check_writable(path: Path) -> None:
     """Raise OutputError, before any work is done, when a picture cannot be written to `path`."""
-    if path.suffix.lower() not in WRITABLE:
-        raise OutputError(f"{path}: cannot write {path.suffix or 'a file without an ending'}; use {', '.join(WRITABLE)}")
-    folder = path.parent
-    if not folder.is_dir():
-        raise OutputError(f"{folder}: no such folder to write into")
-    if path.is_dir() or not os.access(folder, os.W_OK):
-        raise OutputError(f"{path}: cannot be written (is it a folder, or is the folder read-only?)")
+    suffix = path.suffix.lower()
+    if suffix not in WRITABLE:
+        kind = f"{path.suffix} files" if suffix else "a file without an ending"
+        raise OutputError(f"{path}: cannot write {kind}; use {', '.join(WRITABLE)}")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent} to write into; create it first")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; name a file in it")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path}: the folder {path.parent} is read-only; choose another")
+
+
+def check_size(path: Path, size: tuple[int, ...]) -> None:
+    """Raise OutputError when the format of `path` cannot hold a picture of `size` (height, width)."""
+    suffix = path.suffix.lower()
+    if max(size) > _LONGEST.get(suffix, max(size)):
+        raise OutputError(f"{path}: {size[1]}x{size[0]} is more than {suffix} can hold; use .png")
 
 
 def write_picture(path: Path, picture: Picture, settings: dict[str, Any] | None = None) -> None:
@@ -119,28 +196,27 @@ def write_picture(path: Path, picture: Picture, settings: dict[str, Any] | None 
     check_writable(path)
     suffix = path.suffix.lower()
     deep = picture.bits == 16 and suffix in (".png", ".tif", ".tiff")
-    alpha = picture.alpha
-    rgb = picture.rgb
+    rgb, alpha = picture.rgb, picture.alpha
     if alpha is not None and suffix in (".jpg", ".jpeg"):
         rgb, alpha = rgb * alpha[:, :, None] + 255 * (1 - alpha[:, :, None]), None
     values = rgb if alpha is None else np.dstack([rgb, alpha * 255])
-    text = json.dumps(settings) if settings else ""
 
     def write(to: Path) -> None:
         if deep:
-            _write_deep(to, suffix, values, text, picture.icc)
+            to.write_bytes(_encode_deep(suffix, values, json.dumps(settings) if settings else "", picture.icc))
         else:
             pixels = np.rint(np.clip(values, 0, 255)).astype(np.uint8)
-            iio.imwrite(to, pixels, plugin="pillow", extension=suffix, **_metadata(suffix, text, picture.icc))
+            iio.imwrite(to, pixels, plugin="pillow", extension=suffix, **metadata(suffix, settings, picture.icc))
 
     write_whole(path, write)
 
 
-def _metadata(suffix: str, text: str, icc: bytes | None) -> dict[str, Any]:
-    """Pillow's save options for a format: quality, profile, and the settings as a PNG text or EXIF description."""
+def metadata(suffix: str, settings: dict[str, Any] | None, icc: bytes | None) -> dict[str, Any]:
+    """Pillow's save options for a format: quality, profile, and the settings as text, comment or EXIF description."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
+    text = json.dumps(settings) if settings else ""
     options: dict[str, Any] = {"icc_profile": icc} if icc else {}
     if suffix in (".jpg", ".jpeg", ".webp"):
         options["quality"] = 95
@@ -150,52 +226,76 @@ def _metadata(suffix: str, text: str, icc: bytes | None) -> dict[str, Any]:
         info = PngInfo()
         info.add_itxt(SETTINGS_KEY, text)
         options["pnginfo"] = info
+    elif text and suffix == ".gif":
+        options["comment"] = f"{SETTINGS_KEY} {text}".encode()
     elif text:
         exif = Image.Exif()
-        exif[_EXIF_DESCRIPTION] = f"{SETTINGS_KEY} {text}"
+        exif[_DESCRIPTION] = f"{SETTINGS_KEY} {text}"
         options["exif"] = exif
     return options
 
 
-def _write_deep(to: Path, suffix: str, values: np.ndarray, text: str, icc: bytes | None) -> None:
-    """16 bits a channel through OpenCV, which Pillow cannot; the settings go into EXIF where OpenCV can put them."""
-    from PIL import Image
-
+def _encode_deep(suffix: str, values: np.ndarray, text: str, icc: bytes | None) -> bytes:
+    """[H,W,3|4] in 0..255 as a 16-bit file: the pixels by OpenCV, profile and settings put in after."""
     pixels = np.rint(np.clip(values, 0, 255) * 257).astype(np.uint16)
     order = cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
-    encoded = cv2.cvtColor(pixels, order)
-    if suffix == ".png" and hasattr(cv2, "imencodeWithMetadata"):
-        exif = Image.Exif()
-        exif[_EXIF_DESCRIPTION] = f"{SETTINGS_KEY} {text}"
-        kinds, chunks = [cv2.IMAGE_METADATA_EXIF], [np.frombuffer(exif.tobytes()[6:], np.uint8)]
-        if icc:
-            kinds.append(cv2.IMAGE_METADATA_ICCP)
-            chunks.append(np.frombuffer(icc, np.uint8))
-        ok, data = cv2.imencodeWithMetadata(suffix, encoded, kinds, chunks)
-    else:
-        ok, data = cv2.imencode(suffix, encoded)
+    deflate = [] if suffix == ".png" else [cv2.IMWRITE_TIFF_COMPRESSION, 8]
+    ok, encoded = cv2.imencode(suffix, cv2.cvtColor(pixels, order), deflate)
     if not ok:
         raise OSError("OpenCV could not encode it")
-    to.write_bytes(data.tobytes())
+    data = encoded.tobytes()
+    if suffix == ".png":
+        profile = _png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc)) if icc else b""
+        note = _png_chunk(b"iTXt", SETTINGS_KEY.encode() + b"\0\0\0\0\0" + text.encode()) if text else b""
+        return data[:33] + profile + note + data[33:]  # behind the signature and the header chunk
+    tags = {_DESCRIPTION: (2, f"{SETTINGS_KEY} {text}\0".encode())} if text else {}
+    if pixels.shape[2] == 4:
+        tags[_EXTRA] = (3, struct.pack(_order(data) + "H", 2))  # the fourth channel is alpha, not multiplied in
+    return _with_tags(data, tags | ({_PROFILE: (7, icc)} if icc else {}))
+
+
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _order(tiff: bytes) -> str:
+    return "<" if tiff[:2] == b"II" else ">"
+
+
+def _with_tags(tiff: bytes, tags: dict[int, tuple[int, bytes]]) -> bytes:
+    """A TIFF file with `tags` {number: (type, value)} set, in a new directory at its end; BigTIFF is left as it is."""
+    order = _order(tiff)
+    magic, start = struct.unpack_from(order + "HI", tiff, 2)
+    if magic != 42:
+        return tiff
+    count = struct.unpack_from(order + "H", tiff, start)[0]
+    old = [tiff[at : at + 12] for at in range(start + 2, start + 2 + 12 * count, 12)]
+    entries = {struct.unpack_from(order + "H", entry)[0]: entry for entry in old}
+    body = bytearray(tiff + b"\0" * (len(tiff) % 2))
+    for number, (kind, value) in tags.items():
+        place = value.ljust(4, b"\0") if len(value) <= 4 else struct.pack(order + "I", len(body))
+        length = len(value) // {2: 1, 3: 2, 7: 1}[kind]
+        entries[number] = struct.pack(order + "HHI", number, kind, length) + place
+        body += b"" if len(value) <= 4 else value + b"\0" * (len(value) % 2)
+    body[4:8] = struct.pack(order + "I", len(body))
+    body += struct.pack(order + "H", len(entries)) + b"".join(entries[n] for n in sorted(entries))
+    return bytes(body) + bytes(4)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The settings onnxdream stored in a picture it wrote. Raises PictureError when there are none."""
-    from PIL import Image
-
+    with _opened(path) as image:
+        text = str(image.info.get(SETTINGS_KEY, ""))
+        for note in (image.getexif().get(_DESCRIPTION, ""), image.info.get("comment", b"")):
+            plain = note.decode("latin1") if isinstance(note, bytes) else str(note)
+            if not text and plain.startswith(SETTINGS_KEY):
+                text = plain.removeprefix(SETTINGS_KEY)
     try:
-        with Image.open(path) as image:
-            text = image.info.get(SETTINGS_KEY, "")
-            if not text:
-                description = str(image.getexif().get(_EXIF_DESCRIPTION, ""))
-                text = description.removeprefix(SETTINGS_KEY) if description.startswith(SETTINGS_KEY) else ""
         settings = json.loads(text)
-    except OSError as error:
-        raise PictureError(f"{path}: cannot be read as a picture ({_reason(error)})") from error
-    except ValueError as error:
-        raise PictureError(f"{path}: carries no onnxdream settings") from error
+    except ValueError:
+        settings = None
     if not isinstance(settings, dict):
-        raise PictureError(f"{path}: carries no onnxdream settings")
+        raise PictureError(f"{path}: carries no onnxdream settings; name a picture that onnxdream wrote")
     return settings
 
 
@@ -206,15 +306,15 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """
     temporary = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
+        handle, name = tempfile.mkstemp(prefix=".onnxdream-", suffix=path.suffix, dir=path.parent)
         temporary = Path(name)
+        os.close(handle)
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         write(temporary)
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, ValueError, cv2.error) as error:
         raise OutputError(f"{path}: cannot be written: {_reason(error)}") from error
     finally:
         if temporary is not None:
@@ -224,6 +324,8 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 def to_batch(picture: np.ndarray) -> np.ndarray:
     """[H,W,3] RGB in 0..255, uint8 or float -> float32 [1,3,H,W]. Raises PictureError for any other shape."""
     array = np.asarray(picture)
+    if array.dtype.kind not in "uif" or not np.isfinite(array).all():
+        raise PictureError("a picture must be of finite numbers in 0..255")
     if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise PictureError(f"a picture must be [H,W,3] RGB; this array is {list(array.shape)}")
     return np.ascontiguousarray(array.astype(np.float32).transpose(2, 0, 1)[None])
@@ -240,33 +342,7 @@ def resize(batch: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
         return batch
     shrinks = size[0] < batch.shape[2] or size[1] < batch.shape[3]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    planes = [[cv2.resize(plane, (size[1], size[0]), interpolation=method) for plane in image] for image in batch]
-    return np.asarray(planes, np.float32)
-
-
-def keep_colors(dreamed: np.ndarray, source: np.ndarray) -> np.ndarray:
-    """The lightness of `dreamed` with the colours of `source`; both float32 [H,W,3] RGB in 0..255 (CIE L*a*b*)."""
-    lab, original = (cv2.cvtColor(np.ascontiguousarray(p) / 255, cv2.COLOR_RGB2LAB) for p in (dreamed, source))
-    mixed = np.dstack([lab[:, :, :1], original[:, :, 1:]])
-    return np.clip(cv2.cvtColor(mixed, cv2.COLOR_LAB2RGB), 0, 1) * 255
-
-
-def noise(size: tuple[int, int], seed: int) -> np.ndarray:
-    """A grey picture [H,W,3] float32 of coloured noise to dream from, smooth at every scale."""
-    rng = np.random.default_rng(seed)
-    height, width = size
-    picture = np.full((height, width, 3), 117.0, np.float32)
-    for scale in (1, 4, 16, 64):
-        coarse = rng.normal(0, 9, (max(1, height // scale), max(1, width // scale), 3)).astype(np.float32)
-        picture += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-    return np.clip(picture, 0, 255)
-
-
-def zoomed(picture: np.ndarray, zoom: float, degrees: float) -> np.ndarray:
-    """`picture` [H,W,3] enlarged `zoom` times and turned counter-clockwise around its centre, edges mirrored."""
-    height, width = picture.shape[:2]
-    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, zoom)
-    return cv2.warpAffine(picture, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    return np.asarray([[cv2.resize(p, (size[1], size[0]), interpolation=method) for p in i] for i in batch], np.float32)
 
 
 def _reason(error: BaseException) -> str:

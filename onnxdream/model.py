@@ -6,6 +6,9 @@ file beside the network (`name.json` for `name.onnx`) that says how a picture mu
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import dataclasses
 import difflib
 import functools
 import json
@@ -20,7 +23,7 @@ import numpy as np
 from . import catalog
 from .errors import LayerError, ModelError
 from .geometry import geometry, smallest_picture
-from .graph import Shape, probe_shapes, read_onnx
+from .graph import Shape, keep_only, probe_shapes, read_onnx
 
 if TYPE_CHECKING:
     import onnx
@@ -72,13 +75,15 @@ class Card:
     def read(cls, path: Path) -> Card:
         """Read the JSON card at `path`. Raises ModelError naming the entry that is wrong."""
         try:
-            fields: dict[str, Any] = json.loads(path.read_text())
+            fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             given = fields["preprocessing"]
             channels = str(given["channels"])
             mean, std = ([float(v) for v in given[key]] for key in ("mean", "std"))
             labels = fields.get("labels", [])
             if isinstance(labels, str):
-                labels = (path.parent / labels).read_text().splitlines()
+                if Path(labels).name != labels:
+                    raise ModelError(f"{path}: labels {labels!r} must be a file beside the card")
+                labels = (path.parent / labels).read_text(encoding="utf-8").splitlines()
             size = fields.get("size")
             card = cls(
                 name=str(fields.get("name", path.stem)),
@@ -91,10 +96,17 @@ class Card:
                 recommended=tuple(fields.get("recommended", ())),
                 labels=tuple(labels),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{path}: not a usable card: {type(error).__name__}: {error}") from error
-        if channels not in ("RGB", "BGR", "L") or not len(mean) == len(std) == len(channels) or 0 in std:
-            raise ModelError(f"{path}: preprocessing needs channels RGB, BGR or L, and a mean and non-zero std for each")
+        except KeyError as error:
+            raise ModelError(
+                f"{path}: not a usable card: it has no {error}; see the README for what it needs"
+            ) from error
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise ModelError(f"{path}: not a usable card: {error}; correct it or take it away") from error
+        fits = len(mean) == len(std) == len(channels) and all(map(math.isfinite, (*mean, *std))) and 0 not in std
+        if channels not in ("RGB", "BGR", "L") or not fits:
+            raise ModelError(
+                f"{path}: preprocessing needs channels RGB, BGR or L, and a mean and non-zero std for each"
+            )
         return card
 
 
@@ -121,16 +133,43 @@ class Model:
     input_name: str
     path: Path | None = None
 
-    @functools.cached_property
+    @property
+    def probe(self) -> tuple[int, int, int, int]:
+        """[N,C,H,W] that the graph's shapes are taken at: 2 pictures of 352x416, or the only size that the file allows.
+
+        Raises ValueError when the graph does not even accept that.
+        """
+        return self._probed[0]
+
+    @property
     def shapes(self) -> dict[str, Shape]:
-        """Concrete shape of every tensor for a batch of 2 pictures of 352x416, or for the only size the file allows."""
+        """Concrete shape of every tensor for pictures of the size `probe`."""
+        return self._probed[1]
+
+    @functools.cached_property
+    def _probed(self) -> tuple[tuple[int, int, int, int], dict[str, Shape]]:
         n, c, h, w = self.input_dims
-        channels = c or len(self.card.preprocessing.channels)
+        c = c or len(self.card.preprocessing.channels)
+        free = (n or PROBE[0], c, PROBE[1], PROBE[2])
         try:
-            return probe_shapes(self.proto, {self.input_name: (PROBE[0], channels, PROBE[1], PROBE[2])})
+            return free, probe_shapes(self.proto, {self.input_name: free})
         except ValueError:
-            own = (n or PROBE[0], channels, h or PROBE[1], w or PROBE[2])
-            return probe_shapes(self.proto, {self.input_name: own})
+            own = (free[0], c, h or PROBE[1], w or PROBE[2])
+            return own, probe_shapes(self.proto, {self.input_name: own})
+
+    def only_size(self, layers: Sequence[str]) -> tuple[int, int] | None:
+        """The one picture size (height, width) at which `layers` can be computed; None where they take any."""
+        if self.probe[2:] == PROBE[1:]:
+            return None
+        import onnx_ir as ir
+
+        model = ir.from_proto(self.proto)
+        keep_only(model.graph, [o for node in model.graph for o in node.outputs if o.name in layers])
+        try:
+            probe_shapes(ir.to_proto(model), {self.input_name: (*self.probe[:2], *PROBE[1:])})
+        except ValueError:
+            return self.probe[2:]
+        return None
 
     @property
     def input_dims(self) -> tuple[int, int, int, int]:
@@ -165,8 +204,14 @@ class Model:
         """The layer called `name`. Raises LayerError with the nearest names when there is none."""
         if name in self.layers:
             return self.layers[name]
+        node = next((n for n in self.proto.graph.node if name in n.output), None)
+        if node is not None:
+            raise LayerError(
+                f"{name} of {self.name} (operator {node.op_type}) is no layer to dream with: it does not depend on the "
+                f"picture or is not shaped [N,C] or [N,C,h,w]; see `onnxdream layers {self.path or self.name}`"
+            )
         near = difflib.get_close_matches(name, self.layers, n=4, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else f"see `onnxdream layers {self.name}`"
+        hint = f"did you mean {', '.join(near)}?" if near else f"see `onnxdream layers {self.path or self.name}`"
         raise LayerError(f"{self.name} has no layer {name!r}; {hint}")
 
     def default_layer(self) -> str:
@@ -178,6 +223,13 @@ class Model:
             raise ModelError(f"{self.name}: no layer keeps a spatial grid, so there is nothing to dream with")
         return spatial[len(spatial) * 2 // 3]
 
+    def output_layer(self) -> str:
+        """The classifier's output [N,classes], before its softmax. Raises LayerError when there is none."""
+        flat = [at.name for at in self.layers.values() if not at.spatial and at.operator not in _SQUASHING]
+        if not flat:
+            raise LayerError(f"{self.name} has no classifier's output; name the layer to take the logit from")
+        return flat[-1]
+
     def smallest_picture(self, layers: Sequence[str]) -> tuple[int, int]:
         """The smallest picture (height, width) on which each of `layers` has at least one place."""
         sizes = [smallest_picture(self.proto.graph, self.input_name, name) for name in layers]
@@ -185,6 +237,7 @@ class Model:
 
 
 _NOT_LAYERS = {"Shape", "Constant", "Identity", "Cast"}
+_SQUASHING = {"Softmax", "LogSoftmax", "Sigmoid", "ArgMax"}
 
 
 def load_model(name: str | Path) -> Model:
@@ -208,10 +261,28 @@ def load_model(name: str | Path) -> Model:
     if channels and channels != len(card.preprocessing.channels):
         raise ModelError(f"{path}: takes {channels} channels but its card gives {card.preprocessing.channels}")
     try:
-        model.shapes  # noqa: B018  (a graph that does not fit together is found here)
+        model.probe  # noqa: B018  (a graph that does not fit together is found here)
     except ValueError as error:
-        raise ModelError(f"{path}: its graph does not fit together: {error}") from error
+        return _pinned(model, error)
     return model
+
+
+def _pinned(model: Model, reason: ValueError) -> Model:
+    """`model`, whose file leaves a picture size open that its graph does not, fixed at the one that works.
+
+    Tried are the card's size and the usual ones. Raises ModelError when none fits.
+    """
+    h, w = model.input_dims[2:]
+    sizes = [model.card.size, (224, 224), (227, 227), (256, 256), (299, 299), (32, 32), (28, 28)]
+    for size in [s for s in sizes if s is not None and not (h and w)]:
+        proto = copy.deepcopy(model.proto)
+        dims = next(i for i in proto.graph.input if i.name == model.input_name).type.tensor_type.shape.dim
+        dims[2].dim_value, dims[3].dim_value = h or size[0], w or size[1]
+        pinned = dataclasses.replace(model, proto=proto)
+        with contextlib.suppress(ValueError):
+            pinned.probe  # noqa: B018
+            return pinned
+    raise ModelError(f"{model.path}: its graph does not fit together: {reason}") from reason
 
 
 def _picture_input(proto: onnx.ModelProto, path: Path) -> str:
@@ -222,14 +293,16 @@ def _picture_input(proto: onnx.ModelProto, path: Path) -> str:
     if not inputs:
         raise ModelError(f"{path}: takes no input, so no picture")
     if len(inputs) > 1:
-        raise ModelError(f"{path}: takes several inputs ({', '.join(described)}); only one picture input can be dreamed with")
+        raise ModelError(
+            f"{path}: takes several inputs ({', '.join(described)}); only one picture input can be dreamed with"
+        )
     tensor = inputs[0].type.tensor_type
     dims = tensor.shape.dim
     if len(dims) != 4 or dims[1].dim_value not in (0, 1, 3) or tensor.elem_type != 1:
-        raise ModelError(f"{path}: input {described[0]} is not a float picture [N,3,H,W]")
-    return inputs[0].name
+        raise ModelError(f"{path}: input {described[0]} is not a float picture [N,3,H,W]; export it so")
+    return str(inputs[0].name)
 
 
 def _dims(value: onnx.ValueInfoProto) -> str:
-    tensor = value.type.tensor_type
-    return "[" + ",".join(str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim) + "]"
+    dims = value.type.tensor_type.shape.dim
+    return "[" + ",".join(str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in dims) + "]"

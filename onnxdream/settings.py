@@ -1,6 +1,7 @@
 """The settings of a dream: defaults, presets, files, and what a picture carries.
 
-They are layered, later ones winning: defaults, a preset, a TOML file, the settings stored in a picture, the command line.
+They are layered, later ones winning: defaults, a preset, a TOML file, the settings stored in a picture, the command
+line.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,45 +45,44 @@ class Settings:
     def updated(self, changes: Mapping[str, Any], source: str) -> Settings:
         """These settings with `changes` on top; `source` names where they come from in an error.
 
-        Raises OptionError for an unknown name or a value of the wrong kind.
+        Layers and channels of another network mean nothing, so a new model resets them. Raises OptionError for an
+        unknown name or a value of the wrong kind.
         """
+        if changes.get("model", self.model) != self.model:
+            changes = {"layers": (), "channels": (), **changes}
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for name, value in changes.items():
             if name not in fields:
                 near = difflib.get_close_matches(name, fields, n=1)
                 hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(fields)}"
                 raise OptionError(f"{source}: unknown setting {name!r}{hint}")
-            fields[name] = _as_kind(fields[name], value, f"{source}: {name}")
+            fields[name] = _as_kind(name, getattr(Settings, name), value, f"{source}: {name}")
         return Settings(**fields)
 
     def stored(self) -> dict[str, Any]:
-        """The settings that are not defaults, with the version, as a picture carries them."""
+        """All settings in types that JSON knows, with the version, as a picture carries them."""
         from . import __version__
 
-        default = Settings()
-        changed = {k: v for k, v in dataclasses.asdict(self).items() if v != getattr(default, k)}
-        return {"version": __version__, **changed, "model": self.model, "layers": list(self.layers)}
+        return {"version": __version__, **dataclasses.asdict(self)}
 
 
-def _as_kind(example: Any, value: Any, where: str) -> Any:
-    """`value` as the type of `example`."""
-    if isinstance(example, bool):
-        if isinstance(value, bool):
-            return value
-    elif isinstance(example, tuple):
-        if isinstance(value, (list, tuple)):
-            return tuple(value)
-        if isinstance(value, (str, int)):
-            return (value,)
-    elif isinstance(example, float):
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+def _as_kind(name: str, example: Any, value: Any, where: str) -> Any:
+    """`value` as the type of `example`, the setting's default; a list's items as the setting's own."""
+    if isinstance(example, tuple):
+        if name == "channels" and isinstance(value, str):
+            return parse_channels(value)
+        items = list(value) if isinstance(value, (list, tuple)) else [value]
+        return tuple(_as_kind("", _ITEMS[name], item, where) for item in items)
+    if isinstance(value, bool) == isinstance(example, bool):
+        if isinstance(example, float) and isinstance(value, (int, float)) and abs(value) < 1e30:
             return float(value)
-    elif isinstance(value, type(example)) and not isinstance(value, bool):
-        return value
+        if isinstance(value, type(example)):
+            return value
     raise OptionError(f"{where} is {value!r}, which is not {_KINDS[type(example)]}")
 
 
-_KINDS = {bool: "true or false", tuple: "a list", float: "a number", int: "a whole number", str: "a text"}
+_KINDS = {bool: "true or false", float: "a number", int: "a whole number", str: "a text"}
+_ITEMS: dict[str, Any] = {"layers": "", "channels": 0}
 
 # Looked at, on photographs of sky, people, animals and houses.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -115,8 +115,6 @@ def layered(
     if like is not None:
         stored = {k: v for k, v in read_settings(like).items() if k != "version"}
         settings = settings.updated(stored, str(like))
-    if "model" in given and "layers" not in given and given["model"] != settings.model:
-        given = {**given, "layers": ()}  # the layers of another network mean nothing here
     return settings.updated(given, "option")
 
 
@@ -127,6 +125,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise OptionError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise OptionError(f"{path}: not a TOML file: {error}") from error
+
+
+_MOST_CHANNELS = 1_000_000
 
 
 def parse_channels(text: str) -> tuple[int, ...]:
@@ -140,17 +141,24 @@ def parse_channels(text: str) -> tuple[int, ...]:
             raise OptionError(f"channels {text!r} are not numbers and ranges such as 3,5-8") from None
         if low > high:
             raise OptionError(f"channels {text!r}: the range {part.strip()} runs backwards")
+        if high > _MOST_CHANNELS:
+            raise OptionError(f"channels {text!r}: no network has {high} channels")
         numbers.extend(range(low, high + 1))
     return tuple(numbers)
 
 
-def parse_layer(text: str) -> tuple[str, float]:
-    """'fire5:0.5' -> ('fire5', 0.5); a name that holds a colon itself is left alone."""
-    name, colon, weight = text.rpartition(":")
+def parse_layer(text: str, known: Container[str] = ()) -> tuple[str, float]:
+    """'fire5:0.5' -> ('fire5', 0.5); a name in `known` that holds a colon itself is left alone. Raises OptionError."""
+    name, colon, after = text.rpartition(":")
+    if not colon or text in known:
+        return text, 1.0
     try:
-        return (name, float(weight)) if colon else (text, 1.0)
+        weight = float(after)
     except ValueError:
         return text, 1.0
+    if not abs(weight) < 1e30:
+        raise OptionError(f"layer {text}: the weight {after} is not a finite number")
+    return name, weight
 
 
 def build_objective(settings: Settings, model: Model, device: str = "auto") -> Objective:
@@ -159,23 +167,29 @@ def build_objective(settings: Settings, model: Model, device: str = "auto") -> O
         raise OptionError(f"unknown objective {settings.objective!r}; objectives are {', '.join(OBJECTIVES)}")
     if settings.objective in ("channel", "neuron", "logit") and not settings.channels:
         raise OptionError(f"objective {settings.objective} needs --channels")
-    if settings.guide and settings.objective != "l2":
-        raise OptionError(f"a guide is an objective of its own and does not go with objective {settings.objective}")
-    names: Sequence[str] = settings.layers or (model.default_layer(),)
+    if settings.guide and (settings.objective != "l2" or settings.channels):
+        raise OptionError("a guide is an objective of its own; leave --objective and --channels out")
+    names: Sequence[str] = settings.layers
+    if not names:
+        names = (model.output_layer() if settings.objective == "logit" else model.default_layer(),)
+    guide = read_picture(Path(settings.guide)).rgb if settings.guide else None
     total: Objective | None = None
     for text in names:
-        name, weight = parse_layer(text)
+        name, weight = parse_layer(text, model.layers)
         layer = model.layer(name)
-        if settings.guide:
-            if not layer.spatial:
-                raise LayerError(f"layer {name} has no places to guide; choose a layer before the network's pooling")
-            picture = read_picture(Path(settings.guide)).rgb
-            part = objectives.guide(name, features(model, name, picture, device=device))
-        elif settings.objective == "channel" or (settings.objective == "l2" and settings.channels):
-            part = objectives.channel(name, *settings.channels)
+        if guide is not None and not layer.spatial:
+            raise LayerError(f"layer {name} has no places to guide; choose one before the network's pooling")
+        if settings.objective == "logit" and layer.spatial:
+            raise LayerError(
+                f"layer {name} is no classifier's output; leave --layer out, or choose a layer behind the pooling"
+            )
+        if guide is not None:
+            part = objectives.guide(name, features(model, name, guide, device=device))
         elif settings.objective in ("neuron", "logit"):
             parts = [objectives.neuron(name, c) for c in settings.channels]
             part = sum(parts[1:], parts[0])
+        elif settings.channels:
+            part = objectives.channel(name, *settings.channels)
         else:
             part = objectives.l2(name) if settings.objective == "l2" else objectives.mean(name)
         total = weight * part if total is None else total + weight * part

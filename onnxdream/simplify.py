@@ -23,16 +23,15 @@ def fold_batch_norms(graph: ir.Graph, kept: set[ir.Value]) -> None:
     import onnx_ir as ir
 
     for norm in [n for n in graph if n.op_type == "BatchNormalization"]:
-        convolved = norm.inputs[0]
-        conv = convolved.producer() if convolved is not None else None
-        if conv is None or conv.op_type != "Conv" or len(convolved.uses()) > 1 or kept & {convolved, norm.outputs[0]}:
+        convolved, normed = _given(norm)[0], norm.outputs[0]
+        conv = convolved.producer()
+        if conv is None or conv.op_type != "Conv" or len(convolved.uses()) > 1 or kept & {convolved, normed}:
             continue
-        constants = [v.const_value for v in (*conv.inputs[1:], *norm.inputs[1:]) if v is not None]
-        if any(c is None for c in constants) or norm.attributes.get_int("training_mode", 0):
+        constants = [_constant(v) for v in (*_given(conv)[1:], *_given(norm)[1:])]
+        if any(c is None for c in constants) or norm.attributes.get_int("training_mode", False):
             continue
-        weight = conv.inputs[1].const_value.numpy()
-        bias = conv.inputs[2].const_value.numpy() if len(conv.inputs) > 2 else np.zeros(len(weight), weight.dtype)
-        scale, shift, mean, variance = (v.const_value.numpy().astype(np.float64) for v in norm.inputs[1:])
+        weight, *biases, scale, shift, mean, variance = [c.astype(np.float64) for c in constants if c is not None]
+        bias = biases[0] if biases else np.zeros(len(weight))
         factor = scale / np.sqrt(variance + norm.attributes.get_float("epsilon", 1e-5))
         folded = {
             "weight": weight * factor.reshape(-1, *[1] * (weight.ndim - 1)),
@@ -40,14 +39,14 @@ def fold_batch_norms(graph: ir.Graph, kept: set[ir.Value]) -> None:
         }
         inputs = [conv.inputs[0]]
         for part, array in folded.items():
-            value = ir.Value(name=f"{norm.outputs[0].name}/{part}", const_value=ir.tensor(array.astype(weight.dtype)))
+            tensor = ir.tensor(array.astype(np.float32))
+            value = ir.Value(name=f"{normed.name}/{part}", const_value=tensor)
             graph.register_initializer(value)
             inputs.append(value)
         merged = ir.Node("", "Conv", inputs, conv.attributes.values(), name=conv.name)
         graph.insert_after(conv, merged)
-        output = norm.outputs[0]
-        output.replace_all_uses_with(merged.outputs[0], replace_graph_outputs=True)
-        name, output.name = output.name, None
+        normed.replace_all_uses_with(merged.outputs[0], replace_graph_outputs=True)
+        name, normed.name = normed.name, None
         merged.outputs[0].name = name
         graph.remove([norm, conv], safe=True)
 
@@ -61,8 +60,8 @@ def pool_before_relu(graph: ir.Graph, kept: set[ir.Value]) -> None:
     import onnx_ir as ir
 
     for pool in [n for n in graph if n.op_type == "MaxPool" and len(n.outputs) == 1]:
-        rectified, pooled = pool.inputs[0], pool.outputs[0]
-        relu = rectified.producer() if rectified is not None else None
+        rectified, pooled = _given(pool)[0], pool.outputs[0]
+        relu = rectified.producer()
         if relu is None or relu.op_type != "Relu" or len(rectified.uses()) > 1 or kept & {rectified, pooled}:
             continue
         inner = ir.Node("", "MaxPool", relu.inputs, pool.attributes.values(), name=pool.name)
@@ -72,3 +71,11 @@ def pool_before_relu(graph: ir.Graph, kept: set[ir.Value]) -> None:
         inner.outputs[0].name, outer.outputs[0].name = f"{pooled.name}/before", pooled.name
         pooled.name = None
         graph.remove([pool, relu], safe=True)
+
+
+def _given(node: ir.Node) -> list[ir.Value]:
+    return [v for v in node.inputs if v is not None]
+
+
+def _constant(value: ir.Value) -> np.ndarray | None:
+    return None if value.const_value is None else value.const_value.numpy()

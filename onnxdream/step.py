@@ -129,9 +129,11 @@ def roll(op: Ops, image: ir.Value, shift: ir.Value) -> ir.Value:
 
 
 class _Differentiated:
-    """A truncated network with an objective and its gradient attached; the builders add what they need and finish it."""
+    """A truncated network with objective and gradient attached; the builders add what they need and finish it."""
 
-    def __init__(self, model: Model, objective: Objective, target: str, *, jitter: bool = False, differentiate: bool = True) -> None:
+    def __init__(
+        self, model: Model, objective: Objective, target: str, *, jitter: bool = False, differentiate: bool = True
+    ) -> None:
         if target not in TARGETS:
             raise OptionError(f"unknown target {target!r}; targets are {', '.join(TARGETS)}")
         for _, term in objective.terms:
@@ -228,7 +230,9 @@ def _finish(graph: ir.Graph, outputs: dict[str, ir.Value], settings: dict[str, o
     for name, value in outputs.items():
         value.name = name
         value.type = ir.TensorType(ir.DataType.FLOAT)
-        value.shape = ir.Shape(["N"] if name == "objective" else ["N", None, None, None] if name == "features" else ["N", 3, "H", "W"])
+        value.shape = ir.Shape(
+            ["N"] if name == "objective" else ["N", None, None, None] if name == "features" else ["N", 3, "H", "W"]
+        )
     fold_constants(graph)
     model = ir.Model(graph, ir_version=IR_VERSION, producer_name="onnxdream")
     passes.CommonSubexpressionEliminationPass()(model)

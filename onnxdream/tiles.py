@@ -6,17 +6,27 @@ depends on where the tile ends; what is left changes place with every step, so t
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from .errors import PictureError
-from .model import PROBE, Layer, Model
+from .graph import probe_shapes
+from .model import Layer
+from .step import gaussian_cascade
 
-# Measured on the bundled networks: peak resident bytes of a step, over the bytes of all forward tensors up to the layer.
-_BYTES_PER_TENSOR_BYTE = 1.5
+if TYPE_CHECKING:
+    import onnx
+
+_BYTES_PER_TENSOR_BYTE = 1.4
+_PICTURE_BYTES = 84
+
+Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -28,79 +38,124 @@ class Tiling:
     stride: int
 
     def gradient(
-        self,
-        run: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]],
-        image: np.ndarray,
-        shift: Sequence[int],
-        rng: np.random.Generator,
+        self, run: Run, image: np.ndarray, shift: Sequence[int], rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """(objective [N], gradient [N,3,H,W]) of `image`, rolled by `shift` = (dy, dx) while it is computed.
 
         `run` evaluates a gradient model on one tile. The gradient of a mean over all tiles is the tiles' own, up to a
         factor that the step's normalisation removes.
         """
-        rolled = np.roll(image, tuple(shift), (2, 3))
-        gradient = np.empty_like(rolled)
+        gradient = np.empty_like(image)
         objectives = []
-        rows, columns = (self._cuts(image.shape[2 + axis], axis, rng) for axis in (0, 1))
-        for top, y in rows:
-            for left, x in columns:
-                tile = rolled[:, :, top : top + self.tile[0], left : left + self.tile[1]]
-                result = run({"image": np.ascontiguousarray(tile)})
-                kept = result["gradient"][:, :, y.start - top : y.stop - top, x.start - left : x.stop - left]
-                gradient[:, :, y, x] = kept
-                objectives.append(result["objective"])
-        return np.mean(objectives, axis=0), np.roll(gradient, tuple(-s for s in shift), (2, 3))
+        for corner, y, x in self._tiles(image.shape[2:], rng):
+            result = run({"image": _cut(image, corner, self.tile, shift)})
+            kept = result["gradient"][
+                :, :, y.start - corner[0] : y.stop - corner[0], x.start - corner[1] : x.stop - corner[1]
+            ]
+            rows, columns = (np.arange(s.start, s.stop) - by for s, by in zip((y, x), shift, strict=True))
+            gradient[:, :, rows[:, None] % image.shape[2], columns % image.shape[3]] = kept
+            objectives.append(result["objective"])
+        return np.mean(objectives, axis=0), gradient
+
+    def objective(self, run: Run, image: np.ndarray) -> np.ndarray:
+        """The objective [N] of `image` [N,3,H,W], the mean over its tiles; `run` evaluates an objective model."""
+        total = np.zeros(image.shape[0])
+        for corner, y, x in self._tiles(image.shape[2:], np.random.default_rng(0)):
+            share = (y.stop - y.start) * (x.stop - x.start) / (image.shape[2] * image.shape[3])
+            total += share * run({"image": _cut(image, corner, self.tile, (0, 0))})["objective"]
+        return total
+
+    def _tiles(self, size: tuple[int, ...], rng: np.random.Generator) -> Iterator[tuple[tuple[int, int], slice, slice]]:
+        """(top left corner, rows and columns of the picture that are kept) of each tile; those cover it once."""
+        rows, columns = (self._cuts(size[axis], axis, rng) for axis in (0, 1))
+        for (top, y), (left, x) in itertools.product(rows, columns):
+            yield (top, left), y, x
 
     def _cuts(self, length: int, axis: int, rng: np.random.Generator) -> list[tuple[int, slice]]:
         """(where the tile starts, the part of it that is kept) along one axis; the parts cover it once."""
         tile, halo = self.tile[axis], self.halo[axis]
         if tile >= length:
             return [(0, slice(0, length))]
-        core = tile - 2 * halo
+        core = tile - tile % self.stride - 2 * halo
         first = int(rng.integers(1, core // self.stride + 1)) * self.stride
         edges = [0, *range(first, length, core), length]
-        cuts = []
-        for begin, end in zip(edges, edges[1:], strict=False):
-            start = min(max(0, begin - halo), length - tile)
-            cuts.append((start, slice(begin, end)))
-        return cuts
+        return [(min(max(0, a - halo), length - tile), slice(a, b)) for a, b in itertools.pairwise(edges)]
 
 
-def step_bytes(model: Model, layers: Sequence[Layer], size: tuple[int, int]) -> float:
-    """An estimate of the memory one step needs on a picture of `size` (height, width)."""
-    last = {layer.name for layer in layers}
-    total = 0.0
-    for node in model.proto.graph.node:
-        total += sum(math.prod(model.shapes.get(output, ())) for output in node.output)
-        last -= set(node.output)
-        if not last:
-            break
-    per_pixel = 4 * total / math.prod(PROBE) * _BYTES_PER_TENSOR_BYTE
-    return per_pixel * size[0] * size[1]
+def _cut(image: np.ndarray, corner: tuple[int, int], tile: tuple[int, int], shift: Sequence[int]) -> np.ndarray:
+    """The tile of numpy.roll(image, shift) at `corner`."""
+    for axis in (0, 1):
+        places = np.arange(tile[axis]) + corner[axis] - shift[axis]
+        image = np.take(image, places, axis + 2, mode="wrap")
+    return image
 
 
-def largest_tile(model: Model, layers: Sequence[Layer], size: tuple[int, int], max_memory: int) -> Tiling | None:
-    """The tiling of a picture of `size` (height, width) that keeps a step within `max_memory` bytes; None: no need.
+def climb(image: np.ndarray, gradient: np.ndarray, step_size: float, mask: np.ndarray | None, smooth: float) -> None:
+    """The last part of a step, in place: `image + step_size * g / mean|g|`, clipped to 0..255; overwrites `gradient`.
 
-    Raises PictureError when not even the smallest useful tile fits.
+    What `step.ascend` does within a graph, for a gradient put together from tiles. `mask` is [1,1,H,W] in 0..1.
     """
-    if step_bytes(model, layers, size) <= max_memory:
+    if smooth > 0:
+        kernel = gaussian_cascade(smooth)[0, 0]
+        for plane in gradient.reshape(-1, *gradient.shape[2:]):
+            plane[:] = cv2.filter2D(plane, -1, kernel, borderType=cv2.BORDER_CONSTANT)
+    for index in range(len(image)):
+        size = np.mean([np.abs(plane).mean(dtype=np.float64) for plane in gradient[index]])
+        gradient[index] *= np.float32(step_size / max(size, 1e-30))
+    if mask is not None:
+        gradient *= mask
+    image += gradient
+    np.clip(image, 0, 255, out=image)
+
+
+def bytes_per_pixel(objective_model: onnx.ModelProto, size: tuple[int, int, int, int]) -> float:
+    """An estimate of the memory that one step takes for each pixel of the picture, by the objective's own tensors.
+
+    They are counted at the size [N,C,H,W].
+    """
+    shapes = probe_shapes(objective_model, {"image": (size[0], 3, *size[2:])})
+    numbers = sum(math.prod(shapes.get(name, ())) for node in objective_model.graph.node for name in node.output)
+    return 4 * numbers / (size[0] * size[2] * size[3]) * _BYTES_PER_TENSOR_BYTE
+
+
+def step_bytes(per_pixel: float, size: tuple[int, ...], batch: int = 1) -> float:
+    """An estimate of the memory that one step on pictures of `size` (height, width) takes, the pictures included."""
+    return (per_pixel + _PICTURE_BYTES) * batch * size[0] * size[1]
+
+
+def plan_tiles(
+    layers: Sequence[Layer],
+    smallest: tuple[int, int],
+    size: tuple[int, int],
+    per_pixel: float,
+    max_memory: int,
+    *,
+    batch: int = 1,
+) -> Tiling | None:
+    """The tiling of pictures of `size` (height, width) that keeps a step within `max_memory` bytes; None: no need.
+
+    `smallest` is the smallest picture that `layers` work on, `per_pixel` what a step takes by `bytes_per_pixel`. Raises
+    PictureError when not even the smallest useful tile fits.
+    """
+    if step_bytes(per_pixel, size, batch) <= max_memory:
         return None
     stride = max(1, math.ceil(max(layer.stride for layer in layers)))
     field = max(layer.receptive_field for layer in layers)
-    per_pixel = step_bytes(model, layers, (1, 1))
-    side = int(math.sqrt(max_memory / per_pixel)) // stride * stride
-    low = model.smallest_picture([layer.name for layer in layers])
-    if side < max(*low, 4 * stride):
+    pictures = _PICTURE_BYTES * batch * size[0] * size[1]
+    pixels = (max_memory - pictures) / (per_pixel * batch)
+    least = max(*smallest, 4 * stride) + stride
+    if pixels < least**2:
+        needed = (pictures + per_pixel * batch * least**2) / 2**20
         raise PictureError(
-            f"{max_memory / 2**20:.0f} MiB is too little memory to dream with {layers[0].name}; raise --max-memory"
+            f"a picture of {size[1]}x{size[0]} cannot be dreamed with {layers[0].name} in {max_memory >> 20} MiB; "
+            f"make it smaller or raise --max-memory to {math.ceil(needed)}M"
         )
+    side = math.sqrt(pixels)
     tile, halo = [], []
-    for length in size:
-        # The tile leaves the same remainder as the picture, so that the last one starts on a multiple of the stride too.
-        at = min(length, side + length % stride)
-        reach = math.ceil(min(field, at / 4) / stride) * stride
+    for length, other in (size, size[::-1]):
+        # The tile leaves the same remainder as the picture: the last one starts on a multiple of the stride too.
+        longest = (int(max(side, pixels / other)) - stride + 1) // stride * stride
+        at = min(length, longest + length % stride)
         tile.append(at)
-        halo.append(reach)
+        halo.append(math.ceil(min(field, at / 4) / stride) * stride)
     return Tiling((tile[0], tile[1]), (halo[0], halo[1]), stride)

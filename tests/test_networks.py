@@ -12,10 +12,10 @@ import onnx
 import pytest
 import skimage.data
 import torch
+from float64 import run_float64
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from float64 import run_float64
 from onnxdream import catalog, objectives
 from onnxdream.backends.ort import Session
 from onnxdream.model import Model, load_model
@@ -44,7 +44,9 @@ def test_real_photographs_are_recognised(name: str, picture: str, label: str) ->
     assert scores.sum() == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize(("name", "restated"), [("squeezenet1_1", networks.SqueezeNet), ("efficientnet_lite0", networks.EfficientNetLite0)])
+@pytest.mark.parametrize(
+    ("name", "restated"), [("squeezenet1_1", networks.SqueezeNet), ("efficientnet_lite0", networks.EfficientNetLite0)]
+)
 @pytest.mark.parametrize("picture", ["chelsea", "rocket"])
 def test_bundled_networks_match_their_restatement(name: str, restated: type[nn.Module], picture: str) -> None:
     image = photograph(picture)
@@ -67,7 +69,9 @@ def test_cards_tell_the_truth(name: str) -> None:
         assert model.layer(layer).spatial
 
 
-def gradient_errors(model: Model, layer: str, network: Callable[[Tensor], Tensor], image: np.ndarray) -> tuple[float, float]:
+def gradient_errors(
+    model: Model, layer: str, network: Callable[[Tensor], Tensor], image: np.ndarray
+) -> tuple[float, float]:
     """Errors of the l2 gradient in float64 and in float32 onnxruntime, against torch's float64 autograd."""
     proto = build_gradient_model(model, objectives.l2(layer))
     x = torch.from_numpy(image).double().requires_grad_()
@@ -96,7 +100,7 @@ def picture_batch(batch: int, height: int, width: int, seed: int) -> np.ndarray:
 def test_gradient_of_bundled_networks(
     name: str, restated: type[nn.Module], layer: str, size: tuple[int, int, int]
 ) -> None:
-    # Where a unit lies within float32 rounding of a kink, single precision may take the other side, in torch as well, and
+    # Where a unit lies within float32 rounding of a kink, single precision may take the other side, in torch too, and
     # the error is then that unit's; these pictures have none.
     image = picture_batch(*size, seed=7)
     double, single = gradient_errors(load_model(name), layer, restated(layer).double(), image)

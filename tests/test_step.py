@@ -42,7 +42,10 @@ FEATURES = RNG.uniform(size=(1, 256, 3, 4)).astype(np.float32)
         (obj.channel(LAYER, 7, 9), lambda a: a[:, [7, 9]].mean((1, 2, 3))),
         (obj.neuron(LAYER, 5), lambda a: a[:, 5, a.shape[2] // 2, a.shape[3] // 2]),
         (obj.neuron(LAYER, 5, 1, 2), lambda a: a[:, 5, 1, 2]),
-        (obj.direction(LAYER, VECTOR), lambda a: torch.einsum("nchw,c->nhw", a, torch.from_numpy(VECTOR).double()).mean((1, 2))),
+        (
+            obj.direction(LAYER, VECTOR),
+            lambda a: torch.einsum("nchw,c->nhw", a, torch.from_numpy(VECTOR).double()).mean((1, 2)),
+        ),
         (obj.guide(LAYER, FEATURES), lambda a: guide_score(a, torch.from_numpy(FEATURES).double().flatten(2)[0])),
         (2 * obj.mean(LAYER) - obj.channel(LAYER, 3), lambda a: 2 * a.mean((1, 2, 3)) - a[:, 3].mean((1, 2))),
     ],

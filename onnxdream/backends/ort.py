@@ -7,7 +7,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -34,12 +34,12 @@ def runtime() -> ModuleType:
         import onnxruntime
     except Exception as error:
         raise BackendError(
-            f"onnxruntime cannot be imported ({error}); install it with `pip install onnxdream[cpu]` or `onnxdream[gpu]`"
+            f"onnxruntime cannot be imported ({_first_line(error)}); install it with `pip install onnxdream[cpu]`"
         ) from error
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers() and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls(directory="")
     onnxruntime.set_default_logger_severity(4)  # its errors come back as exceptions
-    return onnxruntime
+    return cast(ModuleType, onnxruntime)
 
 
 def devices() -> list[str]:
@@ -65,8 +65,8 @@ def resolve_device(device: str) -> list[str]:
 class Session:
     """One ONNX model on one device.
 
-    `fixed` gives sizes to the model's symbolic axes; with them known, ONNX Runtime keeps CPU tensors in its blocked layout
-    and plans memory once. Raises BackendError when the device asked for is not the one obtained.
+    `fixed` gives sizes to the model's symbolic axes; with them known, ONNX Runtime keeps CPU tensors in its blocked
+    layout. Raises BackendError when the device asked for is not the one obtained.
     """
 
     def __init__(
@@ -76,6 +76,8 @@ class Session:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
+        # The pattern of the first run is laid out in a second block beside the first, which doubles the memory.
+        options.enable_mem_pattern = False
         for axis, length in (fixed or {}).items():
             options.add_free_dimension_override_by_name(axis, length)
         data = proto.SerializeToString()
@@ -100,9 +102,11 @@ class Session:
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name. Raises OutOfMemoryError or BackendError."""
         try:
-            return dict(zip(self._outputs, self._session.run(None, dict(feeds)), strict=True))
+            outputs = self._session.run(None, dict(feeds))
         except Exception as error:
             raise _translated(error) from error
+        # What the session returns lies in its own memory, none of which is given back while an output lives.
+        return {name: np.array(value) for name, value in zip(self._outputs, outputs, strict=True)}
 
     def on_device(self, array: np.ndarray) -> Any:
         """A copy of `array` in the device's memory."""
@@ -118,8 +122,8 @@ class Session:
     ) -> Iterable[tuple[np.ndarray, Callable[[], np.ndarray]]]:
         """Run a step model once for each (step size, (dy, dx)) of `steps`, starting from `image` float32 [N,3,H,W].
 
-        Yields after each step (objective [N] before it, a function that fetches the picture after it). Between steps the
-        picture stays in the device's memory, in two buffers that take turns.
+        Yields after each step (objective [N] before it, a function that fetches the picture after it). Between steps
+        the picture stays in the device's memory, in two buffers that take turns.
         """
         binding = self._session.io_binding()
         current, spare = self.on_device(image), self.on_device(image)
@@ -136,26 +140,32 @@ class Session:
             except Exception as error:
                 raise _translated(error) from error
             current, spare = spare, current
-            yield binding.get_outputs()[1].numpy(), functools.partial(_copied, current)
+            yield np.array(binding.get_outputs()[1].numpy()), functools.partial(_copied, current)
 
 
 class SessionCache:
-    """Sessions of one model, one for each size of its symbolic axes; the least recently used beyond `limit` are closed."""
+    """Sessions of several models, one for each size of their symbolic axes, that hold `limit` bytes together.
 
-    def __init__(self, proto: onnx.ModelProto, device: str = "auto", *, threads: int = 0, limit: int = 8) -> None:
-        self._proto, self._device, self._threads, self._limit = proto, device, threads, limit
-        self._sessions: OrderedDict[tuple[int, ...], Session] = OrderedDict()
+    The least recently used ones beyond that, or beyond 16, are closed.
+    """
 
-    def at(self, batch: int, height: int, width: int) -> Session:
-        """The session for pictures of this size."""
-        key = (batch, height, width)
+    def __init__(self, device: str = "auto", *, threads: int = 0, limit: float = 4 << 30) -> None:
+        self._device, self._threads, self._limit = device, threads, limit
+        self._sessions: OrderedDict[tuple[Any, ...], tuple[Session, float]] = OrderedDict()
+
+    def at(self, kind: Any, proto: onnx.ModelProto, size: tuple[int, int, int], bytes_held: float = 0) -> Session:
+        """The session of `proto`, called `kind`, for pictures of `size` [N,H,W]; it should hold `bytes_held`."""
+        key = (kind, *size)
         if key not in self._sessions:
-            while len(self._sessions) >= self._limit:
+            while self._sessions and (len(self._sessions) >= 16 or self._held() + bytes_held > self._limit):
                 self._sessions.popitem(last=False)
-            fixed = {"N": batch, "H": height, "W": width}
-            self._sessions[key] = Session(self._proto, self._device, fixed=fixed, threads=self._threads)
+            fixed = dict(zip(("N", "H", "W"), size, strict=True))
+            self._sessions[key] = Session(proto, self._device, fixed=fixed, threads=self._threads), bytes_held
         self._sessions.move_to_end(key)
-        return self._sessions[key]
+        return self._sessions[key][0]
+
+    def _held(self) -> float:
+        return sum(size for _, size in self._sessions.values())
 
 
 def _copied(value: Any) -> np.ndarray:
@@ -178,6 +188,7 @@ def _first_line(error: BaseException) -> str:
 
 def _translated(error: Exception) -> Exception:
     text = str(error)
-    if isinstance(error, MemoryError) or "Failed to allocate memory" in text or "out of memory" in text.lower():
+    signs = ("failed to allocate memory", "out of memory", "bad_alloc", "bad allocation")
+    if isinstance(error, MemoryError) or any(sign in text.lower() for sign in signs):
         return OutOfMemoryError("not enough memory for a picture of this size; make it smaller or lower --max-memory")
     return BackendError(f"onnxruntime failed: {_first_line(error)}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from .. import __version__
 from ..errors import OnnxDreamError
-from . import image, look
+from . import image, look, video
 from .terminal import error_line, note_line
 
 INTERRUPTED = 130
@@ -23,6 +24,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("image")(image.image)
+app.command("video")(video.video)
+app.command("compare")(video.compare)
 app.command("models")(look.models)
 app.command("layers")(look.layers)
 app.command("info")(look.info)
@@ -43,9 +46,20 @@ def _options(
     pass
 
 
+_noted: set[str] = set()
+
+
+def _show_warning(message: Warning | str, _category: type[Warning], filename: str, *_: Any) -> None:
+    """Our own warnings are notes, each said once; those of the libraries underneath are for programmers."""
+    if Path(filename).is_relative_to(Path(__file__).parent.parent) and str(message) not in _noted:
+        _noted.add(str(message))
+        note_line(str(message))
+
+
 def main() -> None:
     """Run the command line; every error on purpose is one line and an exit code."""
-    warnings.showwarning = lambda message, *_: note_line(str(message))  # type: ignore[assignment]
+    warnings.filterwarnings("always", category=UserWarning)
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         code = app(standalone_mode=False)
     except OnnxDreamError as error:
@@ -54,12 +68,21 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         error_line("interrupted")
         code = INTERRUPTED
+    except MemoryError:
+        error_line("not enough memory; make the picture smaller with --size")
+        code = 1
     except BrokenPipeError:
         code = 1
     except Exception as error:
-        # Typer's own usage errors know how to show themselves and which code they mean.
-        if not hasattr(error, "exit_code") or not hasattr(error, "show"):
+        # Typer's own usage errors know what to say and which code they mean.
+        if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):
             raise
-        error.show()
+        context = getattr(error, "ctx", None)
+        hint = f"; see `{context.command_path} --help`" if context is not None else ""
+        error_line(f"{error.format_message().rstrip('.')}{hint}")
         code = error.exit_code
     sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from ..errors import OnnxDreamError, OptionError
 from . import options as o
-from .terminal import console, error_line, print_json, progress_bar
+from .terminal import error_line, line, print_json, progress_bar
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.progress import Progress
+
+    from ..dream import Dream, Dreamer
+    from ..images import Picture
+    from ..settings import Settings
+    from ..stills import Job
 
 
 def image(
     pictures: Annotated[list[Path] | None, typer.Argument(metavar="IN…", help="Pictures to dream.")] = None,
+    *,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A file; a folder for several. [NAME-dream.png]")
     ] = None,
@@ -62,41 +75,30 @@ def image(
         "smooth": smooth, "seed": seed, "keep_colors": keep_colors,
     }  # fmt: skip
     settings = o.settings_from(given, preset=preset, config=config, like=like)
-    noise_size = _size(from_noise) if from_noise else (0, 0)
     if from_noise and pictures:
         raise OptionError("--from-noise starts from nothing; leave the picture out")
-    sequence = frames > 1
-    jobs = stills.plan_jobs(
-        pictures or [], out, sequence=sequence, noise_seed=settings.seed if from_noise else None
-    )
-    memory = o.parse_bytes(max_memory)
     began = time.perf_counter()
+    run = _Run(
+        settings=settings,
+        stored=settings.stored(),
+        size=size,
+        noise_size=_size(from_noise) if from_noise else (0, 0),
+        mask=stills.load_mask(mask) if mask else None,
+        frames=frames,
+        zoom=zoom,
+        rotate=rotate,
+    )
+    jobs = stills.plan_jobs(pictures or [], out, sequence=frames > 1, noise_seed=settings.seed if from_noise else None)
+    memory = o.parse_bytes(max_memory)
     # A single bad picture is found before the network is loaded; in a batch it must not stop the others.
-    first = stills.load_source(jobs[0], size=size, noise_size=noise_size, seed=settings.seed) if len(jobs) == 1 else None
+    first = run.load(jobs[0]) if len(jobs) == 1 else None
     dreamer = build_dreamer(settings, max_memory=memory, device=device, threads=threads)
-    stored = settings.stored()
     records: list[dict[str, Any]] = []
     failure: OnnxDreamError | None = None
-
     with progress_bar(quiet=quiet) as bar:
         for job in jobs:
             try:
-                picture = first or stills.load_source(job, size=size, noise_size=noise_size, seed=settings.seed)
-                shade = stills.load_mask(mask, picture.rgb.shape[:2]) if mask else None
-                total = len(dreamer.octave_sizes(picture.rgb.shape[:2])) * settings.steps * frames
-                task = bar.add_task(job.source.name if job.source else "noise", total=total, state="")
-                on_step = _reporter(bar, task)
-                if sequence:
-                    parts = stills.ouroboros(
-                        dreamer, picture, settings, frames=frames, zoom=zoom, rotate=rotate, mask=shade, on_step=on_step
-                    )
-                    dreams = []
-                    stills.write_sequence(job.target, (dreams.append(d) or p for p, d in parts), stored)
-                else:
-                    dreamed, dream = stills.dream_picture(dreamer, picture, settings, mask=shade, on_step=on_step)
-                    stills.write_picture(job.target, dreamed, stored)
-                    dreams = [dream]
-                bar.remove_task(task)
+                dreams = run.dream(dreamer, job, first or run.load(job), bar)
             except OnnxDreamError as error:
                 if len(jobs) == 1:
                     raise
@@ -107,23 +109,73 @@ def image(
             if not quiet:
                 last = dreams[-1]
                 gain = last.objective_after / last.objective_before if last.objective_before else float("inf")
-                console.print(
-                    f"[green]{job.target}[/]  {dreamer.model.name} {dreamer.objective!r}  "
-                    f"x{gain:.1f} in {sum(d.seconds for d in dreams):.1f} s on {last.provider}",
-                    soft_wrap=True,
+                seconds = sum(d.seconds for d in dreams)
+                line(
+                    f"[green]{escape(str(job.target))}[/]",
+                    f"{dreamer.model.name} {dreamer.objective!r} x{gain:.1f} in {seconds:.1f} s on {last.provider}",
                 )
     if as_json:
-        _print_records(records, dreamer.model.name, repr(dreamer.objective), time.perf_counter() - began)
+        common = {
+            "model": dreamer.model.name,
+            "layer": ", ".join(dreamer.objective.layers),
+            "objective": repr(dreamer.objective),
+            "seconds_total": round(time.perf_counter() - began, 4),
+        }
+        print_json({**common, **records[0]} if len(jobs) == 1 else {**common, "pictures": records})
     if failure is not None:
         raise typer.Exit(failure.exit_code)
 
 
-def _reporter(bar: Any, task: Any) -> Callable[[Any], None]:
-    def report(progress: Any) -> None:
-        height, width = progress.size
-        bar.update(task, advance=1, state=f"{width}x{height}  objective {progress.objective:.4g}")
+@dataclass(frozen=True)
+class _Run:
+    """What every picture of one call has in common."""
 
-    return report
+    settings: Settings
+    stored: dict[str, Any]
+    size: int | None
+    noise_size: tuple[int, int]
+    mask: np.ndarray | None
+    frames: int
+    zoom: float
+    rotate: float
+
+    def load(self, job: Job) -> Picture:
+        from .. import stills
+
+        return stills.load_source(job, size=self.size, noise_size=self.noise_size, seed=self.settings.seed)
+
+    def dream(self, dreamer: Dreamer, job: Job, picture: Picture, bar: Progress) -> list[Dream]:
+        """Dream one job and write it."""
+        from .. import images, stills
+
+        total = len(dreamer.octave_sizes(picture.rgb.shape[:2])) * self.settings.steps * self.frames
+        task = bar.add_task(escape(job.source.name) if job.source else "noise", total=total, state="")
+
+        def on_step(progress: Any) -> None:
+            height, width = progress.size
+            bar.update(task, advance=1, state=f"{width}x{height}  objective {progress.objective:.4g}")
+
+        dreams: list[Dream] = []
+
+        def kept(parts: Iterable[tuple[Picture, Dream]]) -> Iterator[Picture]:
+            for part, dream in parts:
+                dreams.append(dataclasses.replace(dream, exact=dream.exact[:0], picture=dream.picture[:0]))
+                yield part
+
+        try:
+            if self.frames > 1:
+                parts = stills.ouroboros(
+                    dreamer, picture, self.settings, frames=self.frames, zoom=self.zoom, rotate=self.rotate,
+                    mask=self.mask, on_step=on_step,
+                )  # fmt: skip
+                stills.write_sequence(job.target, kept(parts), self.stored)
+            else:
+                part = stills.dream_picture(dreamer, picture, self.settings, mask=self.mask, on_step=on_step)
+                for dreamed in kept([part]):
+                    images.write_picture(job.target, dreamed, self.stored)
+        finally:
+            bar.remove_task(task)
+        return dreams
 
 
 def _record(job: Any, dreams: list[Any]) -> dict[str, Any]:
@@ -137,12 +189,6 @@ def _record(job: Any, dreams: list[Any]) -> dict[str, Any]:
         "objective_before": dreams[0].objective_before,
         "objective_after": dreams[-1].objective_after,
     }
-
-
-def _print_records(records: list[dict[str, Any]], model: str, objective: str, seconds: float) -> None:
-    """One object: of the picture itself, or with a list of pictures."""
-    common = {"model": model, "layer": objective, "seconds_total": round(seconds, 4)}
-    print_json({**common, **records[0]} if len(records) == 1 else {**common, "pictures": records})
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -26,11 +26,11 @@ def models(as_json: o.JsonOption = False) -> None:
         ]  # fmt: skip
         print_json({"models": records, "presets": PRESETS})
         return
-    _table("Networks", ["name", "what", "recommended layers", "licence"], [
+    show_table("Networks", ["name", "what", "recommended layers", "licence"], [
         [name, c.title, " ".join(c.recommended), c.licence.partition(";")[0]] for name, c in cards.items()
     ])  # fmt: skip
-    _table("Presets", ["name", "network", "layers", "and"], [
-        [name, p["model"], " ".join(p["layers"]), " ".join(f"{k}={v}" for k, v in p.items() if k not in ("model", "layers"))]
+    show_table("Presets", ["name", "network", "layers", "and"], [
+        [name, p["model"], " ".join(p["layers"]), " ".join(f"{k}={v}" for k, v in list(p.items())[2:])]
         for name, p in PRESETS.items()
     ])  # fmt: skip
 
@@ -46,8 +46,8 @@ def layers(
     found = loaded.layers.values()
     if as_json:
         records = [
-            {"name": at.name, "operator": at.operator, "channels": at.channels, "spatial": at.spatial, "stride": at.stride,
-             "receptive_field": None if math.isinf(at.receptive_field) else at.receptive_field,
+            {"name": at.name, "operator": at.operator, "channels": at.channels, "spatial": at.spatial,
+             "stride": at.stride, "receptive_field": None if math.isinf(at.receptive_field) else at.receptive_field,
              "recommended": at.recommended}
             for at in found
         ]  # fmt: skip
@@ -55,7 +55,7 @@ def layers(
         return
     if loaded.card.assumed:
         _note(f"{model} comes without a card; ImageNet's RGB mean and deviation are assumed")
-    _table(loaded.card.title or loaded.name, ["", "layer", "operator", "channels", "stride", "sees"], [
+    show_table(loaded.card.title or loaded.name, ["", "layer", "operator", "channels", "stride", "sees"], [
         ["*" if at.recommended else "", at.name, at.operator, str(at.channels), f"{at.stride:g}",
          "everything" if math.isinf(at.receptive_field) else f"{at.receptive_field:g} px"]
         for at in found
@@ -70,24 +70,26 @@ def info(as_json: o.JsonOption = False) -> None:
     if as_json:
         print_json(report)
         return
-    _table("onnxdream", ["part", "version"], [[k, str(v)] for k, v in report["versions"].items()])
-    _table("Devices", ["device", "provider"], [[k, v] for k, v in report["devices"].items()])
+    show_table("onnxdream", ["part", "version"], [[k, str(v)] for k, v in report["versions"].items()])
+    show_table("Devices", ["device", "provider"], [[k, v] for k, v in report["devices"].items()])
     for problem in report["problems"]:
         _note(problem)
     if not report["problems"]:
         print("nothing wrong found")
 
 
-def _table(title: str, headings: list[str], rows: list[list[Any]]) -> None:
+def show_table(title: str, headings: list[str], rows: list[list[str]]) -> None:
+    """Print a table on stdout."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None, header_style="dim", padding=(0, 2, 0, 0))
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    Console(highlight=False).print(table)
+        table.add_row(*(escape(cell) for cell in row))
+    Console(highlight=False, emoji=False).print(table)
 
 
 def _note(text: str) -> None:

@@ -20,11 +20,11 @@ ModelOption = Annotated[
 ]
 LayerOption = Annotated[
     list[str] | None,
-    typer.Option("--layer", "-l", metavar="NAME[:WEIGHT]", help="Layer to dream with; repeatable.", rich_help_panel=_LOOK),
+    typer.Option(
+        "--layer", "-l", metavar="NAME[:WEIGHT]", help="Layer to dream with; repeatable.", rich_help_panel=_LOOK
+    ),
 ]
-ObjectiveOption = Annotated[
-    str | None, typer.Option(help="l2, mean, channel, neuron or logit.", rich_help_panel=_LOOK)
-]
+ObjectiveOption = Annotated[str | None, typer.Option(help="l2, mean, channel, neuron or logit.", rich_help_panel=_LOOK)]
 ChannelsOption = Annotated[
     str | None, typer.Option(metavar="3,5-8", help="Only these channels of the layer.", rich_help_panel=_LOOK)
 ]
@@ -67,9 +67,15 @@ def parse_bytes(text: str) -> int:
         raise OptionError(f"memory {text!r} is not a size such as 512M or 4G") from None
 
 
-def settings_from(
-    given: dict[str, Any], *, preset: str | None, config: Path | None, like: Path | None
-) -> Settings:
+def parse_size(text: str) -> tuple[int, int]:
+    """'640x480' -> (480, 640). Raises OptionError."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise OptionError(f"size {text!r} is not of the form 640x480")
+    return int(height), int(width)
+
+
+def settings_from(given: dict[str, Any], *, preset: str | None, config: Path | None, like: Path | None) -> Settings:
     """Settings from the options that were given (None: not given), over preset, file and picture."""
     from ..settings import layered, parse_channels
 

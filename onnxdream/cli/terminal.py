@@ -8,25 +8,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, emoji=False)
 
 
 def error_line(text: str) -> None:
     """Print one error line."""
-    console.print("[bold red]error:[/]", _escaped(text), soft_wrap=True)
+    line("[bold red]error:[/]", text)
 
 
 def note_line(text: str) -> None:
     """Print one line of advice."""
-    console.print("[yellow]note:[/]", _escaped(text), soft_wrap=True)
+    line("[yellow]note:[/]", text)
 
 
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+def line(head: str, text: str) -> None:
+    """Print `head`, in rich's markup, and `text` as it is, on one line."""
+    console.print(head, escape(" ".join(text.split())), soft_wrap=True)
 
 
 def progress_bar(*, quiet: bool) -> Progress:

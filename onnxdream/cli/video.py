@@ -41,11 +41,15 @@ def video(
     flow: Annotated[
         str, typer.Option(help="dis-ultrafast, dis-fast, dis-medium, farneback or none.", rich_help_panel=_TIME)
     ] = "dis-medium",
-    frame_steps: Annotated[int, typer.Option(min=0, help="Steps for frames within a scene.", rich_help_panel=_TIME)] = 2,
+    frame_steps: Annotated[
+        int, typer.Option(min=0, help="Steps for frames within a scene.", rich_help_panel=_TIME)
+    ] = 2,
     strength: Annotated[float, typer.Option(min=0, help="How far a dream may build up.", rich_help_panel=_TIME)] = 2.0,
-    every: Annotated[int, typer.Option(min=1, help="Dream every n-th frame, move on between.", rich_help_panel=_TIME)] = 1,
+    every: Annotated[
+        int, typer.Option(min=1, help="Dream every n-th frame, move on between.", rich_help_panel=_TIME)
+    ] = 1,
     scale: Annotated[float, typer.Option(help="Dream at this share of the size.", rich_help_panel=_TIME)] = 1.0,
-    size: Annotated[int | None, typer.Option(help="Dream at this longer side.", rich_help_panel=_TIME)] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Dream at this longer side.", rich_help_panel=_TIME)] = None,
     start: Annotated[str | None, typer.Option(help="Begin here: seconds or H:MM:SS.", rich_help_panel=_FILE)] = None,
     end: Annotated[str | None, typer.Option(help="End here.", rich_help_panel=_FILE)] = None,
     codec: Annotated[str | None, typer.Option(help="h264, hevc, vp9, prores, …", rich_help_panel=_FILE)] = None,
@@ -54,12 +58,22 @@ def video(
     encoder_option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="For the encoder; repeatable.", rich_help_panel=_FILE)
     ] = None,
-    rate: Annotated[str | None, typer.Option(help="Frames a second of pictures or rawvideo.", rich_help_panel=_FILE)] = None,
-    raw_size: Annotated[
-        str | None, typer.Option(metavar="WxH", help="Read rawvideo (bgr24) of this size from -.", rich_help_panel=_FILE)
+    rate: Annotated[
+        str | None, typer.Option(help="Frames a second of pictures or rawvideo.", rich_help_panel=_FILE)
     ] = None,
-    preview: Annotated[Path | None, typer.Option(help="Keep the newest frame in this JPEG.", rich_help_panel=_FILE)] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget an unfinished job.", rich_help_panel=_FILE)] = False,
+    raw_size: Annotated[
+        str | None,
+        typer.Option(metavar="WxH", help="Read rawvideo (bgr24) of this size from -.", rich_help_panel=_FILE),
+    ] = None,
+    preview: Annotated[
+        Path | None, typer.Option(help="Keep the newest frame in this JPEG.", rich_help_panel=_FILE)
+    ] = None,
+    segment_frames: Annotated[
+        int, typer.Option(min=1, help="Frames a crash can cost at most.", rich_help_panel=_FILE)
+    ] = 96,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Forget an unfinished job.", rich_help_panel=_FILE)
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.", rich_help_panel=_FILE)] = False,
     device: o.DeviceOption = "auto",
     threads: o.ThreadsOption = 0,
@@ -69,7 +83,7 @@ def video(
 ) -> None:
     """Dream a video, steadily, with its sound. Run the same command again to go on after an interruption."""
     from ..video.files import Encoding
-    from ..video.job import dream_video, working_size
+    from ..video.job import dream_video
     from ..video.schedule import schedule, video_defaults
     from ..video.temporal import VideoDreamer
 
@@ -86,10 +100,8 @@ def video(
     dreamer_at = schedule(settings, timeline, max_memory=o.parse_bytes(max_memory), device=device, threads=threads)
     encoding = Encoding(codec, crf, pix_fmt, _pairs(encoder_option or []))
     source_options = _source_options(rate, raw_size)
-    temporal = {"method": method, "flow": flow, "frame_steps": frame_steps, "strength": strength}
-    dreamer = VideoDreamer(
-        dreamer_at(Fraction(0)), size=working_size(source, scale=scale, longest=size, options=source_options), **temporal
-    )
+    temporal: dict[str, Any] = {"method": method, "flow": flow, "frame_steps": frame_steps, "strength": strength}
+    dreamer = VideoDreamer(dreamer_at(Fraction(0)), **temporal)
     stored = {**settings.stored(), **temporal, "scale": scale, "size": size}
     if timeline is not None:
         stored["timeline"] = timeline.read_text()
@@ -109,6 +121,8 @@ def video(
             start=_time(start),
             end=_time(end),
             every=every,
+            scale=scale,
+            longest=size,
             schedule=dreamer_at if timeline is not None else None,
             resume=not restart,
             overwrite=overwrite,
@@ -116,6 +130,7 @@ def video(
             on_frame=on_frame,
             preview=preview,
             source_options=source_options,
+            segment_frames=segment_frames,
         )
     fresh = result.frames - result.resumed_frames
     fps = fresh / result.seconds if result.seconds else 0.0
@@ -154,7 +169,7 @@ def compare(
         return
     from .look import show_table
 
-    show_table("", ["video", "frames", "warp error", "beyond source", "flicker", "strength", "colour drift", "brightness"], [
+    show_table("", ["video", "frames", "warp error", "excess", "flicker", "strength", "colour drift", "light"], [
         [name, str(r["frames"]), f"{r['warp_error']:.2e}", f"{r['excess']:.2e}", f"{r['flicker']:.2f}",
          f"{r['strength']:.4g}", f"{r['color_drift']:.2f}", f"{r['brightness_drift']:+.2f}"]
         for name, r in reports.items()

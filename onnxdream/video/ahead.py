@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -13,7 +13,7 @@ _DONE = object()
 _PATIENCE = 0.1  # seconds between looks at whether the consumer has gone
 
 
-def ahead(stage: Iterator[T], depth: int) -> Iterator[T]:
+def ahead(stage: Iterator[T], depth: int) -> Generator[T, None, None]:
     """Yield what `stage` yields, computed by a thread at most `depth` items ahead.
 
     An exception in the stage is raised here, after the items before it. When the consumer stops early, so does the

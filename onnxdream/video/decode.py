@@ -218,7 +218,7 @@ class FileSource(VideoSource):
         """Frames in the order they are shown, with rising times; raises VideoError where the file is broken."""
         stream: Any = container.streams[self._number]
         decoder = stream.codec_context
-        if stream.metadata.get("alpha_mode") == "1":
+        if ("alpha_mode", "1") in ((key.lower(), value) for key, value in stream.metadata.items()):
             decoder = self._new_decoder(ALPHA_DECODERS.get(decoder.name, "")) or decoder
         step = max(1, round(1 / (stream.average_rate * stream.time_base))) if stream.average_rate else 1
         last: int | None = None

@@ -31,7 +31,8 @@ FAMILIES = {
     "prores": ("prores_ks",),
 }
 DEFAULTS: dict[str, dict[str, str]] = {
-    "libx264": {"crf": "16", "preset": "medium"},
+    # x264's macroblock tree differs from run to run on some processors.
+    "libx264": {"crf": "16", "preset": "medium", "mbtree": "0"},
     "libx265": {"crf": "18", "preset": "medium"},
     "libvpx-vp9": {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "2", "row-mt": "1"},
     "libvpx": {"crf": "8", "b": "20M", "deadline": "good", "cpu-used": "2"},
@@ -113,8 +114,7 @@ def plan(target: str | Path, info: VideoInfo, encoding: Encoding, find: Callable
     allows it. GIF, WebP and pictures pass through lossless FFV1. Raises OptionError for an unknown codec or a pixel
     format it does not take.
     """
-    kind = sink_kind(target)
-    if kind in ("animation", "pictures"):
+    if sink_kind(target) in ("animation", "pictures"):
         if encoding != Encoding():
             raise OptionError(f"{target}: codec, crf and pixel format are for video files")
         encoding = Encoding(codec="ffv1", pix_fmt=_lossless(info))
@@ -184,13 +184,12 @@ def _badness(pix_fmt: str, encoder: Encoder, info: VideoInfo) -> tuple[int, ...]
     depth, wanted = depth_named(pix_fmt), min(info.bits, 12)
     if encoder.name == "ffv1":
         wanted = info.bits
-    coarse = "420" in pix_fmt or "422" in pix_fmt
-    odd = (info.width % 2 and coarse) or (info.height % 2 and "420" in pix_fmt)
+    odd = (info.width % 2 or info.height % 2) and encoder.name not in _ODD_SIZES
     return (
         int(_has_alpha(pix_fmt) != info.alpha),
         max(0, wanted - depth),
-        int(bool(odd) and encoder.name not in _ODD_SIZES),
-        int(not pix_fmt.startswith("yuv") or pix_fmt.startswith("yuvj")),
+        int(bool(odd) and "444" not in pix_fmt),
+        int(not pix_fmt.startswith("yuv") or pix_fmt.startswith("yuvj") != (encoder.name == "mjpeg")),
         ("420" not in pix_fmt) + ("444" in pix_fmt),
         depth - wanted,
     )

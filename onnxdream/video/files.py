@@ -43,7 +43,7 @@ __all__ = [
     "settings_metadata", "sink_kind",
 ]  # fmt: skip
 
-_THREADS = 4  # whatever the machine has, so that every machine writes the same
+_THREADS = 4  # whatever the machine has: encoders write something else with another number
 os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 writes to the terminal past every logger; errors only
 
 
@@ -138,11 +138,16 @@ def check_encoding(target: str | Path, info: VideoInfo, encoding: Encoding) -> P
         raise OutputError(f"{folder}: no such folder to write into")
     if (path.is_dir() and kind != "pictures") or not os.access(folder, os.W_OK):
         raise OutputError(f"{target}: cannot be written (is it a folder, or is the folder read-only?)")
-    chosen = plan(target, info, encoding, _find_encoder)
-    container = CONTAINERS.get(path.suffix.lower(), "matroska")
-    if chosen.codec not in _held(container):
-        raise OptionError(f"codec {chosen.codec} does not go into {path.suffix}; use another codec, or .mkv")
+    chosen = _planned(target, info, encoding)
     _start(av.CodecContext.create(chosen.codec, "w"), chosen, info)
+    return chosen
+
+
+def _planned(target: str | Path, info: VideoInfo, encoding: Encoding) -> Plan:
+    chosen = plan(target, info, encoding, _find_encoder)
+    suffix = Path(target).suffix.lower()
+    if suffix in CONTAINERS and chosen.codec not in _held(CONTAINERS[suffix]):
+        raise OptionError(f"codec {chosen.codec} does not go into {suffix}; use another codec, or .mkv")
     return chosen
 
 
@@ -159,31 +164,14 @@ def _start(context: Any, chosen: Plan, info: VideoInfo) -> None:
     context.colorspace, context.color_range = chosen.color.matrix, chosen.color.range
     context.thread_count, context.thread_type = _THREADS, "AUTO"
     context.options = dict(chosen.options)
-    with _reasons() as reasons:
-        try:
-            context.open(strict=False)
-        except (av.FFmpegError, ValueError) as error:
-            said = f" ({reasons[-1][2].strip()})" if reasons else ""
-            size = f"{info.width}x{info.height} {chosen.pix_fmt}"
-            raise OptionError(f"codec {chosen.codec} refuses {size} with {_listed(chosen.options)}{said}") from error
+    try:
+        context.open(strict=False)
+    except (av.FFmpegError, ValueError) as error:
+        asked = " ".join(f"{key}={value}" for key, value in chosen.options.items()) or "no options"
+        what = f"{info.width}x{info.height} {chosen.pix_fmt} with {asked}"
+        raise OptionError(f"codec {chosen.codec} refuses {what}: {getattr(error, 'strerror', error)}") from error
     if context.options:
         raise OptionError(f"codec {chosen.codec} has no option {', '.join(context.options)}")
-
-
-def _listed(options: dict[str, str]) -> str:
-    return " ".join(f"{key}={value}" for key, value in options.items()) or "no options"
-
-
-@contextmanager
-def _reasons() -> Iterator[list[Any]]:
-    """What FFmpeg says about an error that PyAV reports as a number."""
-    level = av.logging.get_level()
-    av.logging.set_level(av.logging.ERROR)
-    try:
-        with av.logging.Capture() as logs:
-            yield logs
-    finally:
-        av.logging.set_level(level)
 
 
 class VideoSink(FrameSink):
@@ -193,8 +181,8 @@ class VideoSink(FrameSink):
     """
 
     def __init__(self, path: Path, info: VideoInfo, encoding: Encoding, target: str | Path) -> None:
-        self.path, self.info = path, info
-        self.plan = plan(target, info, encoding, _find_encoder)
+        self.path, self._whole, self.info = path, path, info
+        self.plan = _planned(target, info, encoding)
         self._check = FrameCheck(info)
         self._part = path.with_name(f".{path.name}.part")
         kind = "matroska" if self.plan.codec in _held("matroska") else "mov"
@@ -239,7 +227,7 @@ class VideoSink(FrameSink):
         self._mux(None)
         with self._told():
             self._container.close()
-            self._part.replace(self.path)
+            self._part.replace(self._whole)
 
     def discard(self) -> None:
         """See FrameSink."""
@@ -283,7 +271,8 @@ def finish(
     """Join `segments` into `target`, which appears when it is whole, with what `source` has besides pictures.
 
     Encoded frames are taken over as they are, with their times; so are sound, subtitles, cover pictures, chapters and
-    tags of a `source` that is a video file, as far as the container can hold them, else a warning says what became of them.
+    tags of a `source` that is a video file, as far as the container can hold them, else a warning says what became of
+    them.
     With `start` (seconds) everything moves so that the first frame is at 0; what begins at `end` or later is left out.
     A source whose clock starts anywhere (MPEG-TS) is moved to 0 as well. Matroska and WebM round times to milliseconds.
     `metadata` becomes tags of the result; see `settings_metadata`. A pipe has nothing to finish. Raises OutputError,
@@ -326,7 +315,8 @@ def _finish_video(
 
     source = None if beside is None else reopen()
     try:
-        options = joined.muxer_options(kind, metadata)
+        clocks = [] if source is None else [s.time_base for s in source.streams if s.type == "audio" and s.time_base]
+        options = joined.muxer_options(kind, metadata, [run.info.time_base, *clocks])
         with av.open(f"file:{to}", "w", format=kind, container_options=options) as out:
             video = run.add_to(out, kind)
             packets = [run.packets(video, ticks)]

@@ -26,26 +26,28 @@ METHODS = (*_DIS, "farneback", "none")
 def estimator(method: str) -> Estimator:
     """The function (first, second grey uint8 [H,W]) -> flow [H,W,2] for a method's name.
 
-    dis-*: dense inverse search (Kroeger et al. 2016); farneback: polynomial expansion (Farnebäck 2003); none: no motion.
-    Raises OptionError for an unknown name.
+    dis-*: dense inverse search (Kroeger et al. 2016); farneback: polynomial expansion (Farnebäck 2003); none: no
+    motion. Raises OptionError for an unknown name.
     """
     if method in _DIS:
-        search = cv2.DISOpticalFlow_create(_DIS[method])
-        return lambda first, second: search.calc(first, second, None)
+        search = cv2.DISOpticalFlow.create(_DIS[method])
+        return lambda first, second: search.calc(first, second, None)  # type: ignore[call-overload]
     if method == "farneback":
-        return lambda first, second: cv2.calcOpticalFlowFarneback(first, second, None, 0.5, 4, 21, 3, 7, 1.5, 0)
+        return lambda first, second: cv2.calcOpticalFlowFarneback(
+            first, second, np.zeros((*first.shape, 2), np.float32), 0.5, 4, 21, 3, 7, 1.5, 0
+        )
     if method == "none":
         return lambda first, second: np.zeros((*first.shape, 2), np.float32)
     raise OptionError(f"unknown flow method {method!r}; methods are {', '.join(METHODS)}")
 
 
 def warp(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """`picture` [H,W] or [H,W,C] sampled where `flow` [H,W,2] points, cubic, so that texture carried along for many frames
-    does not blur away; outside of it, its edge.
+    """`picture` [H,W] or [H,W,C] sampled where `flow` [H,W,2] points, cubic, so that texture carried along for many
+    frames does not blur away; outside of it, its edge.
     """
     height, width = flow.shape[:2]
     places = flow + _grid(height, width)
-    return cv2.remap(picture, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(picture, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload, no-any-return]
 
 
 def _grid(height: int, width: int) -> np.ndarray:
@@ -56,17 +58,17 @@ def _grid(height: int, width: int) -> np.ndarray:
 def visible(flow: np.ndarray, reverse: np.ndarray) -> np.ndarray:
     """Where `flow` [H,W,2] can be trusted, as uint8 [H,W]: 255 there, 0 elsewhere. `reverse` is the flow the other way.
 
-    Not trusted: what leaves the frame; what is occluded, |w + ŵ|² >= 0.01 (|w|² + |ŵ|²) + 0.5 with ŵ the reverse flow at
-    the target (Sundaram et al. 2010, eq. 5); motion boundaries, |∇u|² + |∇v|² > 0.01 |w|² + 0.002 (eq. 6), as in Ruder et
-    al. 2016.
+    Not trusted: what leaves the frame; what is occluded, |w + ŵ|² >= 0.01 (|w|² + |ŵ|²) + 0.5 with ŵ the reverse flow
+    at the target (Sundaram et al. 2010, eq. 5); motion boundaries, |∇u|² + |∇v|² > 0.01 |w|² + 0.002 (eq. 6), as in
+    Ruder et al. 2016.
     """
     height, width = flow.shape[:2]
     places = flow + _grid(height, width)
-    back = cv2.remap(reverse, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    back = cv2.remap(reverse, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
     square = _length2(flow)
     occluded = cv2.compare(_length2(flow + back), 0.01 * (square + _length2(back)) + 0.5, cv2.CMP_GE)
-    slope = sum(cv2.Sobel(flow, cv2.CV_32F, *axis, ksize=1, scale=0.5) ** 2 for axis in ((1, 0), (0, 1)))
-    boundary = cv2.compare(slope[..., 0] + slope[..., 1], 0.01 * square + 0.002, cv2.CMP_GT)
+    across, down = (cv2.Sobel(flow, cv2.CV_32F, *axis, ksize=1, scale=0.5) for axis in ((1, 0), (0, 1)))
+    boundary = cv2.compare(_length2(across) + _length2(down), 0.01 * square + 0.002, cv2.CMP_GT)
     inside = cv2.inRange(places, (0.0, 0.0), (width - 1.0, height - 1.0))
     return cv2.bitwise_and(inside, cv2.bitwise_not(cv2.bitwise_or(occluded, boundary)))
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -100,7 +101,12 @@ class VideoSource(ABC):
 
 
 class FrameSink(ABC):
-    """Where frames go; a context manager that throws away what was written when it is left by an exception."""
+    """Where frames go; a context manager that throws away what was written when it is left by an exception.
+
+    `path` is the file it writes, None when there is none.
+    """
+
+    path: Path | None = None
 
     @abstractmethod
     def write(self, image: np.ndarray, pts: int, alpha: np.ndarray | None = None) -> None:

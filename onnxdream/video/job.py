@@ -38,9 +38,8 @@ from .files import (
 from .temporal import Prepared, VideoDreamer
 from .workspace import Segment, Workspace
 
-# Frames after which a segment ends at the next cut, and at the latest.
-_SHORTEST, _LONGEST = 24, 96
-_AHEAD = 3
+SEGMENT_FRAMES = 96
+_AHEAD = 3  # frames each stage may run before the next
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,8 @@ class _Step:
     frame: VideoFrame
     prepared: Prepared
     begins_segment: bool
-    source_state: dict[str, np.ndarray] | None = None  # of the dreamer before this frame, where a segment begins
-    memory_state: dict[str, np.ndarray] | None = None
-    dreamed: np.ndarray | None = None
+    state: dict[str, np.ndarray]  # of the dreamer before this frame, where a segment begins
+    dreamed: np.ndarray
     objective: float = math.nan
 
 
@@ -89,6 +87,8 @@ def dream_video(
     start: Fraction | None = None,
     end: Fraction | None = None,
     every: int = 1,
+    scale: float = 1.0,
+    longest: int | None = None,
     schedule: Callable[[Fraction], Dreamer] | None = None,
     resume: bool = True,
     overwrite: bool = False,
@@ -96,18 +96,21 @@ def dream_video(
     on_frame: Callable[[VideoProgress], bool | None] | None = None,
     preview: Path | None = None,
     source_options: Mapping[str, Any] | None = None,
+    segment_frames: int = SEGMENT_FRAMES,
 ) -> VideoResult:
     """Dream the video `source` into `target`; audio, subtitles, chapters and metadata come along.
 
-    `source` is anything `open_source` opens, with `source_options`. Only frames from `start` to `end` (seconds) are taken.
-    Only each `every`-th frame takes ascent steps; the dream moves along on the others. `schedule` gives the Dreamer for a
-    time in seconds, where it changes. `settings` identify the job and are stored in the result. `on_frame` is called for
-    each finished frame; when it returns False the job stops and can be resumed. `preview` is a picture file that shows
-    the newest frame about once a second.
+    `source` is anything `open_source` opens, with `source_options`. Only frames from `start` to `end` (seconds) are
+    taken. The dream is made at `scale` times the source's size, or with its longer side at `longest` pixels, and
+    delivered at the source's. Only each `every`-th frame takes ascent steps; the dream moves along on the others.
+    `schedule` gives the Dreamer for a time in seconds, where it changes. `settings` identify the job and are stored in
+    the result. `on_frame` is called for each finished frame; when it returns False the job stops and can be resumed.
+    `preview` is a picture file that shows the newest frame about once a second. A segment has at most `segment_frames`
+    frames, and at a cut at least a quarter.
 
-    An unfinished job with the same settings is resumed; with others, or with `resume` false, see `Workspace.open`. Raises
-    OutputError when `target` exists and `overwrite` is false, and what reading, dreaming and writing raise; finished
-    segments stay for the next try.
+    An unfinished job with the same settings is resumed; with others, or with `resume` false, see `Workspace.open`.
+    Raises OutputError when `target` exists and `overwrite` is false, and what reading, dreaming and writing raise;
+    finished segments stay for the next try.
     """
     encoding = encoding or Encoding()
     piped = sink_kind(target) == "pipe"
@@ -117,21 +120,18 @@ def dream_video(
         raise OutputError(f"{target}: exists already; choose another name or use --overwrite")
     with open_source(source, **(source_options or {})) as video:
         check_encoding(target, video.info, encoding)
-        job = _identity(source, encoding, start, end, every, settings or {})
+        dreamer.size = _working_size(video.info, scale, longest) or dreamer.size
+        job = _identity(source, encoding, [start, end, every, dreamer.size, segment_frames], settings or {})
         # A pipe cannot be resumed; its workspace only keeps count.
         place = Path(tempfile.mkdtemp(prefix="onnxdream-")) / "pipe" if piped else target
         workspace = Workspace.open(place, job, resume=resume and str(source) != "-")
         run = _Run(video, target, dreamer, workspace, encoding, every, schedule, on_frame, preview, start, end)
+        run.longest = segment_frames
         return run(source, settings or {})
 
 
 def _identity(
-    source: str | Path,
-    encoding: Encoding,
-    start: Fraction | None,
-    end: Fraction | None,
-    every: int,
-    settings: Mapping[str, Any],
+    source: str | Path, encoding: Encoding, options: list[Any], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything that decides the frames of a job."""
     path = Path(source)
@@ -139,7 +139,7 @@ def _identity(
     return {
         "source": [str(path), *([stat.st_size, stat.st_mtime_ns] if stat else [])],
         "encoding": repr(encoding),
-        "range": [str(start), str(end), every],
+        "options": [str(option) for option in options],
         "settings": dict(settings),
     }
 
@@ -166,6 +166,7 @@ class _Run:
         self.on_frame, self.preview = on_frame, preview
         self.start, self.end = start, end
         self.piped = sink_kind(target) == "pipe"
+        self.longest = SEGMENT_FRAMES
         self.resumed = workspace.frames
         self.done = self.resumed
         self.total = _expected(video.info, start, end)
@@ -216,8 +217,9 @@ class _Run:
             for step in steps:
                 if step.begins_segment:
                     if sink is not None:
-                        self._close(sink, frames, objective, last + 1, {**step.source_state, **step.memory_state})
+                        self._close(sink, frames, objective, last + 1, step.state)
                     sink, frames, objective = self._open(), 0, 0.0
+                assert sink is not None, "the first frame begins a segment"
                 sink.write(step.dreamed, step.frame.pts, step.frame.alpha)
                 frames, objective, last = frames + 1, objective + step.objective, step.frame.index
                 self.objectives += step.objective
@@ -244,16 +246,16 @@ class _Run:
             scale = 255 / np.iinfo(frame.image.dtype).max
             rgb = cv2.cvtColor(frame.image, cv2.COLOR_BGR2RGB).astype(np.float32) * np.float32(scale)
             prepared = self.dreamer.prepare(rgb)
-            full = (prepared.cut and length >= _SHORTEST) or length >= _LONGEST
+            full = length >= self.longest or (prepared.cut and 4 * length >= self.longest)
             begins = length == 0 or (full and not self.piped)
             length = 1 if begins else length + 1
-            yield _Step(frame, prepared, begins, state if begins else {})
+            yield _Step(frame, prepared, begins, state if begins else {}, frame.image)
 
     def _developed(self, steps: Iterator[_Step]) -> Iterator[_Step]:
         """The same frames, dreamed."""
         for step in steps:
             if step.begins_segment:
-                step.memory_state = self.dreamer.memory_state()
+                step.state |= self.dreamer.memory_state()
             if self.schedule is not None:
                 self.dreamer.dreamer = self.schedule(step.frame.pts * self.video.info.time_base)
             rests = self.every > 1 and step.frame.index % self.every
@@ -272,19 +274,23 @@ class _Run:
         return f"segment-{len(self.workspace.segments):05d}"
 
     def _close(
-        self, sink: FrameSink, frames: int, objective: float, next_frame: int, state: dict[str, np.ndarray] | None = None
+        self,
+        sink: FrameSink,
+        frames: int,
+        objective: float,
+        next_frame: int,
+        state: dict[str, np.ndarray] | None = None,
     ) -> None:
         """Finish a segment's file and note it; without `state` it is the last one."""
         sink.close()
         number = len(self.workspace.segments)
         name = f"state-{number:05d}.npz" if state else ""
         if state:
-            write_whole(self.workspace.folder / name, lambda to: np.savez(to, **state))
+            write_whole(self.workspace.folder / name, lambda to: np.savez(to, allow_pickle=False, **state))
         self.workspace.add(Segment(self._segment_name(), frames, objective, next_frame, name))
 
     def _tell(self, step: _Step) -> None:
         self.done += 1
-        assert step.dreamed is not None
         now = time.perf_counter()
         if self.preview is not None and now - self._previewed > 1:
             self._previewed = now
@@ -310,22 +316,13 @@ def _write_preview(path: Path, image: np.ndarray) -> None:
     scale = min(1.0, 480 / max(image.shape[:2]))
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     pixels = cv2.convertScaleAbs(small, alpha=255 / np.iinfo(image.dtype).max)
-    write_whole(path, lambda to: to.write_bytes(cv2.imencode(".jpg", pixels)[1].tobytes()))
+    write_whole(path, lambda to: np.asarray(cv2.imencode(".jpg", pixels)[1]).tofile(to))
 
 
-def working_size(
-    source: str | Path, *, scale: float = 1.0, longest: int | None = None, options: Mapping[str, Any] | None = None
-) -> tuple[int, int] | None:
-    """(height, width) to dream at: the source's times `scale`, or with its longer side `longest`; None: the source's own.
-
-    Raises OptionError for a scale that is not above 0 and at most 1.
-    """
+def _working_size(info: VideoInfo, scale: float, longest: int | None) -> tuple[int, int] | None:
+    """(height, width) to dream at; None: the source's own."""
+    if longest is not None:
+        scale = min(1.0, longest / max(info.height, info.width))
     if not 0 < scale <= 1:
         raise OptionError(f"scale is {scale}; it must be above 0 and at most 1")
-    if scale == 1 and longest is None:
-        return None
-    with open_source(source, **(options or {})) as video:
-        height, width = video.info.height, video.info.width
-    if longest is not None:
-        scale = min(1.0, longest / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    return None if scale == 1 else (max(1, round(info.height * scale)), max(1, round(info.width * scale)))

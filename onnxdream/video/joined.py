@@ -7,9 +7,10 @@ knows, counted from its first frame; so they come back exactly.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from math import floor
+from math import floor, lcm
 from pathlib import Path
 from statistics import median_low
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 TICK = Fraction(1, 1000)
 OPTIONS: dict[str, dict[str, str]] = {"matroska": {}, "mov": {"use_editlist": "0", "video_track_timescale": "1000"}}
+# These say themselves when pixels are not square; for others PyAV has no way to make Matroska say it.
+_TELL_ASPECT = ("h264", "hevc", "mpeg4")
 _LONGEST = 10  # seconds the last picture may stay, by what the source says of its duration
 # Tags that MP4 has places for; others need its newer way of storing tags, which fewer programs read.
 _MP4_TAGS = {"title", "artist", "album", "comment", "date", "genre", "copyright", "description", "synopsis", "grouping"}
@@ -51,10 +54,15 @@ def times(container: InputContainer, name: str, info: VideoInfo) -> list[int]:
     return [time - min(found) + first for time in found]
 
 
-def muxer_options(kind: str, metadata: dict[str, str]) -> dict[str, str]:
-    """Options of the result's container: the same bytes each time, no moving of times, the index of an MP4 in front."""
+def muxer_options(kind: str, metadata: dict[str, str], clocks: list[Fraction]) -> dict[str, str]:
+    """Options of the result's container: the same bytes each time, no moving of times, the index of an MP4 in front.
+
+    `clocks` are the time bases of its streams: MP4 notes down when each begins in a unit for all of them.
+    """
     options = {"fflags": "+bitexact", "avoid_negative_ts": "disabled"}
     if kind in ("mp4", "mov"):
+        unit = lcm(*(clock.denominator for clock in clocks))
+        options["movie_timescale"] = str(unit if unit < 1 << 31 else clocks[0].denominator)
         options["movflags"] = "+faststart" if set(metadata) <= _MP4_TAGS else "+faststart+use_metadata_tags"
     return options
 
@@ -110,14 +118,22 @@ class Joined:
         with self._reopen(self.parts[0]) as container:
             template = container.streams.video[0]
             video = out.add_stream_from_template(template, opaque=True)
-            alpha = template.metadata.get("alpha_mode")
+            alpha, tag = template.metadata.get("alpha_mode"), template.codec_context.codec_tag
         video.time_base = self.info.time_base
         context: Any = video.codec_context
         if self.info.rate is not None:
             context.framerate = self.info.rate
         context.sample_aspect_ratio = self.info.aspect
+        if self.info.aspect != 1 and kind in ("matroska", "webm") and context.name not in _TELL_ASPECT:
+            warnings.warn(
+                f"pixels of {self.info.aspect} cannot be noted down for {context.name} in this container; "
+                "players will show them square",
+                stacklevel=2,
+            )
         if context.name == "hevc" and kind in ("mp4", "mov"):
             context.codec_tag = "hvc1"  # what Apple's players want
+        elif context.name == "prores":
+            context.codec_tag = tag  # tells 4444 from 422
         video.metadata.update({"alpha_mode": alpha} if alpha else {})
         return video
 

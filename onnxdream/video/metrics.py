@@ -42,10 +42,12 @@ def compare(
     *,
     flow: str = "dis-medium",
 ) -> Report:
-    """Compare a dream with its source, given as (source, dream) frame by frame; `measure` gives the objective of a frame.
+    """Compare a dream with its source, given as (source, dream) frame by frame; `measure` gives the objective of a
+    frame.
 
     E_warp per pair of frames is Σ M (warp(O_{t+1}, F_{t->t+1}) - O_t)² / Σ M in RGB 0..1, Σ M counting the channels
-    (Lai et al. 2018, "Learning Blind Video Temporal Consistency", eq. 12), mean over pairs; pairs across a cut are left out.
+    (Lai et al. 2018, "Learning Blind Video Temporal Consistency", eq. 12), mean over pairs; pairs across a cut are
+    left out.
     """
     estimate, cut = estimator(flow), CutDetector()
     errors: list[tuple[float, float]] = []
@@ -64,7 +66,8 @@ def compare(
             forward, backward = estimate(light_before, light), estimate(light, light_before)
             trusted = visible(forward, backward) > 0
             if trusted.any():
-                errors.append(tuple(_warp_error(a, b, forward, trusted) for a, b in ((dreamed_before, dream), (before, source))))  # type: ignore[arg-type]
+                dreamed = _warp_error(dreamed_before, dream, forward, trusted)
+                errors.append((dreamed, _warp_error(before, source, forward, trusted)))
             still = np.abs(source - before).max(2) < 3
             if still.mean() > 0.01:
                 own = np.abs(source - before)[still].mean()
@@ -72,10 +75,10 @@ def compare(
         last = (source, dream, light)
     tenth = max(1, len(colors) // 10)
     drift = np.mean(colors[-tenth:], 0) - np.mean(colors[:tenth], 0) if colors else np.zeros(3)
-    dreamed, own_error = np.mean(errors, 0) if errors else (np.nan, np.nan)
+    error, own_error = np.mean(errors, 0) if errors else (np.nan, np.nan)
     return Report(
         frames=len(colors),
-        warp_error=float(dreamed),
+        warp_error=float(error),
         source_warp_error=float(own_error),
         flicker=float(np.mean(flickers)) if flickers else float("nan"),
         strength=float(np.mean(strengths)) if strengths else float("nan"),
@@ -90,4 +93,4 @@ def _warp_error(first: np.ndarray, second: np.ndarray, forward: np.ndarray, trus
 
 
 def _mean_lab(picture: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(np.ascontiguousarray(picture) / 255, cv2.COLOR_RGB2LAB).reshape(-1, 3).mean(0)
+    return np.asarray(np.mean(cv2.cvtColor(np.ascontiguousarray(picture) / 255, cv2.COLOR_RGB2LAB), axis=(0, 1)))

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import OptionError, OutputError
 from .colors import FULL, bgr_to_yuv, matrix_of, over_white, rescaled
 from .encoding import Encoding
-from .frames import FrameCheck, FrameSink, VideoInfo
+from .frames import ColorTags, FrameCheck, FrameSink, VideoInfo
 
 _FORMATS = {"y4m": "y4m", "yuv4mpegpipe": "y4m", "rawvideo": "bgr24", "bgr24": "bgr24", "raw": "bgr24"}
 
@@ -59,7 +59,7 @@ class PipeSink(FrameSink):
         self.stream = stream or sys.stdout.buffer
         self.check = FrameCheck(info)
         self.depth = 8 if info.bits == 8 else min(info.bits, 12)
-        self.matrix = matrix_of(info.color, info.width, info.height)
+        self.matrix = matrix_of(ColorTags(), info.width, info.height)  # y4m names none; readers go by the size
         self.full = info.color.range == FULL
         if not self.raw and self.stream not in _BEGUN:
             _BEGUN.add(self.stream)

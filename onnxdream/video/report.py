@@ -12,8 +12,8 @@ import numpy as np
 from ..dream import Dreamer
 from ..errors import InputError, OptionError, VideoError
 from ..images import to_batch, write_whole
-from ..settings import Settings, build_objective
 from ..model import load_model
+from ..settings import Settings, build_objective
 from .files import open_source, read_video_settings
 from .metrics import compare
 
@@ -23,8 +23,8 @@ def measure_videos(
 ) -> dict[str, dict[str, float]]:
     """The figures of `metrics.Report` for each of `dreams`, by name.
 
-    The strength is the objective stored in the first dream that carries one, or that of the settings `given`, the same for
-    all. Raises VideoError where the videos cannot be read or do not have as many frames as the source.
+    The strength is the objective stored in the first dream that carries one, or that of the settings `given`, the same
+    for all. Raises VideoError where the videos cannot be read or do not have as many frames as the source.
     """
     settings = Settings().updated(given or _stored(dreams), "option")
     model = load_model(settings.model)
@@ -41,7 +41,7 @@ def _stored(dreams: list[str]) -> dict[str, Any]:
     wanted = ("model", "layers", "objective", "channels")
     for name in dreams:
         try:
-            return {k: v for k, v in read_video_settings(name).items() if k in wanted}
+            return {k: v for k, v in read_video_settings(Path(name)).items() if k in wanted}
         except InputError:
             continue
     return {}
@@ -93,7 +93,7 @@ def plot_reports(path: Path, reports: Mapping[str, Mapping[str, float]]) -> None
             _text(chart, f"{value:.3g}", left + length + 8, y, (60, 60, 60))
             y += row
         y += row
-    write_whole(path, lambda to: to.write_bytes(cv2.imencode(".png", chart)[1].tobytes()))
+    write_whole(path, lambda to: np.asarray(cv2.imencode(".png", chart)[1]).tofile(to))
 
 
 def _text(chart: np.ndarray, text: str, x: int, y: int, color: tuple[int, int, int]) -> None:

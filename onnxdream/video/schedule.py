@@ -23,7 +23,8 @@ def video_defaults(given: Mapping[str, Any], *, preset: bool) -> dict[str, Any]:
 
 
 def read_timeline(path: Path, settings: Settings) -> list[tuple[Fraction, Settings]]:
-    """The settings from each time on: a TOML file of `[[at]]` tables, each with `time` in seconds and what changes then.
+    """The settings from each time on: a TOML file of `[[at]]` tables, each with `time` in seconds and what changes
+    then.
 
     Each table builds on the one before, the first on `settings`. Raises OptionError naming what is wrong.
     """
@@ -34,15 +35,18 @@ def read_timeline(path: Path, settings: Settings) -> list[tuple[Fraction, Settin
     except ValueError as error:
         raise OptionError(f"{path}: not a TOML file: {error}") from error
     if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables) or not tables:
-        raise OptionError(f"{path}: a timeline is made of [[at]] tables, each with a time and the settings from then on")
+        raise OptionError(
+            f"{path}: a timeline is made of [[at]] tables, each with a time and the settings from then on"
+        )
     moments = [(Fraction(0), settings)]
     for table in tables:
         time = table.pop("time", None)
         if not isinstance(time, (int, float)) or isinstance(time, bool) or time < 0:
             raise OptionError(f"{path}: each [[at]] needs a time in seconds, such as time = 2.5; this one has {time!r}")
-        if Fraction(time) < moments[-1][0]:
+        moment = Fraction(str(time))
+        if moment < moments[-1][0]:
             raise OptionError(f"{path}: the [[at]] tables must be in order of time; {time} comes after a later one")
-        moments.append((Fraction(time), moments[-1][1].updated(table, f"{path}, time {time}")))
+        moments.append((moment, moments[-1][1].updated(table, f"{path}, time {time}")))
     return moments
 
 

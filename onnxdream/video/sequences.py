@@ -255,8 +255,9 @@ def write_animation(
             exif[_EXIF_DESCRIPTION] = f"{SETTINGS_KEY} {text}"
         options |= {"quality": 90, "exif": exif}
     first = next(pictures)
-    if gif and first.mode == "RGBA":
-        options["disposal"] = 2
+    if first.mode == "RGBA":
+        # In WebP only frames on their own: libwebp loses the opacity of others whose edges are wholly transparent.
+        options |= {"disposal": 2} if gif else {"kmin": 0, "kmax": 1}
 
     def write(to: Path) -> None:
         first.save(to, format="GIF" if gif else "WEBP", save_all=True, append_images=pictures, **options)

@@ -129,13 +129,17 @@ class SourceStreams:
 
     def _copied(self, stream: Stream, held: set[str]) -> Stream | None:
         context: Any = stream.codec_context
-        codec = context.name if context else None
+        codec = context.codec.canonical_name if context else None
         if stream.type == "attachment" and self.kind == "matroska":
             return self._template(stream)
         picture = stream.type == "video" and is_cover(stream)
         if picture and self.kind == "matroska":
             return self._attached(stream, codec or "")
-        if codec in held and (stream.type == "subtitle" or (picture and self.kind in ("mp4", "mov"))):
+        if (
+            context
+            and context.name in held
+            and (stream.type == "subtitle" or (picture and self.kind in ("mp4", "mov")))
+        ):
             return self._template(stream)
         again = "timecode" in stream.metadata or (stream.name == "bin_data" and self.source.chapters())
         if stream.type == "data" and self.kind in ("mp4", "mov") and again:
@@ -171,8 +175,8 @@ class SourceStreams:
         target.codec_context.bit_rate = (64000 if opus else 96000) * channels
         self.encoded.add(stream.index)
         self._warn(
-            f"audio stream {stream.index} ({context.name}) is encoded anew as {'Opus' if opus else 'AAC'}; "
-            "this container cannot hold it as it is"
+            f"audio stream {stream.index} ({context.codec.canonical_name}) is encoded anew as "
+            f"{'Opus' if opus else 'AAC'}; this container cannot hold it as it is"
         )
         made: Stream = target
         return made

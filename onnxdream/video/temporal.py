@@ -4,10 +4,10 @@ With source I, dream D and the flow F from frame t to t-1, estimated on the sour
 
     start = I_t + gain * M * warp(D_{t-1} - I_{t-1}, F)
 
-and a few small ascent steps go on from there. The residual is warped, never the picture, so that the picture stays sharp;
-M is 0 where the flow cannot be trusted (`flow.visible`), so that nothing is dragged along; and the residual loses its
-mean, so that a long scene grows neither brighter nor darker. Warm starts along the flow follow Ruder, Dosovitskiy and
-Brox 2016, "Artistic Style Transfer for Videos".
+and a few small ascent steps go on from there. The residual is warped, never the picture, so that the picture stays
+sharp; M is 0 where the flow cannot be trusted (`flow.visible`), so that nothing is dragged along; and the residual
+loses its mean, so that a long scene grows neither brighter nor darker. Warm starts along the flow follow Ruder,
+Dosovitskiy and Brox 2016, "Artistic Style Transfer for Videos".
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from ..images import from_batch, to_batch
 from .flow import CutDetector, estimator, grey, soften, visible, warp
 
 METHODS = ("flow", "warp", "blend", "independent")
-
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,13 @@ class Memory:
 class VideoDreamer:
     """Dreams the frames of a video one after the other and keeps the dream in place on what moves.
 
-    `method` is "flow" (see the module's docstring), or one of the baselines it is measured against: "warp" warps the whole
-    previous dream and blends it with the frame, "blend" blends without warping, both by `blend`, and "independent"
-    dreams each frame alone; all three take the dreamer's full number of steps for each frame.
+    `method` is "flow" (see the module's docstring), or one of the baselines it is measured against: "warp" warps the
+    whole previous dream and blends it with the frame, "blend" blends without warping, both by `blend`, and
+    "independent" dreams each frame alone; all three take the dreamer's full number of steps for each frame.
 
     `flow` is the flow method (`flow.METHODS`). A scene's first frame takes `dreamer.steps` steps an octave, later ones
-    `frame_steps`, each `frame_step` times the dreamer's step size. Nowhere may the carried residual exceed `strength` times
-    the size it had in the scene's first frame, on average around each place: what stands still does not burn in.
+    `frame_steps`, each `frame_step` times the dreamer's step size. Nowhere may the carried residual exceed `strength`
+    times the size it had in the scene's first frame, on average around each place: what stands still does not burn in.
     `size` (height, width) is the size to dream at; the residual is then scaled up onto the full frame.
 
     Raises OptionError for settings out of range.
@@ -103,7 +102,7 @@ class VideoDreamer:
     def apply(self, frame: np.ndarray) -> np.ndarray:
         """Dream the next frame, BGR uint8 [H,W,3] in and out."""
         rgb = self.dream(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.float32))
-        return cv2.cvtColor(np.rint(rgb).astype(np.uint8), cv2.COLOR_RGB2BGR)
+        return np.asarray(cv2.cvtColor(np.rint(rgb).astype(np.uint8), cv2.COLOR_RGB2BGR))
 
     def dream(self, frame: np.ndarray) -> np.ndarray:
         """Dream the next frame, RGB float32 [H,W,3] in 0..255 in and out."""
@@ -147,7 +146,7 @@ class VideoDreamer:
         self.memory = Memory(residual, dreamed, _rms(residual) if strength is None else strength)
         if small is not frame:
             residual = cv2.resize(residual, frame.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-        return np.clip(frame + residual, 0, 255)
+        return np.asarray(np.clip(frame + residual, 0, 255))
 
     def _start(self, prepared: Prepared, memory: Memory) -> np.ndarray:
         """Where the ascent of this frame starts."""
@@ -163,7 +162,7 @@ class VideoDreamer:
         carried = warp(memory.residual, prepared.motion)
         carried -= carried.mean((0, 1))
         gain = np.minimum(1, self.strength * memory.strength / np.maximum(_local_rms(carried), 1e-6))
-        return np.clip(small + carried * (gain * prepared.trust)[:, :, None], 0, 255)
+        return np.asarray(np.clip(small + carried * (gain * prepared.trust)[:, :, None], 0, 255))
 
     def _ascend(self, start: np.ndarray, steps: int | None = None, step_size: float | None = None) -> np.ndarray:
         def note(progress: Progress) -> None:
@@ -185,8 +184,8 @@ class VideoDreamer:
         return {
             "residual": memory.residual,
             "dream": memory.dream,
-            "strength": np.float64(memory.strength),
-            "count": np.int64(self.count),
+            "strength": np.array(memory.strength),
+            "count": np.array(self.count),
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
@@ -207,4 +206,4 @@ def _rms(residual: np.ndarray) -> float:
 def _local_rms(residual: np.ndarray) -> np.ndarray:
     """Root mean square [h,w] of a residual [h,w,3] around each place, in a window of a sixth of the picture."""
     square = np.square(residual).mean(2)
-    return np.sqrt(cv2.GaussianBlur(square, (0, 0), min(square.shape) / 12, borderType=cv2.BORDER_REFLECT))
+    return np.asarray(np.sqrt(cv2.GaussianBlur(square, (0, 0), min(square.shape) / 12, borderType=cv2.BORDER_REFLECT)))

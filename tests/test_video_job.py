@@ -1,0 +1,278 @@
+"""Whole videos through the command line: real clip, real encoder, real interruptions."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from conftest import DATA
+
+from onnxdream.video.files import open_source, read_video_settings
+
+CLIP = DATA / "clip.mp4"
+COMMAND = [sys.executable, "-m", "onnxdream.cli.app", "video"]
+LOOK = ["-l", "fire3", "--octaves", "1", "--steps", "3", "--frame-steps", "1", "--size", "160", "--segment-frames", "8"]
+
+
+def dream(source: Path | str, out: Path, *more: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*COMMAND, str(source), "-o", str(out), *LOOK, *more], capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def frames_of(path: Path) -> list[np.ndarray]:
+    with open_source(path) as video:
+        return [f.image for f in video.frames()]
+
+
+def times_of(path: Path) -> list[Fraction]:
+    with open_source(path) as video:
+        return [f.pts * video.info.time_base for f in video.frames()]
+
+
+def sound_of(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(p) for p in container.demux(audio=0) if p.size]
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.name.startswith("."))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    out = tmp_path_factory.mktemp("whole") / "out.mp4"
+    return out, json.loads(dream(CLIP, out, "--json").stdout)
+
+
+def test_a_video_keeps_its_frames_times_and_sound(whole: tuple[Path, dict]) -> None:
+    out, record = whole
+    source, dreamed = frames_of(CLIP), frames_of(out)
+    assert len(dreamed) == len(source) == record["frames"]
+    assert dreamed[0].shape == source[0].shape
+    assert times_of(out) == times_of(CLIP)
+    assert sound_of(out) == sound_of(CLIP)
+    changes = [np.abs(a.astype(int) - b).mean() for a, b in zip(source, dreamed, strict=True)]
+    assert min(changes) > 1.5
+    assert leftovers(out.parent) == []
+
+
+def test_the_record_and_the_settings_inside(whole: tuple[Path, dict]) -> None:
+    out, record = whole
+    assert {"model", "layer", "provider", "source", "output", "seconds", "frames", "fps", "resumed_frames"} <= set(
+        record
+    )
+    assert record["resumed_frames"] == 0
+    assert read_video_settings(out)["layers"] == ["fire3"]
+
+
+def kill_after(delay: float, out: Path) -> None:
+    process = subprocess.Popen([*COMMAND, str(CLIP), "-o", str(out), *LOOK], stderr=subprocess.DEVNULL)
+    try:
+        process.wait(delay)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def assert_same(first: Path, second: Path) -> None:
+    for a, b in zip(frames_of(first), frames_of(second), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert times_of(first) == times_of(second)
+    assert sound_of(first) == sound_of(second)
+
+
+def test_a_killed_job_goes_on_and_ends_the_same(whole: tuple[Path, dict], tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    manifest = tmp_path / ".out.mp4.onnxdream" / "manifest.jsonl"
+    process = subprocess.Popen([*COMMAND, str(CLIP), "-o", str(out), *LOOK], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (manifest.is_file() and len(manifest.read_text().splitlines()) >= 3):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not out.exists()
+    record = json.loads(dream(CLIP, out, "--json").stdout)
+    assert record["resumed_frames"] >= 16
+    assert_same(out, whole[0])
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_twenty_random_kills(whole: tuple[Path, dict], tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    rng = random.Random(0)
+    kills = 0
+    while not out.exists() and kills < 20:
+        kill_after(rng.uniform(0.3, 3.5), out)
+        kills += 1
+    while kills < 20:  # finished early: the rest of the kills hit jobs begun anew
+        out.unlink(missing_ok=True)
+        while not out.exists() and kills < 20:
+            kill_after(rng.uniform(0.3, 3.5), out)
+            kills += 1
+    out.exists() or dream(CLIP, out)
+    assert_same(out, whole[0])
+    assert leftovers(tmp_path) == []
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    manifest = tmp_path / ".out.mp4.onnxdream" / "manifest.jsonl"
+    process = subprocess.Popen([*COMMAND, str(CLIP), "-o", str(out), *LOOK], stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (manifest.is_file() and len(manifest.read_text().splitlines()) >= 2):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert not out.exists()
+    assert len(manifest.read_text().splitlines()) >= 2
+
+
+def test_changed_settings_on_resume_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    manifest = tmp_path / ".out.mp4.onnxdream" / "manifest.jsonl"
+    process = subprocess.Popen([*COMMAND, str(CLIP), "-o", str(out), *LOOK], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (manifest.is_file() and len(manifest.read_text().splitlines()) >= 2):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    before = manifest.read_text()
+    refused = dream(CLIP, out, "--seed", "7", check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert "other settings" in refused.stderr
+    assert "--restart" in refused.stderr
+    assert manifest.read_text() == before
+    dream(CLIP, out, "--seed", "7", "--restart")
+    assert len(frames_of(out)) == len(frames_of(CLIP))
+
+
+def test_an_existing_result_is_not_overwritten(tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    out.write_bytes(b"precious")
+    refused = dream(CLIP, out, check=False)
+    assert refused.returncode == 2
+    assert "--overwrite" in refused.stderr
+    assert out.read_bytes() == b"precious"
+    dream(CLIP, out, "--overwrite", "--end", "0.2")
+    assert len(frames_of(out)) < len(frames_of(CLIP))
+
+
+def test_a_source_cut_off_is_dreamed_as_far_as_it_goes(tmp_path: Path) -> None:
+    whole_mkv = tmp_path / "whole.mkv"
+    with av.open(str(CLIP)) as source, av.open(str(whole_mkv), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    cut = tmp_path / "cut.mkv"
+    data = whole_mkv.read_bytes()
+    cut.write_bytes(data[: len(data) // 2])
+    out = tmp_path / "out.mp4"
+    done = dream(cut, out, check=False)
+    if done.returncode:
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+    assert 0 < len(frames_of(out)) < len(frames_of(CLIP))
+
+
+@pytest.mark.parametrize("name", ["out.gif", "out.webp", "frames", "f_%03d.png", "out.mkv", "out.webm"])
+def test_other_targets(tmp_path: Path, name: str) -> None:
+    out = tmp_path / name
+    dream(CLIP, out, "--end", "0.24")
+    if name in ("frames", "f_%03d.png"):
+        folder = out if name == "frames" else tmp_path
+        assert len(list(folder.glob("*.png"))) == 6
+    else:
+        assert len(frames_of(out)) == 6
+    assert leftovers(tmp_path) == []
+
+
+def test_pictures_and_pipes(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number, frame in enumerate(frames_of(CLIP)[:4]):
+        iio.imwrite(folder / f"{number}.png", frame[..., ::-1])
+    dream(folder, tmp_path / "out.mp4", "--rate", "10")
+    assert times_of(tmp_path / "out.mp4") == [Fraction(i, 10) for i in range(4)]
+    piped = subprocess.run([*COMMAND, str(folder), "-o", "-", "--rate", "10", *LOOK], capture_output=True)
+    assert piped.returncode == 0, piped.stderr
+    assert piped.stdout.startswith(b"YUV4MPEG2")
+    assert piped.stdout.count(b"FRAME") == 4
+    again = subprocess.run(
+        [*COMMAND, "-", "-o", str(tmp_path / "again.mp4"), *LOOK], input=piped.stdout, capture_output=True
+    )
+    assert again.returncode == 0, again.stderr
+    assert len(frames_of(tmp_path / "again.mp4")) == 4
+
+
+def test_a_timeline_changes_the_dream(tmp_path: Path) -> None:
+    timeline = tmp_path / "timeline.toml"
+    timeline.write_text('[[at]]\ntime = 0.2\nlayers = ["fire5"]\nstep_size = 3.0\n')
+    plain, changed = tmp_path / "plain.mkv", tmp_path / "changed.mkv"
+    options = ["--end", "0.4", "--codec", "ffv1"]
+    dream(CLIP, plain, *options)
+    dream(CLIP, changed, *options, "--timeline", str(timeline))
+    same = [np.array_equal(a, b) for a, b in zip(frames_of(plain), frames_of(changed), strict=True)]
+    switch = sum(t < Fraction(1, 5) for t in times_of(plain))
+    assert all(same[:switch])
+    assert not any(same[switch:])
+
+
+def test_every_other_frame_and_a_preview(tmp_path: Path) -> None:
+    dream(CLIP, tmp_path / "out.mp4", "--end", "0.4", "--every", "2", "--preview", str(tmp_path / "now.jpg"))
+    assert len(frames_of(tmp_path / "out.mp4")) == 10
+    assert iio.imread(tmp_path / "now.jpg").ndim == 3
+
+
+def test_compare_measures_and_draws(whole: tuple[Path, dict], tmp_path: Path) -> None:
+    alone = tmp_path / "alone.mp4"
+    dream(CLIP, alone, "--method", "independent")
+    command = [sys.executable, "-m", "onnxdream.cli.app", "compare", str(CLIP), str(whole[0]), str(alone)]
+    done = subprocess.run([*command, "--json", "--plot", str(tmp_path / "chart.png")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    videos = json.loads(done.stdout)["videos"]
+    assert videos[str(whole[0])]["excess"] < videos[str(alone)]["excess"]
+    assert videos[str(alone)]["strength"] > 0
+    assert iio.imread(tmp_path / "chart.png").ndim == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["missing.mp4", "-o", "out.mp4"], "missing.mp4"),
+        (["text.mp4", "-o", "out.mp4"], "text.mp4"),
+        (["clip.mp4", "-o", "out.xyz"], ".xyz"),
+        (["clip.mp4", "-o", "nowhere/out.mp4"], "nowhere"),
+        (["clip.mp4", "-o", "out.mp4", "--codec", "nonsense"], "nonsense"),
+        (["clip.mp4", "-o", "out.mp4", "--encoder-option", "x"], "key=value"),
+        (["clip.mp4", "-o", "out.mp4", "--start", "soon"], "soon"),
+        (["clip.mp4", "-o", "out.mp4", "--start", "60"], "no frame"),
+        (["clip.mp4", "-o", "out.mp4", "--method", "magic"], "magic"),
+        (["clip.mp4", "-o", "out.mp4", "--flow", "magic"], "magic"),
+        (["clip.mp4", "-o", "out.mp4", "--scale", "2"], "scale"),
+        (["clip.mp4", "-o", "out.mp4", "--timeline", "text.mp4"], "text.mp4"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, arguments: list[str], says: str) -> None:
+    shutil.copy(CLIP, tmp_path / "clip.mp4")
+    (tmp_path / "text.mp4").write_text("not a video")
+    before = sorted(tmp_path.iterdir())
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert says in done.stderr
+    assert sorted(p for p in tmp_path.iterdir() if not p.name.startswith(".")) == before
