@@ -188,12 +188,9 @@ class Dreamer:
 
     def measure(self, batch: np.ndarray) -> float:
         """The objective on `batch` float32 [N,3,H,W], mean over the batch and, where it needs them, over tiles."""
-        tiling = self._tiling(batch.shape)
-        if tiling is not None:
-            run = self._session("objective", batch.shape[0], tiling.tile).run
-            return float(tiling.objective(run, batch).mean())
-        session = self._session("objective", batch.shape[0], batch.shape[2:])
-        return float(session.run({"image": batch})["objective"].mean())
+        tiling, run = self._tiling(batch.shape), self._session("objective", batch.shape).run
+        value = run({"image": batch})["objective"] if tiling is None else tiling.objective(run, batch)
+        return float(value.mean())
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raise PictureError when no picture of `size` (height, width) can be dreamed."""
@@ -232,8 +229,7 @@ class Dreamer:
 
     def provider(self, shape: tuple[int, ...]) -> str:
         """The ONNX Runtime provider that dreams batches of this shape."""
-        tiling = self._tiling(shape)
-        return self._session("objective", shape[0], tiling.tile if tiling else shape[2:]).provider
+        return self._session("objective", shape).provider
 
     def _steps(
         self, image: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator, steps: int, step_size: float
@@ -242,10 +238,10 @@ class Dreamer:
         tiling = self._tiling(image.shape)
         shifts = [tuple(int(v) for v in rng.integers(-self.jitter, self.jitter + 1, 2)) for _ in range(steps)]
         if tiling is None:
-            session = self._session("step", image.shape[0], image.shape[2:], mask is not None)
+            session = self._session("step", image.shape, mask is not None)
             yield from session.ascend(image, [(step_size, (dy, dx)) for dy, dx in shifts], mask)
             return
-        gradients = self._session("gradient", image.shape[0], tiling.tile)
+        gradients = self._session("gradient", image.shape)
         image = image.copy()
         for shift in shifts:
             objective, gradient = tiling.gradient(gradients.run, image, shift, rng)
@@ -264,9 +260,12 @@ class Dreamer:
             self._graphs[key] = build[kind]()
         return self._graphs[key]
 
-    def _session(self, kind: str, batch: int, size: tuple[int, ...], mask: bool = False) -> Session:
-        held = self._per_pixel * batch * size[0] * size[1] * (0.6 if kind == "objective" else 1)
-        return self._sessions.at((kind, mask), self._graph(kind, mask), (batch, size[0], size[1]), held)
+    def _session(self, kind: str, shape: tuple[int, ...], mask: bool = False) -> Session:
+        """The session that runs graphs of this kind on batches of this shape, or on their tiles."""
+        tiling = self._tiling(shape)
+        batch, _, height, width = (*shape[:2], *tiling.tile) if tiling else shape
+        held = self.max_memory if tiling else step_bytes(self._per_pixel, (height, width), batch)
+        return self._sessions.at((kind, mask), self._graph(kind, mask), (batch, height, width), held)
 
     def _tiling(self, shape: tuple[int, ...]) -> Tiling | None:
         """How to tile pictures of this shape, or None where one step fits into `max_memory`."""

@@ -23,7 +23,7 @@ from .step import gaussian_cascade
 if TYPE_CHECKING:
     import onnx
 
-_BYTES_PER_TENSOR_BYTE = 1.4
+_BYTES_PER_TENSOR_BYTE = 1.9
 _PICTURE_BYTES = 84
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]

@@ -147,7 +147,8 @@ def test_a_long_static_shot_neither_burns_in_nor_drifts(dreamer: Dreamer, clip: 
         lights.append(float((dreamed - frame).mean()))
     early, late = np.mean(strengths[50:100]), np.mean(strengths[-50:])
     print(
-        f"strength first {strengths[0]:.0f}, early {early:.0f}, late {late:.0f}; light {lights[0]:+.2f} {lights[-1]:+.2f}"
+        f"strength first {strengths[0]:.0f}, early {early:.0f}, late {late:.0f}; "
+        f"light {lights[0]:+.2f} {lights[-1]:+.2f}"
     )
     assert late == pytest.approx(early, rel=0.2)
     assert abs(np.mean(lights[-50:]) - np.mean(lights[50:100])) < 1.0

@@ -170,10 +170,10 @@ class FileSource(VideoSource):
         if key < 1:
             return None
         container = self._reopen()
-        container.seek(self._keys[key], stream=container.streams[self._number])
-        decoded = self._decode(container)
         expected = None
         try:
+            container.seek(self._keys[key], stream=container.streams[self._number])
+            decoded = self._decode(container)
             for frame, pts in decoded:
                 if pts < self._keys[key]:
                     continue
@@ -183,7 +183,7 @@ class FileSource(VideoSource):
                 if place == target:
                     return self._followed(container, chain([(frame, pts)], decoded), target)
                 expected = place + 1
-        except VideoError:
+        except (VideoError, self._damage):
             pass
         container.close()
         return None
@@ -199,7 +199,7 @@ class FileSource(VideoSource):
     def _scan(self) -> tuple[list[int], list[int]]:
         """The times of all frames and of all keyframes, from the packets alone; empty when they do not tell."""
         with self._reopen() as container:
-            codec = container.streams.video[0].codec_context
+            codec: Any = container.streams[self._number].codec_context
             if not container.format.name.startswith(_ONE_PACKET_A_FRAME) or (codec and codec.name in ("vp8", "theora")):
                 return [], []
             times, keys = [], []
@@ -223,7 +223,8 @@ class FileSource(VideoSource):
         step = max(1, round(1 / (stream.average_rate * stream.time_base))) if stream.average_rate else 1
         last: int | None = None
         key: int | None = None
-        reached, decoding_time, torn = Fraction(0), None, False
+        reached, decoding_time = Fraction(0), None
+        torn, broken_at = False, None  # and the time shown of what is broken
 
         def timed(frame: av.VideoFrame) -> int:
             nonlocal last
@@ -241,7 +242,7 @@ class FileSource(VideoSource):
                 if key is None and not packet.is_keyframe and container.format.name == "mpegts":
                     continue  # a recording that begins between keyframes
                 if packet.is_corrupt:
-                    torn = True
+                    torn, broken_at = True, packet.pts
                     break
                 reached, decoding_time = max(reached, _end_of(packet)), packet.dts
                 key = packet.pts if key is None else key
@@ -250,20 +251,19 @@ class FileSource(VideoSource):
                 except self._damage:
                     if key is not None and packet.pts is not None and packet.pts < key:
                         continue  # shown before the first keyframe, made from what is not there
-                    torn = True
+                    torn, broken_at = True, packet.pts
                     break
                 for frame in decoded:
                     if frame.is_corrupt:
                         if key is not None and frame.pts is not None and frame.pts < key:
                             continue
-                        torn = True
+                        torn, broken_at = True, frame.pts
                         break
                     yield frame, timed(frame)
                 if torn:
                     break
-            broken_at = packet.pts if torn else None
         except self._damage:
-            torn, broken_at = True, None
+            torn = True
         try:
             held = decoder.decode(None)
         except self._damage:

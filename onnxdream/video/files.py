@@ -185,10 +185,9 @@ class VideoSink(FrameSink):
         self.plan = _planned(target, info, encoding)
         self._check = FrameCheck(info)
         self._part = path.with_name(f".{path.name}.part")
-        kind = "matroska" if self.plan.codec in _held("matroska") else "mov"
+        self._kind = kind = "matroska" if self.plan.codec in _held("matroska") else "mov"
         with self._told():
-            options = joined.OPTIONS[kind]
-            self._container = av.open(str(self._part), "w", format=kind, container_options=options)
+            self._container = av.open(str(self._part), "w", format=kind, container_options=joined.OPTIONS[kind])
             self._stream: Any = self._container.add_stream(self.plan.codec, info.rate or Fraction(25))
         self._stream.time_base = joined.TICK
         try:
@@ -197,6 +196,7 @@ class VideoSink(FrameSink):
             self.discard()
             raise
         self._first: int | None = None
+        self._packets = 0
 
     def write(self, image: np.ndarray, pts: int, alpha: np.ndarray | None = None) -> None:
         """See FrameSink."""
@@ -216,7 +216,8 @@ class VideoSink(FrameSink):
     def _mux(self, frame: av.VideoFrame | None) -> None:
         with self._told():
             for packet in self._stream.encode(frame):
-                packet.time_base = joined.TICK
+                self._packets += 1
+                joined.noted(packet, self._packets, self._kind)
                 self._container.mux(packet)
 
     def close(self) -> None:

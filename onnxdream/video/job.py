@@ -122,12 +122,29 @@ def dream_video(
         check_encoding(target, video.info, encoding)
         dreamer.size = _working_size(video.info, scale, longest) or dreamer.size
         job = _identity(source, encoding, [start, end, every, dreamer.size, segment_frames], settings or {})
-        # A pipe cannot be resumed; its workspace only keeps count.
-        place = Path(tempfile.mkdtemp(prefix="onnxdream-")) / "pipe" if piped else target
-        workspace = Workspace.open(place, job, resume=resume and str(source) != "-")
-        run = _Run(video, target, dreamer, workspace, encoding, every, schedule, on_frame, preview, start, end)
-        run.longest = segment_frames
-        return run(source, settings or {})
+
+        def run(workspace: Workspace) -> VideoResult:
+            here = _Run(
+                video,
+                target,
+                dreamer,
+                workspace,
+                encoding,
+                every=every,
+                schedule=schedule,
+                on_frame=on_frame,
+                preview=preview,
+                start=start,
+                end=end,
+                longest=segment_frames,
+            )
+            return here(source, settings or {})
+
+        if piped:  # cannot be resumed; its workspace only keeps count
+            with tempfile.TemporaryDirectory(prefix="onnxdream-") as folder:
+                workspace = Workspace.open(Path(folder) / "pipe", job, resume=False)
+                return run(workspace)
+        return run(Workspace.open(target, job, resume=resume and str(source) != "-"))
 
 
 def _identity(
@@ -154,19 +171,21 @@ class _Run:
         dreamer: VideoDreamer,
         workspace: Workspace,
         encoding: Encoding,
+        *,
         every: int,
         schedule: Callable[[Fraction], Dreamer] | None,
         on_frame: Callable[[VideoProgress], bool | None] | None,
         preview: Path | None,
         start: Fraction | None,
         end: Fraction | None,
+        longest: int,
     ) -> None:
         self.video, self.target, self.dreamer, self.workspace = video, target, dreamer, workspace
         self.encoding, self.every, self.schedule = encoding, every, schedule
         self.on_frame, self.preview = on_frame, preview
         self.start, self.end = start, end
         self.piped = sink_kind(target) == "pipe"
-        self.longest = SEGMENT_FRAMES
+        self.longest = longest
         self.resumed = workspace.frames
         self.done = self.resumed
         self.total = _expected(video.info, start, end)

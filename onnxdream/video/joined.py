@@ -21,6 +21,7 @@ from .frames import VideoFrame, VideoInfo
 from .streams import Timed, decode_times
 
 if TYPE_CHECKING:
+    import av
     from av.container import InputContainer, OutputContainer
     from av.stream import Stream
 
@@ -36,6 +37,16 @@ _MP4_TAGS = {"title", "artist", "album", "comment", "date", "genre", "copyright"
 def note(first: int, info: VideoInfo) -> dict[str, str]:
     """The tag of a segment that says when it begins, in ticks."""
     return {"comment": json.dumps({"first": first, "unit": str(info.time_base)})}
+
+
+def noted(packet: av.Packet[Any], number: int, kind: str) -> None:
+    """Prepare the `number`-th packet of an encoder for a segment in a container of `kind`.
+
+    Decoding times are made anew when segments are joined, and x265 leaves those of a very short run to chance. Here
+    only their order counts: before any `pts`, or, in a mov, where every frame stands alone, at it.
+    """
+    packet.time_base = TICK
+    packet.dts = number - (1 << 40) if kind == "matroska" else packet.pts
 
 
 def times(container: InputContainer, name: str, info: VideoInfo) -> list[int]:

@@ -133,10 +133,11 @@ class AnimationSource(VideoSource):
                 for frame, duration in _shown(image):
                     alpha = alpha or frame.getextrema()[3][0] < 255
                     self.times.append(self.times[-1] + duration)
-        except OSError as error:
+        except Exception as error:  # Pillow raises what its decoders happen to
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             if len(self.times) == 1:
-                raise VideoError(f"{path}: not an animated picture that can be read ({error})") from error
-            self.broken = str(error)
+                raise VideoError(f"{path}: not an animated picture that can be read ({reason})") from error
+            self.broken = reason
         if self.kind == "GIF" and not path.read_bytes().rstrip(b"\0").endswith(b";"):
             self.broken = "its end is missing"
         count, unit = len(self.times) - 1, 10 if self.kind == "GIF" else 1
