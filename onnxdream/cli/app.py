@@ -62,6 +62,8 @@ def main() -> None:
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # Typer takes the interrupt for itself
+            error_line("interrupted")
     except OnnxDreamError as error:
         error_line(str(error))
         code = error.exit_code
