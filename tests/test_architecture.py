@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 import onnxdream
+from conftest import ROOT
 
 PACKAGE = ROOT / "onnxdream"
 # Lower floors first; a module may import from its own floor and those below.

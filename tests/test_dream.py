@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 import pytest
 import skimage.data
-import small
 
+import small
 from onnxdream import Dreamer, load_model
 from onnxdream import objectives as obj
 from onnxdream.dream import Dream, Progress, features

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import skimage.data
 import tifffile
-from conftest import DATA
 from PIL import Image, ImageCms
 
+from conftest import DATA
 from onnxdream import stills
 from onnxdream.errors import OptionError, OutputError, PictureError
 from onnxdream.images import (

@@ -12,10 +12,10 @@ import onnx
 import pytest
 import skimage.data
 import torch
-from float64 import run_float64
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
+from float64 import run_float64
 from onnxdream import catalog, objectives
 from onnxdream.backends.ort import Session
 from onnxdream.model import Model, load_model

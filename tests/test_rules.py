@@ -20,9 +20,9 @@ import onnx_ir.passes.common as passes
 import pytest
 import torch
 import torch.nn.functional as F
-from float64 import run_float64
 from torch import Tensor
 
+from float64 import run_float64
 from onnxdream.autodiff import Ops, backward
 from onnxdream.autodiff.registry import RULES
 from onnxdream.backends.ort import Session

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from test_rules import REDUCERS, Case, check, integers, ints, normal, pad, positive
 from torch import Tensor
+
+from test_rules import REDUCERS, Case, check, integers, ints, normal, pad, positive
 
 repeatable = settings(
     max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)

@@ -7,8 +7,8 @@ from itertools import islice
 import cv2
 import numpy as np
 import pytest
-from conftest import DATA
 
+from conftest import DATA
 from onnxdream import objectives
 from onnxdream.dream import Dreamer
 from onnxdream.errors import OptionError

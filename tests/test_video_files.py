@@ -18,8 +18,8 @@ import av
 import cv2
 import numpy as np
 import pytest
-from conftest import DATA, ROOT
 
+from conftest import DATA, ROOT
 from onnxdream.errors import InputError, OptionError, OutputError, VideoError
 from onnxdream.images import Picture, write_picture
 from onnxdream.video.files import (

@@ -16,8 +16,8 @@ import av
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from conftest import DATA
 
+from conftest import DATA
 from onnxdream.video.files import open_source, read_video_settings
 
 CLIP = DATA / "clip.mp4"
