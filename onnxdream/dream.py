@@ -172,7 +172,8 @@ class Dreamer:
             image = base + resize(detail, size)
             np.clip(image, 0, 255, out=image)
             here = None if mask is None else _mask_at(mask, size)
-            for step, (objective, fetch) in enumerate(self._steps(image, here, rng, steps, step_size)):
+            tiling = self._tiling(image.shape, beside=2 * source.nbytes)
+            for step, (objective, fetch) in enumerate(self._steps(image, here, rng, steps, step_size, tiling)):
                 done += 1
                 if on_step is not None:
                     picture = _as_pictures(fetch)
@@ -188,7 +189,8 @@ class Dreamer:
 
     def measure(self, batch: np.ndarray) -> float:
         """The objective on `batch` float32 [N,3,H,W], mean over the batch and, where it needs them, over tiles."""
-        tiling, run = self._tiling(batch.shape), self._session("objective", batch.shape).run
+        tiling = self._tiling(batch.shape, beside=2 * batch.nbytes)
+        run = self._session("objective", batch.shape, tiling).run
         value = run({"image": batch})["objective"] if tiling is None else tiling.objective(run, batch)
         return float(value.mean())
 
@@ -229,19 +231,24 @@ class Dreamer:
 
     def provider(self, shape: tuple[int, ...]) -> str:
         """The ONNX Runtime provider that dreams batches of this shape."""
-        return self._session("objective", shape).provider
+        return self._session("objective", shape, self._tiling(shape, beside=8 * math.prod(shape))).provider
 
     def _steps(
-        self, image: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator, steps: int, step_size: float
+        self,
+        image: np.ndarray,
+        mask: np.ndarray | None,
+        rng: np.random.Generator,
+        steps: int,
+        step_size: float,
+        tiling: Tiling | None,
     ) -> Iterator[tuple[np.ndarray, Callable[[], np.ndarray]]]:
         """Ascend from `image`, yielding (objective, fetch) after each step."""
-        tiling = self._tiling(image.shape)
         shifts = [tuple(int(v) for v in rng.integers(-self.jitter, self.jitter + 1, 2)) for _ in range(steps)]
         if tiling is None:
-            session = self._session("step", image.shape, mask is not None)
+            session = self._session("step", image.shape, None, mask=mask is not None)
             yield from session.ascend(image, [(step_size, (dy, dx)) for dy, dx in shifts], mask)
             return
-        gradients = self._session("gradient", image.shape)
+        gradients = self._session("gradient", image.shape, tiling)
         image = image.copy()
         for shift in shifts:
             objective, gradient = tiling.gradient(gradients.run, image, shift, rng)
@@ -260,31 +267,34 @@ class Dreamer:
             self._graphs[key] = build[kind]()
         return self._graphs[key]
 
-    def _session(self, kind: str, shape: tuple[int, ...], mask: bool = False) -> Session:
+    def _session(self, kind: str, shape: tuple[int, ...], tiling: Tiling | None, *, mask: bool = False) -> Session:
         """The session that runs graphs of this kind on batches of this shape, or on their tiles."""
-        tiling = self._tiling(shape)
         batch, _, height, width = (*shape[:2], *tiling.tile) if tiling else shape
         held = self.max_memory if tiling else step_bytes(self._per_pixel, (height, width), batch)
         return self._sessions.at((kind, mask), self._graph(kind, mask), (batch, height, width), held)
 
-    def _tiling(self, shape: tuple[int, ...]) -> Tiling | None:
-        """How to tile pictures of this shape, or None where one step fits into `max_memory`."""
-        if shape not in self._tiles:
+    def _tiling(self, shape: tuple[int, ...], *, beside: int) -> Tiling | None:
+        """How to tile pictures of this shape, or None where one step fits into `max_memory`.
+
+        `beside` is what pictures of other sizes take meanwhile, in bytes.
+        """
+        key = (*shape, beside)
+        if key not in self._tiles:
             batch, _, height, width = shape
-            size = (height, width)
+            size, limit = (height, width), self.max_memory - beside
             objective, layers = self.objective, ", ".join(self.objective.layers)
-            needed = step_bytes(self._per_pixel, size, batch) / 2**20
+            needed = (step_bytes(self._per_pixel, size, batch) + beside) / 2**20
             local = objective.local and self.only_size is None and all(layer.spatial for layer in self._layers)
             if needed > self.max_memory / 2**20 and not local:
                 raise PictureError(
                     f"a picture of {width}x{height} needs {needed:.0f} MiB, and {objective!r} looks at all of it, "
                     f"so it cannot be tiled; make it smaller or raise --max-memory to {needed + 1:.0f}M"
                 )
-            tiling = plan_tiles(self._layers, self.smallest, size, self._per_pixel, self.max_memory, batch=batch)
+            tiling = plan_tiles(self._layers, self.smallest, size, self._per_pixel, limit, batch=batch)
             if tiling is not None and any(math.isinf(layer.receptive_field) for layer in self._layers):
                 warnings.warn(f"{layers} sees the whole picture; in tiles it sees only the tile", stacklevel=2)
-            self._tiles[shape] = tiling
-        return self._tiles[shape]
+            self._tiles[key] = tiling
+        return self._tiles[key]
 
 
 def _working_layers(model: Model, layers: Sequence[str], count: int = 2) -> list[str]:

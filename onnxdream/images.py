@@ -10,6 +10,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,8 +149,6 @@ def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
 
 def _to_srgb(image: Image, icc: bytes) -> Image:
     """A CMYK picture in sRGB by its profile, or as it is where the profile is unusable."""
-    from io import BytesIO
-
     from PIL import ImageCms
 
     try:
@@ -198,7 +197,7 @@ def write_picture(path: Path, picture: Picture, settings: dict[str, Any] | None 
     deep = picture.bits == 16 and suffix in (".png", ".tif", ".tiff")
     rgb, alpha = picture.rgb, picture.alpha
     if alpha is not None and suffix in (".jpg", ".jpeg"):
-        rgb, alpha = rgb * alpha[:, :, None] + 255 * (1 - alpha[:, :, None]), None
+        rgb, alpha = 255 + (rgb - 255) * alpha[:, :, None], None
     values = rgb if alpha is None else np.dstack([rgb, alpha * 255])
 
     def write(to: Path) -> None:
@@ -340,9 +339,11 @@ def resize(batch: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """[N,3,h,w] to [N,3,*size]: area averages going down, cubic going up."""
     if batch.shape[2:] == tuple(size):
         return batch
-    shrinks = size[0] < batch.shape[2] or size[1] < batch.shape[3]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    return np.asarray([[cv2.resize(p, (size[1], size[0]), interpolation=method) for p in i] for i in batch], np.float32)
+    method = cv2.INTER_AREA if size[0] < batch.shape[2] or size[1] < batch.shape[3] else cv2.INTER_CUBIC
+    resized = np.empty((*batch.shape[:2], *size), np.float32)
+    for index in np.ndindex(batch.shape[:2]):
+        resized[index] = cv2.resize(batch[index], (size[1], size[0]), interpolation=method)
+    return resized
 
 
 def _reason(error: BaseException) -> str:
