@@ -66,22 +66,6 @@ def build_step_model(
     return graph.finish({"dreamed": dreamed, "objective": graph.objective}, {"kind": "step", "smooth": smooth})
 
 
-def build_update_model(*, smooth: float = 0.0, mask: bool = False) -> onnx.ModelProto:
-    """The last part of a step alone, for gradients that were put together from tiles.
-
-    Inputs `image`, `gradient` float32 [N,3,H,W], `step_size` [] and, with `mask`, `mask`; output `dreamed`.
-    """
-    import onnx_ir as ir
-
-    graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name="update")
-    op = Ops(graph)
-    image, gradient = (_add_input(graph, n, np.float32, ["N", 3, "H", "W"]) for n in ("image", "gradient"))
-    step_size = _add_input(graph, "step_size", np.float32, [])
-    blend = _add_input(graph, "mask", np.float32, [1, 1, "H", "W"]) if mask else None
-    dreamed = ascend(op, image, gradient, step_size, blend, smooth)
-    return _finish(graph, {"dreamed": dreamed}, {"kind": "update"})
-
-
 def build_objective_model(model: Model, objective: Objective) -> onnx.ModelProto:
     """The objective alone: input `image` float32 [N,3,H,W] in 0..255, output `objective` [N]."""
     graph = _Differentiated(model, objective, "cpu", differentiate=False)
