@@ -2,6 +2,8 @@
 
     OnnxDreamError                 exit code 1: it failed while running
     ├── BackendError               onnxruntime is missing, broken, or lacks the device asked for
+    ├── ClusterError               the cluster cannot be reached, or a part of the work fails there again and again
+    ├── DownloadError              a network cannot be fetched
     ├── OutOfMemoryError           the picture needs more memory than there is
     └── InputError                 exit code 2: what was asked for cannot be done
         ├── ModelError             the file is not a network that can be dreamed with
@@ -28,8 +30,19 @@ class BackendError(OnnxDreamError):
     """The inference engine is missing, broken, or lacks the device asked for."""
 
 
+class ClusterError(OnnxDreamError):
+    """The cluster cannot be reached, or a part of the work fails there again and again."""
+
+
+class DownloadError(OnnxDreamError):
+    """A network cannot be fetched: there is no connection, or no mirror gives the right file."""
+
+
 class OutOfMemoryError(OnnxDreamError):
     """The picture needs more memory than there is."""
+
+    def __init__(self) -> None:
+        super().__init__("not enough memory for a picture of this size; make it smaller or lower --max-memory")
 
 
 class InputError(OnnxDreamError):

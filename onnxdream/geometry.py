@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .graph import inputs_of
+from .graph import inputs_of, is_control_flow
 
 if TYPE_CHECKING:
     import onnx
@@ -84,12 +84,12 @@ class Geometry:
 
 
 def geometry(graph: onnx.GraphProto, source: str) -> dict[str, Geometry]:
-    """Stride and receptive field of every tensor that depends on the tensor `source`."""
+    """Stride and receptive field of every tensor that depends on the tensor `source`, up to control flow (If, Loop)."""
     kernels = {t.name: tuple(t.dims[2:]) for t in graph.initializer}
     known = {source: Geometry(1, 1)}
     for node in graph.node:
         inputs = [known[n] for n in inputs_of(node) if n in known]
-        if not inputs:
+        if not inputs or is_control_flow(node):
             continue
         stride = max(g.stride for g in inputs)
         field = max(g.receptive_field for g in inputs)

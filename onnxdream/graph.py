@@ -1,7 +1,7 @@
-"""ONNX files in, one canonical form out: opset 18, functions inlined, constants folded, shapes known.
+"""What is asked of ONNX graphs everywhere: what a node reads, constants folded, shapes, and what an output needs.
 
-Everything downstream works on an `onnx_ir` model of this form. Shapes are found by *probing*: the graph is inferred
-once with a concrete picture size, which gives every tensor a concrete shape even where symbolic inference gives up.
+Shapes are found by *probing*: the graph is inferred once with a concrete picture size, which gives every tensor a
+concrete shape even where symbolic inference gives up.
 """
 
 from __future__ import annotations
@@ -9,141 +9,35 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from .errors import ModelError
 
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
 OPSET = 18
+# The ONNX IR that goes with it.
+IR_VERSION = 8
 
 Shape = tuple[int, ...]
 
-
-def read_onnx(path: Path) -> onnx.ModelProto:
-    """Read, check and bring to canonical form the ONNX file at `path`.
-
-    Raises ModelError when the file is missing, damaged, not ONNX, keeps weights outside its own folder, or holds NaN.
-    """
-    import onnx
-
-    if not path.is_file():
-        raise ModelError(f"{path}: {'is not a file; name an ONNX file' if path.exists() else 'no such file'}")
-    try:
-        proto = onnx.load(path, load_external_data=False)
-    except PermissionError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:
-        raise ModelError(f"{path}: not an ONNX file, or only part of one") from error
-    if not proto.graph.node or not proto.opset_import:
-        raise ModelError(f"{path}: not an ONNX file (it holds no operators)")
-    _check_external_data(path, proto)
-    try:
-        onnx.load_external_data_for_model(proto, str(path.parent))
-    except Exception as error:
-        raise ModelError(f"{path}: its weights lie in another file that cannot be read: {one_line(error)}") from error
-    try:
-        onnx.checker.check_model(proto)
-    except Exception as error:
-        raise ModelError(f"{path}: not a valid ONNX file: {one_line(error)}") from error
-    return canonical(proto, str(path))
+# A weight of at most so many numbers may be one that shapes are computed with.
+SMALL = 64
 
 
-def _check_external_data(path: Path, proto: onnx.ModelProto) -> None:
-    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
-
-    folder = path.parent.resolve()
-    for tensor in [t for graph in _graphs(proto.graph) for t in _tensors(graph)]:
-        if uses_external_data(tensor):
-            location = ExternalDataInfo(tensor).location
-            if not (folder / location).resolve().is_relative_to(folder):
-                raise ModelError(
-                    f"{path}: weight {tensor.name} lies outside the model's folder ({location}); "
-                    "put the weights file beside the model"
-                )
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and the graphs of its control-flow nodes, however deep."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                yield from _graphs(inner)
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        yield from (a.t for a in node.attribute if a.HasField("t"))
+def is_control_flow(node: onnx.NodeProto) -> bool:
+    """Whether the node holds graphs of its own: If, Loop or Scan."""
+    return any(a.HasField("g") or a.graphs for a in node.attribute)
 
 
 def inputs_of(node: onnx.NodeProto) -> set[str]:
     """Names of the tensors the node reads, those that only its inner graphs read included."""
     inner = [a.g for a in node.attribute if a.HasField("g")]
     return set(node.input) | {name for g in inner for n in g.node for name in inputs_of(n)} - {""}
-
-
-def canonical(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """`proto` at opset 18, with functions inlined and constants folded. Raises ModelError, calling the file `name`."""
-    import onnx_ir as ir
-    import onnx_ir.passes.common as passes
-
-    known = {"", "ai.onnx", "ai.onnx.ml", *(f.domain for f in proto.functions)}
-    foreign = [n for graph in _graphs(proto.graph) for n in graph.node if n.domain not in known]
-    if foreign:
-        operators = ", ".join(sorted({f"{n.domain}.{n.op_type}" for n in foreign}))
-        raise ModelError(f"{name}: uses operators outside the ONNX standard ({operators}); export it without them")
-    proto = _convert(proto, name)
-    try:
-        model = ir.from_proto(proto)
-        passes.InlinePass()(model)
-        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-        passes.RemoveInitializersFromInputsPass()(model)
-        fold_constants(model.graph)
-        passes.IdentityEliminationPass()(model)
-        passes.RemoveUnusedNodesPass()(model)
-    except Exception as error:
-        raise ModelError(f"{name}: its graph cannot be brought into standard form: {one_line(error)}") from error
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if tensor is None or tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16):
-            continue
-        if not np.isfinite(tensor.numpy()).all():
-            raise ModelError(f"{name}: weight {value.name} holds NaN or infinity; the file is damaged")
-    return ir.to_proto(model)
-
-
-def _convert(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """`proto` at opset 18; newer opsets are relabelled where every operator already meant the same in 18."""
-    import onnx
-    from onnx import version_converter
-
-    version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), OPSET)
-    if version < OPSET:
-        try:
-            return version_converter.convert_version(proto, OPSET)
-        except Exception as error:
-            raise ModelError(f"{name}: cannot be brought from opset {version} to {OPSET}: {one_line(error)}") from error
-    if version > OPSET:
-        relabelled = onnx.ModelProto()
-        relabelled.CopyFrom(proto)
-        for opset in relabelled.opset_import:
-            if opset.domain in ("", "ai.onnx"):
-                opset.version = OPSET
-        try:
-            onnx.checker.check_model(relabelled, full_check=True)
-        except Exception as error:
-            reason = one_line(error)
-            raise ModelError(f"{name}: cannot be brought from opset {version} to {OPSET}: {reason}") from error
-        return relabelled
-    return proto
 
 
 def fold_constants(graph: ir.Graph) -> None:
@@ -182,10 +76,84 @@ def fold_constants(graph: ir.Graph) -> None:
             graph.remove(node, safe=True)
 
 
+def replace(graph: ir.Graph, node: ir.Node, results: Sequence[ir.Value]) -> None:
+    """Let `results` take the place, and where they can the names, of the node's outputs, and remove the node."""
+    for output, result in zip(node.outputs, results, strict=True):
+        if result.producer() is not None:
+            result.name = output.name
+        output.replace_all_uses_with(result, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
 def one_line(error: BaseException) -> str:
     """The first line of an error that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def known_shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
+    """The shapes of inputs, outputs and, in an inferred graph, of what lies between, where they are fully known."""
+    return {
+        value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+        for value in [*graph.value_info, *graph.output, *graph.input]
+        if value.type.tensor_type.HasField("shape")
+        and all(d.HasField("dim_value") for d in value.type.tensor_type.shape.dim)
+    }
+
+
+def small_integers(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+    """The weights that shapes may be computed with: few numbers, and whole ones."""
+    import onnx
+
+    few = [t for t in graph.initializer if math.prod(t.dims) <= SMALL]
+    return {t.name: a for t in few if (a := onnx.numpy_helper.to_array(t)).dtype.kind in "ib"}
+
+
+def computed_sizes(
+    nodes: Iterable[onnx.NodeProto], given: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]
+) -> dict[str, np.ndarray]:
+    """The tensors that `nodes`, in order, compute from shapes and `given` ones alone, by onnx's reference evaluator."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    found: dict[str, np.ndarray] = {}
+    known = ChainMap(found, dict(given))
+    for node in nodes:
+        if node.op_type == "Shape" and node.input[0] in shapes:
+            feeds = {node.input[0]: np.empty(shapes[node.input[0]], np.bool_)}
+        elif node.input and all(n in known for n in node.input if n) and not is_control_flow(node):
+            feeds = {n: known[n] for n in node.input if n}
+        else:
+            continue
+        infos = [
+            onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+            for n, a in feeds.items()
+        ]
+        single = onnx.helper.make_graph([node], "one", infos, [onnx.ValueInfoProto(name=o) for o in node.output])
+        model = onnx.helper.make_model(single, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
+        with contextlib.suppress(Exception):  # left for shape inference
+            found.update(zip(node.output, map(np.asarray, ReferenceEvaluator(model).run(None, feeds)), strict=True))
+    return found
+
+
+def _settle_sizes(graph: onnx.GraphProto, inferred: onnx.GraphProto) -> bool:
+    """Turn what only depends on shapes that are known into constants; False where there is nothing of that kind.
+
+    Shape inference follows a size through few operators, and loses it at a Div or a Gather, as attention has them.
+    """
+    import onnx
+
+    shapes = known_shapes(inferred)
+    if all(o in shapes for n in graph.node for o in n.output if o):
+        return False
+    outputs = {o.name for o in graph.output}
+    nodes = [n for n in graph.node if not outputs & set(n.output)]
+    settled = computed_sizes(nodes, small_integers(graph), shapes)
+    graph.initializer.extend(onnx.numpy_helper.from_array(settled[name], name) for name in sorted(settled))
+    left = [n for n in graph.node if not settled.keys() & set(n.output)]
+    del graph.node[:]
+    graph.node.extend(left)
+    return bool(settled)
 
 
 def probe_shapes(proto: onnx.ModelProto, size: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -207,20 +175,24 @@ def probe_shapes(proto: onnx.ModelProto, size: Mapping[str, Shape]) -> dict[str,
                 value.type.tensor_type.shape.dim.add().dim_value = dim
     try:
         inferred = onnx.shape_inference.infer_shapes(probe, check_type=True, strict_mode=True, data_prop=True)
+        while _settle_sizes(probe.graph, inferred.graph):
+            inferred = onnx.shape_inference.infer_shapes(probe, check_type=True, strict_mode=True, data_prop=True)
     except Exception as error:
         raise ValueError(one_line(error)) from error
     shapes: dict[str, Shape] = {t.name: tuple(t.dims) for t in probe.graph.initializer}
-    for value in [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]:
-        tensor = value.type.tensor_type
-        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
-            shape = tuple(d.dim_value for d in tensor.shape.dim)
-            if any(d < 0 for d in shape):
-                raise ValueError(f"{value.name} would have the shape {list(shape)}")
-            shapes[value.name] = shape
+    shapes |= known_shapes(inferred.graph)
+    for name, shape in shapes.items():
+        if any(d < 0 for d in shape):
+            raise ValueError(f"{name} would have the shape {list(shape)}")
     for node in probe.graph.node:
         sizes = [math.prod(shapes[n]) for n in (node.input[0], node.output[0]) if n in shapes] if node.input else []
         if node.op_type == "Reshape" and len(set(sizes)) == 2:
             raise ValueError(f"{node.output[0]} would turn {sizes[0]} numbers into {sizes[1]}")
+        if node.op_type == "Conv" and node.input[0] in shapes and node.input[1] in shapes:
+            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+            given, wanted = shapes[node.input[0]][1], shapes[node.input[1]][1] * groups
+            if given != wanted:
+                raise ValueError(f"the convolution {node.output[0]} takes {wanted} channels, not {given}")
     return shapes
 
 

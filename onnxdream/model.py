@@ -13,7 +13,7 @@ import difflib
 import functools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import catalog
-from .errors import LayerError, ModelError
+from .canonical import read_onnx
+from .errors import LayerError, ModelError, NoGradientError
 from .geometry import geometry, smallest_picture
-from .graph import Shape, keep_only, probe_shapes, read_onnx
+from .graph import Shape, is_control_flow, keep_only, probe_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -69,6 +70,7 @@ class Card:
     size: tuple[int, int] | None = None
     recommended: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)  # further names of layers
     assumed: bool = False  # the file came without a card
 
     @classmethod
@@ -95,6 +97,7 @@ class Card:
                 size=(int(size[0]), int(size[1])) if size else None,
                 recommended=tuple(fields.get("recommended", ())),
                 labels=tuple(labels),
+                aliases={str(k): str(v) for k, v in fields.get("aliases", {}).items()},
             )
         except KeyError as error:
             raise ModelError(
@@ -117,7 +120,7 @@ class Layer:
     name: str
     operator: str
     channels: int
-    spatial: bool  # [N,C,h,w] rather than [N,C]
+    spatial: bool  # [N,C,h,w] rather than [N,C] or [N,tokens,C]
     stride: float  # picture pixels between neighbouring places
     receptive_field: float  # picture pixels one place sees; math.inf: all of them
     recommended: bool
@@ -164,7 +167,8 @@ class Model:
         import onnx_ir as ir
 
         model = ir.from_proto(self.proto)
-        keep_only(model.graph, [o for node in model.graph for o in node.outputs if o.name in layers])
+        wanted = set(map(self._own_name, layers))
+        keep_only(model.graph, [o for node in model.graph for o in node.outputs if o.name in wanted])
         try:
             probe_shapes(ir.to_proto(model), {self.input_name: (*self.probe[:2], *PROBE[1:])})
         except ValueError:
@@ -186,13 +190,13 @@ class Model:
         for node in self.proto.graph.node:
             name = node.output[0]
             shape = self.shapes.get(name, ())
-            if name not in geometries or len(shape) not in (2, 4) or node.op_type in _NOT_LAYERS:
+            if name not in geometries or len(shape) not in (2, 3, 4) or node.op_type in _NOT_LAYERS:
                 continue
             at = geometries[name]
             found[name] = Layer(
                 name=name,
                 operator=node.op_type,
-                channels=shape[1],
+                channels=shape[2 if len(shape) == 3 else 1],
                 spatial=len(shape) == 4,
                 stride=at.stride,
                 receptive_field=at.receptive_field if len(shape) == 4 else math.inf,
@@ -202,17 +206,36 @@ class Model:
 
     def layer(self, name: str) -> Layer:
         """The layer called `name`. Raises LayerError with the nearest names when there is none."""
+        name = self._own_name(name)
         if name in self.layers:
             return self.layers[name]
-        node = next((n for n in self.proto.graph.node if name in n.output), None)
+        called = self.name if self.name in catalog.networks() else self.path or self.name
+        nodes = list(self.proto.graph.node)
+        node = next((n for n in nodes if name in n.output), None)
+        flow = next((n for n in nodes[: nodes.index(node) + 1] if is_control_flow(n)), None) if node else None
+        if flow is not None:
+            before = [o for n in nodes[: nodes.index(flow)] for o in n.output if o in self.layers]
+            raise NoGradientError(
+                f"{name} lies behind node {flow.name or flow.output[0]!r}, operator {flow.op_type}, which has no "
+                f"derivative rule; layers before it that work: {', '.join(before[:-3:-1]) or 'none'}"
+            )
         if node is not None:
             raise LayerError(
                 f"{name} of {self.name} (operator {node.op_type}) is no layer to dream with: it does not depend on the "
-                f"picture or is not shaped [N,C] or [N,C,h,w]; see `onnxdream layers {self.path or self.name}`"
+                f"picture or is not shaped [N,C], [N,tokens,C] or [N,C,h,w]; see `onnxdream layers {called}`"
             )
         near = difflib.get_close_matches(name, self.layers, n=4, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else f"see `onnxdream layers {self.path or self.name}`"
+        hint = f"did you mean {', '.join(near)}?" if near else f"see `onnxdream layers {called}`"
         raise LayerError(f"{self.name} has no layer {name!r}; {hint}")
+
+    def _own_name(self, name: str) -> str:
+        """The graph's name of a layer that the card may know by others."""
+        return self.card.aliases.get(name, name)
+
+    @property
+    def output_name(self) -> str:
+        """The name of the network's first output."""
+        return str(self.proto.graph.output[0].name)
 
     def default_layer(self) -> str:
         """The layer to dream with when none is named: recommended, else the one two thirds of the way in."""
@@ -225,31 +248,33 @@ class Model:
 
     def output_layer(self) -> str:
         """The classifier's output [N,classes], before its softmax. Raises LayerError when there is none."""
-        flat = [at.name for at in self.layers.values() if not at.spatial and at.operator not in _SQUASHING]
+        flat = [n for n, at in self.layers.items() if len(self.shapes[n]) == 2 and at.operator not in _SQUASHING]
         if not flat:
             raise LayerError(f"{self.name} has no classifier's output; name the layer to take the logit from")
         return flat[-1]
 
     def smallest_picture(self, layers: Sequence[str]) -> tuple[int, int]:
         """The smallest picture (height, width) on which each of `layers` has at least one place."""
-        sizes = [smallest_picture(self.proto.graph, self.input_name, name) for name in layers]
+        sizes = [smallest_picture(self.proto.graph, self.input_name, self._own_name(name)) for name in layers]
         return max(s[0] for s in sizes), max(s[1] for s in sizes)
 
 
-_NOT_LAYERS = {"Shape", "Constant", "Identity", "Cast"}
+# Not activations, or not of floating-point numbers.
+_NOT_LAYERS = {"Shape", "Constant", "Identity", "Cast", "QuantizeLinear", "ArgMax", "ArgMin"}
 _SQUASHING = {"Softmax", "LogSoftmax", "Sigmoid", "ArgMax"}
 
 
 def load_model(name: str | Path) -> Model:
-    """Load a bundled network by name, or any CNN from an ONNX file.
+    """Load a network by name (fetching it if need be, see `zoo`), or any CNN from an ONNX file.
 
     A card beside the file (`x.json` for `x.onnx`) gives the preprocessing; without one ImageNet's is assumed, and
-    `Model.card.assumed` is true. Raises ModelError when the file is missing, damaged, or takes no picture.
+    `Model.card.assumed` is true. Raises ModelError when the file is missing, damaged, or takes no picture,
+    and DownloadError when it cannot be fetched.
     """
-    path = catalog.find(name)
+    path, card_path = catalog.locate(name)
     proto = read_onnx(path)
     input_name = _picture_input(proto, path)
-    card_path = path.with_suffix(".json")
+    _channels_first(proto, input_name)
     if card_path.is_file():
         card = Card.read(card_path)
     else:
@@ -290,17 +315,36 @@ def _picture_input(proto: onnx.ModelProto, path: Path) -> str:
     weights = {t.name for t in proto.graph.initializer}
     inputs = [i for i in proto.graph.input if i.name not in weights]
     described = [f"{i.name} {_dims(i)}" for i in inputs]
-    if not inputs:
-        raise ModelError(f"{path}: takes no input, so no picture")
     if len(inputs) > 1:
         raise ModelError(
             f"{path}: takes several inputs ({', '.join(described)}); only one picture input can be dreamed with"
         )
     tensor = inputs[0].type.tensor_type
     dims = tensor.shape.dim
-    if len(dims) != 4 or dims[1].dim_value not in (0, 1, 3) or tensor.elem_type != 1:
-        raise ModelError(f"{path}: input {described[0]} is not a float picture [N,3,H,W]; export it so")
+    channels = [dims[axis].dim_value for axis in (1, 3)] if len(dims) == 4 else []
+    if not {0, 1, 3} & set(channels) or tensor.elem_type != 1:
+        raise ModelError(
+            f"{path}: input {described[0]} is not a float picture [N,3,H,W] or [N,H,W,3]; export it as one"
+        )
     return str(inputs[0].name)
+
+
+def _channels_first(proto: onnx.ModelProto, input_name: str) -> None:
+    """Let a network that takes [N,H,W,C], as those from TensorFlow do, take [N,C,H,W]."""
+    import onnx
+
+    value = next(i for i in proto.graph.input if i.name == input_name)
+    n, *rest = [
+        onnx.TensorShapeProto.Dimension.FromString(d.SerializeToString()) for d in value.type.tensor_type.shape.dim
+    ]
+    if rest[0].dim_value in (1, 3) or rest[2].dim_value not in (1, 3):
+        return
+    for node in proto.graph.node:
+        node.input[:] = [f"{input_name}/nhwc" if name == input_name else name for name in node.input]
+    turn = onnx.helper.make_node("Transpose", [input_name], [f"{input_name}/nhwc"], perm=[0, 2, 3, 1])
+    proto.graph.node.insert(0, turn)
+    del value.type.tensor_type.shape.dim[:]
+    value.type.tensor_type.shape.dim.extend([n, rest[2], rest[0], rest[1]])
 
 
 def _dims(value: onnx.ValueInfoProto) -> str:

@@ -7,11 +7,12 @@ of the batch. Objectives add, subtract and scale, so several layers and negative
     >>> obj.l2("fire6") + 0.5 * obj.channel("fire8", 12) - obj.mean("conv1")
     l2(fire6) + 0.5*channel(fire8, 12) - mean(conv1)
 
-Activations are [N,C,h,w], or [N,C] behind the network's pooling.
+Activations are [N,C,h,w], [N,C] behind the network's pooling, or a transformer's [N,tokens,C].
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -29,12 +30,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How a term weighs channels, apart from which: what objectives of one `kind` share, so that one graph serves all.
+
+    `weights(channels)` gives the weights [C]; `build(op, a, shape, weights)` appends the term for weights [N,C].
+    """
+
+    kind: str
+    weights: Callable[[int], np.ndarray]
+    build: Callable[[Ops, ir.Value, Shape, ir.Value], ir.Value]
+
+
+@dataclass(frozen=True)
 class Term:
     """One number per picture from one layer.
 
-    `build(op, a, shape)` appends the nodes that turn the activation `a`, of probed `shape`, into [N]. `check(layer)`
-    raises LayerError when the term does not fit the layer. `local` terms are the same at every place of the picture, so
-    they can be computed tile by tile.
+    `build(op, a, shape)` appends the nodes that turn the activation `a` [N,C,...], of probed `shape`, into [N].
+    `check(layer)` raises LayerError when the term does not fit the layer. `local` terms are the same at every place of
+    the picture, so they can be computed tile by tile. `reading` is there for terms that are linear in their channels;
+    `couples` says that a picture's number depends on the others of its batch. `inputs` are the further inputs of its
+    graph, float32 [N,C], by name with their C. `digest` tells terms apart that were made of other numbers.
     """
 
     layer: str
@@ -42,6 +57,10 @@ class Term:
     build: Callable[[Ops, ir.Value, Shape], ir.Value] = field(repr=False, compare=False)
     check: Callable[[Layer], None] = field(repr=False, compare=False, default=lambda layer: None)
     local: bool = True
+    reading: Reading | None = field(repr=False, compare=False, default=None)
+    couples: bool = False
+    inputs: tuple[tuple[str, int], ...] = ()
+    digest: int = 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,6 +78,11 @@ class Objective:
     def local(self) -> bool:
         """Whether it can be computed tile by tile."""
         return all(term.local for _, term in self.terms)
+
+    @property
+    def inputs(self) -> dict[str, int]:
+        """The inputs its graph has besides the picture: float32 [N,C] by name, with their C."""
+        return {name: channels for _, term in self.terms for name, channels in term.inputs}
 
     def __add__(self, other: Objective) -> Objective:
         return Objective(self.terms + other.terms)
@@ -86,7 +110,10 @@ class Objective:
         """Append the objective [N] to the graph, given each layer's tensor and probed shape."""
         total = None
         for weight, term in self.terms:
-            value = term.build(op, *activations[term.layer])
+            a, shape = activations[term.layer]
+            if len(shape) == 3:
+                a, shape = op.Transpose(a, perm=[0, 2, 1]), (shape[0], shape[2], shape[1])
+            value = term.build(op, a, shape)
             value = value if weight == 1 else op.Mul(value, float(weight))
             total = value if total is None else op.Add(total, value)
         if total is None:
@@ -119,24 +146,41 @@ def channel(layer: str, *channels: int) -> Objective:
         return _over_places(op, op.Concat(*picked, axis=1) if len(picked) > 1 else picked[0], len(shape))
 
     text = ", ".join(str(c) for c in channels)
-    return _one(Term(layer, f"channel({layer}, {text})", build, lambda at: _check_channels(at, channels)))
+    reading = Reading("mean", lambda count: _picking(count, *channels), _mean_reading)
+    return _one(
+        Term(layer, f"channel({layer}, {text})", build, lambda at: _check_channels(at, channels), reading=reading)
+    )
 
 
 def neuron(layer: str, channel: int, y: int | None = None, x: int | None = None) -> Objective:
     """a[:, channel, y, x]: one neuron, the one in the middle by default. y and x count places of the layer."""
 
+    def place(op: Ops, a: ir.Value, shape: Shape) -> ir.Value:
+        if len(shape) != 4:
+            return a
+        middle = op.Div(op.Slice(op.Shape(a), [2], [4]), 2)
+        given = zip((y, x), (0, 1), strict=True)
+        start = op.Concat(*([v] if v is not None else op.Slice(middle, [i], [i + 1]) for v, i in given), axis=0)
+        return op.Reshape(op.Slice(a, start, op.Add(start, 1), [2, 3]), [0, 0, 1, 1])
+
     def build(op: Ops, a: ir.Value, shape: Shape) -> ir.Value:
-        picked = op.Slice(a, [channel], [channel + 1], [1])
-        if len(shape) == 4:
-            middle = op.Div(op.Slice(op.Shape(a), [2], [4]), 2)
-            given = zip((y, x), (0, 1), strict=True)
-            start = op.Concat(*([v] if v is not None else op.Slice(middle, [i], [i + 1]) for v, i in given), axis=0)
-            picked = op.Reshape(op.Slice(picked, start, op.Add(start, 1), [2, 3]), [0, 1, 1, 1])
-        return _over_places(op, picked, len(shape))
+        return _over_places(op, place(op, op.Slice(a, [channel], [channel + 1], [1]), shape), len(shape))
 
     at = "" if y is None and x is None else f", {y}, {x}"
+    reading = Reading(
+        f"neuron{at}",
+        lambda count: _picking(count, channel),
+        lambda op, a, shape, weights: _mean_reading(op, place(op, a, shape), shape, weights),
+    )
     return _one(
-        Term(layer, f"neuron({layer}, {channel}{at})", build, lambda at: _check_channels(at, (channel,)), local=False)
+        Term(
+            layer,
+            f"neuron({layer}, {channel}{at})",
+            build,
+            lambda at: _check_channels(at, (channel,)),
+            local=False,
+            reading=reading,
+        )
     )
 
 
@@ -152,20 +196,50 @@ def direction(layer: str, vector: np.ndarray, cosine_power: float = 0.0) -> Obje
     """
     v = np.asarray(vector, np.float32).reshape(-1)
 
-    def build(op: Ops, a: ir.Value, shape: Shape) -> ir.Value:
-        along = v.reshape(1, -1, *[1] * (len(shape) - 2))
+    def reading(op: Ops, a: ir.Value, shape: Shape, weights: ir.Value) -> ir.Value:
+        if not cosine_power:
+            return _mean_reading(op, a, shape, weights)
+        along = op.Reshape(weights, [0, 0, *[1] * (len(shape) - 2)])
         dot = op.ReduceSum(op.Mul(a, along), [1], keepdims=1)
-        if cosine_power:
-            length = op.Add(op.ReduceL2(a, [1], keepdims=1), 1e-6)
-            cosine = op.Div(dot, op.Mul(length, float(np.linalg.norm(v) + 1e-6)))
-            dot = op.Mul(dot, op.Pow(op.Max(cosine, 0.1), float(cosine_power)))
-        return _over_places(op, dot, len(shape))
+        lengths = op.Mul(*(op.Add(op.ReduceL2(of, [1], keepdims=1), 1e-6) for of in (a, along)))
+        cosine = op.Max(op.Div(dot, lengths), 0.1)
+        return _over_places(op, op.Mul(dot, op.Pow(cosine, float(cosine_power))), len(shape))
+
+    def build(op: Ops, a: ir.Value, shape: Shape) -> ir.Value:
+        return reading(op, a, shape, op.const(v[None]))
 
     def check(at: Layer) -> None:
         if at.channels != v.size:
             raise LayerError(f"layer {at.name} has {at.channels} channels but the direction has {v.size}")
 
-    return _one(Term(layer, f"direction({layer}, [{v.size}])", build, check))
+    kind = f"direction^{cosine_power:g}" if cosine_power else "mean"
+    return _one(
+        Term(layer, f"direction({layer}, [{v.size}])", build, check, reading=Reading(kind, lambda count: v, reading))
+    )
+
+
+def diversity(layer: str) -> Objective:
+    """How unlike the pictures of one batch are: minus the mean cosine between a picture's Gram matrix and the others'.
+
+    Lucid's term against pictures that all show the same facet (Olah, Mordvintsev and Schubert 2017, "Feature
+    Visualization"); in -1..1, 0 for a single picture.
+    """
+
+    def build(op: Ops, a: ir.Value, shape: Shape) -> ir.Value:
+        places = op.Reshape(a, [0, 0, -1])  # [N,C,P]
+        gram = op.Reshape(op.MatMul(places, op.Transpose(places, perm=[0, 2, 1])), [0, -1])
+        unit = op.Div(gram, op.Add(op.ReduceL2(gram, [1], keepdims=1), 1e-6))
+        alike = op.MatMul(unit, op.Transpose(unit, perm=[1, 0]))  # [N,N]
+        own = op.ReduceSum(op.Mul(unit, unit), [1], keepdims=0)
+        others = op.Sub(op.ReduceSum(alike, [1], keepdims=0), own)
+        count = op.CastLike(op.Sub(op.Slice(op.Shape(a), [0], [1]), 1), own)
+        return op.Neg(op.Div(others, op.Max(count, 1.0)))
+
+    def check(at: Layer) -> None:
+        if not at.spatial:
+            raise LayerError(f"layer {at.name} has no places to be diverse over; choose one before the pooling")
+
+    return _one(Term(layer, f"diversity({layer})", build, check, local=False, couples=True))
 
 
 def guide(layer: str, features: np.ndarray) -> Objective:
@@ -188,7 +262,7 @@ def guide(layer: str, features: np.ndarray) -> Objective:
         if at.channels != g.shape[0]:
             raise LayerError(f"layer {at.name} has {at.channels} channels but the guide has {g.shape[0]}")
 
-    return _one(Term(layer, f"guide({layer})", build, check))
+    return _one(Term(layer, f"guide({layer})", build, check, digest=zlib.crc32(g.tobytes())))
 
 
 def _one(term: Term) -> Objective:
@@ -199,3 +273,16 @@ def _check_channels(layer: Layer, channels: tuple[int, ...]) -> None:
     for c in channels:
         if not 0 <= c < layer.channels:
             raise LayerError(f"layer {layer.name} has channels 0 to {layer.channels - 1}; there is no channel {c}")
+
+
+def _picking(count: int, *channels: int) -> np.ndarray:
+    """The weights [count] of a mean over `channels`."""
+    weights = np.zeros(count, np.float32)
+    np.add.at(weights, list(channels), np.float32(1 / len(channels)))
+    return weights
+
+
+def _mean_reading(op: Ops, a: ir.Value, shape: Shape, weights: ir.Value) -> ir.Value:
+    """The mean over places of <a, weights>: [N], for weights [N,C]."""
+    means = op.ReduceMean(a, list(range(2, len(shape))), keepdims=0) if len(shape) > 2 else a
+    return op.ReduceSum(op.Mul(means, weights), [1], keepdims=0)

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .geometry import windows
+from .graph import replace
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -15,6 +18,8 @@ def simplify(graph: ir.Graph, keep: Iterable[ir.Value]) -> None:
     """Apply every rewrite; tensors in `keep` stay as they are."""
     kept = set(keep)
     fold_batch_norms(graph, kept)
+    fold_preprocessing(graph, kept)
+    pool_before_concat(graph, kept)
     pool_before_relu(graph, kept)
 
 
@@ -37,25 +42,60 @@ def fold_batch_norms(graph: ir.Graph, kept: set[ir.Value]) -> None:
             "weight": weight * factor.reshape(-1, *[1] * (weight.ndim - 1)),
             "bias": (bias - mean) * factor + shift,
         }
-        inputs = [conv.inputs[0]]
-        for part, array in folded.items():
-            tensor = ir.tensor(array.astype(np.float32))
-            value = ir.Value(name=f"{normed.name}/{part}", const_value=tensor)
-            graph.register_initializer(value)
-            inputs.append(value)
+        inputs = [conv.inputs[0], *(_weight(graph, f"{normed.name}/{part}", array) for part, array in folded.items())]
         merged = ir.Node("", "Conv", inputs, conv.attributes.values(), name=conv.name)
         graph.insert_after(conv, merged)
-        normed.replace_all_uses_with(merged.outputs[0], replace_graph_outputs=True)
-        name, normed.name = normed.name, None
-        merged.outputs[0].name = name
-        graph.remove([norm, conv], safe=True)
+        replace(graph, norm, merged.outputs)
+        graph.remove(conv, safe=True)
+
+
+def fold_preprocessing(graph: ir.Graph, kept: set[ir.Value]) -> None:
+    """Fold the scales and the order of channels into the first convolution, so that only a shift is left before it.
+
+    W * (A x + b) = (W A) * (x + b / A), also where W is padded: what its zeros stand for stays the same.
+    """
+    import onnx_ir as ir
+
+    first = next((n for n in graph if n.outputs[0].name == "preprocess"), None)
+    readers = first.outputs[0].uses() if first is not None else ()
+    if first is None or first.op_type != "Conv" or first.outputs[0] in kept or len(readers) != 1:
+        return
+    conv = next(iter(readers)).node
+    image, matrix, bias = first.inputs[0], *(_constant(v) for v in _given(first)[1:])
+    weight = _constant(_given(conv)[1]) if conv.op_type == "Conv" else None
+    grouped = conv.attributes.get_int("group", 1) != 1
+    if matrix is None or bias is None or weight is None or grouped or len(matrix) != matrix.shape[1]:
+        return
+    a = matrix[:, :, 0, 0].astype(np.float64)
+    shift, folded = np.linalg.solve(a, bias), np.einsum("oi...,ij->oj...", weight, a)
+    shifted = ir.Node("", "Add", [image, _weight(graph, "preprocess/shift", shift[:, None, None])])
+    graph.insert_after(first, shifted)
+    conv.replace_input_with(1, _weight(graph, f"{conv.outputs[0].name}/folded", folded))
+    replace(graph, first, shifted.outputs)
+
+
+def pool_before_concat(graph: ir.Graph, kept: set[ir.Value]) -> None:
+    """Pool what is concatenated along the channels one by one: the gradients then need not be taken apart."""
+    import onnx_ir as ir
+
+    for pool in [n for n in graph if n.op_type == "MaxPool" and len(n.outputs) == 1]:
+        pooled = pool.outputs[0]
+        concat = _given(pool)[0].producer()
+        if concat is None or concat.op_type != "Concat" or concat.attributes.get_int("axis", 0) != 1 or pooled in kept:
+            continue
+        pools = [ir.Node("", "MaxPool", [x], pool.attributes.values()) for x in concat.inputs]
+        beside = ir.Node("", "Concat", [p.outputs[0] for p in pools], concat.attributes.values(), name=pool.name)
+        for number, part in enumerate(pools):
+            part.name = part.outputs[0].name = f"{pooled.name}/{number}"
+        graph.insert_after(pool, [*pools, beside])
+        replace(graph, pool, beside.outputs)
 
 
 def pool_before_relu(graph: ir.Graph, kept: set[ir.Value]) -> None:
     """max-pool(relu(x)) = relu(max-pool(x)): the ReLU and its derivative then work on fewer numbers.
 
     The gradient is the same too: where the largest x of a window is positive it is the first largest relu(x), and
-    elsewhere nothing flows.
+    elsewhere nothing flows. Windows that reach beyond the borders are left: zeros there must not count as largest.
     """
     import onnx_ir as ir
 
@@ -64,13 +104,24 @@ def pool_before_relu(graph: ir.Graph, kept: set[ir.Value]) -> None:
         relu = rectified.producer()
         if relu is None or relu.op_type != "Relu" or len(rectified.uses()) > 1 or kept & {rectified, pooled}:
             continue
+        beyond = any(w.same or w.pad_begin or w.pad_end for w in windows(ir.to_proto(pool)))
+        if beyond or pool.attributes.get_int("ceil_mode", 0) != 0:
+            continue
         inner = ir.Node("", "MaxPool", relu.inputs, pool.attributes.values(), name=pool.name)
         outer = ir.Node("", "Relu", inner.outputs, name=relu.name)
+        inner.outputs[0].name = f"{pooled.name}/before"
         graph.insert_after(pool, [inner, outer])
-        pooled.replace_all_uses_with(outer.outputs[0], replace_graph_outputs=True)
-        inner.outputs[0].name, outer.outputs[0].name = f"{pooled.name}/before", pooled.name
-        pooled.name = None
-        graph.remove([pool, relu], safe=True)
+        replace(graph, pool, outer.outputs)
+        graph.remove(relu, safe=True)
+
+
+def _weight(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """A new weight of the graph, as float32."""
+    import onnx_ir as ir
+
+    value = ir.Value(name=name, const_value=ir.tensor(array.astype(np.float32)))
+    graph.register_initializer(value)
+    return value
 
 
 def _given(node: ir.Node) -> list[ir.Value]:

@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .autodiff import Ops, backward
+from .autodiff.lower import lower
+from .autodiff.targets import TARGETS
 from .errors import LayerError, ModelError, OptionError
-from .graph import OPSET, Shape, fold_constants, keep_only, probe_shapes
+from .freeze import freeze
+from .graph import IR_VERSION, OPSET, Shape, fold_constants, keep_only, probe_shapes
+from .half import halve, per_picture, scaled
 from .model import PROBE, Model
 from .objectives import Objective
 from .simplify import simplify
@@ -23,29 +27,44 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-# The ONNX IR that goes with opset 18.
-IR_VERSION = 8
-
 # Names of the inputs and outputs of the models built here, which no inner tensor may bear.
 _RESERVED = {"image", "step_size", "shift", "mask", "gradient", "objective", "dreamed", "features"}
 
-TARGETS = ("cpu", "cuda", "openvino", "opencv", "web")
 
-
-def build_gradient_model(model: Model, objective: Objective, *, target: str = "cpu") -> onnx.ModelProto:
+def build_gradient_model(
+    model: Model,
+    objective: Objective,
+    *,
+    target: str = "cpu",
+    half: bool = False,
+    size: tuple[int, int] | None = None,
+    batch: int = 1,
+) -> onnx.ModelProto:
     """The gradient of `objective` with respect to the picture, as one ONNX model.
 
-    Input `image` float32 [N,3,H,W]; outputs `gradient` [N,3,H,W], d objective / d image, and `objective` [N].
-    `target` names the runtime whose spellings to prefer: cpu, cuda, openvino, opencv or web.
+    Input `image` float32 [N,3,H,W], and the objective's own; outputs `gradient` [N,3,H,W], d objective / d image, and
+    `objective` [N].
+    `target` names the runtime whose spellings to prefer: cpu, cuda, openvino, opencv or web. With `size` (height,
+    width) the model takes only `batch` pictures of that size, and computes no shapes. With `half` the network and its
+    gradient are computed in half precision, for devices that are faster at it.
 
-    Raises LayerError for a layer or channel that is not there, NoGradientError for an operator without a rule.
+    Raises LayerError for a layer or channel that is not there, NoGradientError for an operator without a rule,
+    OptionError for a target or size that cannot be.
     """
-    graph = _Differentiated(model, objective, target)
+    graph = _Differentiated(model, objective, target, half=half, fixed=_fixed(size, batch))
     return graph.finish({"gradient": graph.gradient, "objective": graph.objective}, {"kind": "gradient"})
 
 
 def build_step_model(
-    model: Model, objective: Objective, *, smooth: float = 0.0, mask: bool = False, target: str = "cpu"
+    model: Model,
+    objective: Objective,
+    *,
+    smooth: float = 0.0,
+    mask: bool = False,
+    target: str = "cpu",
+    half: bool = False,
+    size: tuple[int, int] | None = None,
+    batch: int = 1,
 ) -> onnx.ModelProto:
     """One step of gradient ascent, as one ONNX model.
 
@@ -55,9 +74,9 @@ def build_step_model(
 
     `smooth` is the standard deviation in pixels of the Gaussian cascade the gradient is blurred with, 0 for none. With
     `mask` a further input `mask` float32 [1,1,H,W] in 0..1 scales the step at each pixel.
-    Raises what `build_gradient_model` raises.
+    `target`, `half`, `size` and `batch`, and what is raised, are as in `build_gradient_model`.
     """
-    graph = _Differentiated(model, objective, target, jitter=True)
+    graph = _Differentiated(model, objective, target, jitter=True, half=half, fixed=_fixed(size, batch))
     op = graph.op
     step_size = _add_input(graph.graph, "step_size", np.float32, [])
     gradient = roll(op, graph.gradient, op.Neg(graph.shift))
@@ -66,17 +85,17 @@ def build_step_model(
     return graph.finish({"dreamed": dreamed, "objective": graph.objective}, {"kind": "step", "smooth": smooth})
 
 
-def build_objective_model(model: Model, objective: Objective) -> onnx.ModelProto:
+def build_objective_model(model: Model, objective: Objective, *, target: str = "cpu") -> onnx.ModelProto:
     """The objective alone: input `image` float32 [N,3,H,W] in 0..255, output `objective` [N]."""
-    graph = _Differentiated(model, objective, "cpu", differentiate=False)
+    graph = _Differentiated(model, objective, target, differentiate=False)
     return graph.finish({"objective": graph.objective}, {"kind": "objective"})
 
 
-def build_feature_model(model: Model, layer: str) -> onnx.ModelProto:
+def build_feature_model(model: Model, layer: str, *, target: str = "cpu") -> onnx.ModelProto:
     """The network up to `layer`: input `image` float32 [N,3,H,W] in 0..255, output `features`."""
     truncated = _Truncated(model, [layer])
     features = truncated.op.Identity(truncated.layers[layer])
-    return _finish(truncated.graph, {"features": features}, {"kind": "features", "layer": layer})
+    return _finish(truncated.graph, {"features": features}, {"kind": "features", "layer": layer}, target)
 
 
 def ascend(
@@ -116,26 +135,53 @@ class _Differentiated:
     """A truncated network with objective and gradient attached; the builders add what they need and finish it."""
 
     def __init__(
-        self, model: Model, objective: Objective, target: str, *, jitter: bool = False, differentiate: bool = True
+        self,
+        model: Model,
+        objective: Objective,
+        target: str,
+        *,
+        jitter: bool = False,
+        differentiate: bool = True,
+        half: bool = False,
+        fixed: dict[str, int] | None = None,
     ) -> None:
         if target not in TARGETS:
             raise OptionError(f"unknown target {target!r}; targets are {', '.join(TARGETS)}")
         for _, term in objective.terms:
             term.check(model.layer(term.layer))
-        self.settings = {"model": model.name, "objective": repr(objective), "target": target}
+        self.settings = {"model": model.name, "objective": repr(objective), "target": target, **(fixed or {})}
+        self.target, self.fixed = target, fixed
+        self.halved: tuple[list[str | None], list[str | None]] | None = None
         graph = _Truncated(model, objective.layers, jitter=jitter)
         self.graph, self.op, self.image, self.shift = graph.graph, graph.op, graph.image, graph.shift
-        simplify(self.graph, keep=graph.layers.values())
-        activations = {name: (value, model.shapes[name]) for name, value in graph.layers.items()}
+        simplify(self.graph, keep=[*graph.layers.values(), *([graph.prepared] if half else [])])
+        for name, channels in objective.inputs.items():
+            _add_input(self.graph, name, np.float32, ["N", channels])
+        taps = {n: self.op.Identity(v) for n, v in graph.layers.items()} if half else graph.layers
+        activations = {n: (value, model.shapes[model.layer(n).name]) for n, value in taps.items()}
         self.objective = objective.build(self.op, activations)
         if not differentiate:
             return
-        self.op.shapes.update(_probe(self.graph, model, self.objective))
-        ones = self.op.Expand(self.op.CastLike(1.0, self.objective), self.op.Shape(self.objective))
-        self.gradient = backward(self.op, {self.objective: ones}, graph.view, target=target)
+        self.op.shapes.update(_probe(self.graph, model, self.objective, objective.inputs))
+        ones = {self.objective: self.op.Expand(self.op.CastLike(1.0, self.objective), self.op.Shape(self.objective))}
+        if half:
+            entries = {graph.layers[n]: (backward(self.op, ones, tap), len(s)) for n, (tap, s) in activations.items()}
+            self.gradient = self._backward_in_half(graph, entries)
+        else:
+            self.gradient = backward(self.op, ones, graph.view, target=target)
+
+    def _backward_in_half(self, graph: _Truncated, seeds: dict[ir.Value, tuple[ir.Value, int]]) -> ir.Value:
+        """The gradient from `seeds` {layer: (its gradient, its rank)}, scaled for half precision within the network."""
+        op = self.op
+        entering, scale = scaled(op, seeds)
+        inner = backward(op, entering, graph.prepared, target=self.target, half=True)
+        names = [[v.name for v in values] for values in ([graph.prepared, *entering.values()], [inner, *seeds])]
+        self.halved = names[0], names[1]
+        leaving = op.Div(inner, per_picture(op, scale, 4))
+        return backward(op, {graph.prepared: leaving}, graph.view, target=self.target)
 
     def finish(self, outputs: dict[str, ir.Value], settings: dict[str, object]) -> onnx.ModelProto:
-        return _finish(self.graph, outputs, {**self.settings, **settings})
+        return _finish(self.graph, outputs, {**self.settings, **settings}, self.target, self.fixed, self.halved)
 
 
 class _Truncated:
@@ -160,7 +206,7 @@ class _Truncated:
         self.shift = _add_input(self.graph, "shift", np.int64, [2]) if jitter else None
         self.view = self.image if self.shift is None else roll(self.op, self.image, self.shift)
         weight, bias = model.card.preprocessing.as_convolution()
-        prepared = self.op.Conv(self.view, weight, bias, kernel_shape=[1, 1], name="preprocess")
+        prepared = self.prepared = self.op.Conv(self.view, weight, bias, kernel_shape=[1, 1], name="preprocess")
 
         network_input = next(v for v in network.inputs if v.name == model.input_name)
         network_input.replace_all_uses_with(prepared, replace_graph_outputs=True)
@@ -177,7 +223,7 @@ class _Truncated:
             raise LayerError(f"{', '.join(layers)} of {model.name} does not depend on the picture")
 
 
-def _probe(graph: ir.Graph, model: Model, objective: ir.Value) -> dict[str, Shape]:
+def _probe(graph: ir.Graph, model: Model, objective: ir.Value, inputs: dict[str, int]) -> dict[str, Shape]:
     """Shapes of the truncated graph for a free picture size, or else for the only size the network allows."""
     import onnx_ir as ir
 
@@ -190,7 +236,9 @@ def _probe(graph: ir.Graph, model: Model, objective: ir.Value) -> dict[str, Shap
     reason = ""
     for size in sizes:
         try:
-            return probe_shapes(proto, {"image": size, "shift": (2,)})
+            return probe_shapes(
+                proto, {"image": size, "shift": (2,), **{name: (size[0], c) for name, c in inputs.items()}}
+            )
         except ValueError as error:
             reason = str(error)
     raise ModelError(f"{model.name}: its graph does not fit together: {reason}")
@@ -204,20 +252,44 @@ def _add_input(graph: ir.Graph, name: str, dtype: type, shape: list[int | str]) 
     return value
 
 
-def _finish(graph: ir.Graph, outputs: dict[str, ir.Value], settings: dict[str, object]) -> onnx.ModelProto:
+def _fixed(size: tuple[int, int] | None, batch: int) -> dict[str, int] | None:
+    """The lengths of the free axes N, H and W, where `size` fixes them."""
+    if size is None:
+        if batch != 1:
+            raise OptionError(f"batch {batch} without a size; give size=(height, width) too, or leave both free")
+        return None
+    fixed = dict(zip("NHW", (batch, *size), strict=True))
+    if min(fixed.values()) < 1:
+        raise OptionError(f"{batch} pictures of {size[1]}x{size[0]} cannot be; give positive numbers")
+    return fixed
+
+
+def _finish(
+    graph: ir.Graph,
+    outputs: dict[str, ir.Value],
+    settings: dict[str, object],
+    target: str = "cpu",
+    fixed: dict[str, int] | None = None,
+    halved: tuple[list[str | None], list[str | None]] | None = None,
+) -> onnx.ModelProto:
     """Name the outputs, drop what they do not need, note the settings, check, and return the model."""
     import onnx
     import onnx_ir as ir
     import onnx_ir.passes.common as passes
 
     keep_only(graph, outputs.values())
-    for name, value in outputs.items():
+    lower(graph, target)
+    if halved is not None:
+        halve(graph, *halved)
+    for name, value in zip(outputs, graph.outputs, strict=True):
         value.name = name
         value.type = ir.TensorType(ir.DataType.FLOAT)
         value.shape = ir.Shape(
             ["N"] if name == "objective" else ["N", None, None, None] if name == "features" else ["N", 3, "H", "W"]
         )
     fold_constants(graph)
+    if fixed is not None:
+        freeze(graph, fixed)
     model = ir.Model(graph, ir_version=IR_VERSION, producer_name="onnxdream")
     passes.CommonSubexpressionEliminationPass()(model)
     keep_only(graph, list(graph.outputs))

@@ -1,8 +1,9 @@
 """Evaluate a float32 ONNX graph in float64, with onnx's reference evaluator.
 
-Three operators of the evaluator are replaced: Conv, which it computes in Python loops, MaxPool, whose Indices it does
-not give for every attribute, and Pad, where it takes no negative amounts. Conv and MaxPool are torch's forward kernels
-in float64, never its autograd.
+Some operators of the evaluator are replaced: Conv, which it computes in Python loops; MaxPool, whose Indices it does
+not give for every attribute; Pad, where it takes no negative amounts; GatherElements, which it limits to 64 indices;
+LpNormalization and LpPool, where it forgets signs and padding; LRN, which it sums over the wrong channels; and those
+it does not have at this opset. Conv, MaxPool and LpPool are torch's forward kernels in float64, never its autograd.
 """
 
 from __future__ import annotations
@@ -62,6 +63,21 @@ def _resolved(x, kernel_shape, *, strides, pads, dilations, auto_pad):
     return strides, dilations, list(pads)
 
 
+def _windows(x, kernel_shape, strides, pads, dilations, ceil_mode):
+    """How many windows there are on each axis, and the padding that the last of them reaches."""
+    spatial = len(kernel_shape)
+    lengths, extra = [], []
+    for axis in range(spatial):
+        span = (kernel_shape[axis] - 1) * dilations[axis] + 1
+        room = x.shape[2 + axis] + pads[axis] + pads[axis + spatial] - span
+        count = (-(-room // strides[axis]) if ceil_mode else room // strides[axis]) + 1
+        if ceil_mode and (count - 1) * strides[axis] >= x.shape[2 + axis] + pads[axis]:
+            count -= 1
+        lengths.append(count)
+        extra.append(max(0, (count - 1) * strides[axis] + span - x.shape[2 + axis] - pads[axis]))
+    return lengths, [*pads[:spatial], *extra]
+
+
 class Conv(OpRun):
     def _run(self, x, w, b=None, *, group=None, auto_pad=None, dilations=None, pads=None, strides=None, **_):
         strides, dilations, pads = _resolved(
@@ -80,16 +96,7 @@ class MaxPool(OpRun):
         strides, dilations, pads = _resolved(
             x, kernel_shape, strides=strides, pads=pads, dilations=dilations, auto_pad=auto_pad
         )
-        lengths, extra = [], []
-        for axis in range(spatial):
-            span = (kernel_shape[axis] - 1) * dilations[axis] + 1
-            room = x.shape[2 + axis] + pads[axis] + pads[axis + spatial] - span
-            count = (-(-room // strides[axis]) if ceil_mode else room // strides[axis]) + 1
-            if ceil_mode and (count - 1) * strides[axis] >= x.shape[2 + axis] + pads[axis]:
-                count -= 1
-            lengths.append(count)
-            extra.append(max(0, (count - 1) * strides[axis] + span - x.shape[2 + axis] - pads[axis]))
-        widened = [*pads[:spatial], *extra]
+        lengths, widened = _windows(x, kernel_shape, strides, pads, dilations, ceil_mode)
         padded = F.pad(torch.from_numpy(x), _torch_pads(widened, spatial), value=-np.inf)
         places = F.pad(
             torch.arange(int(np.prod(x.shape)), dtype=torch.float64).reshape(x.shape), _torch_pads(widened, spatial)
@@ -102,6 +109,54 @@ class MaxPool(OpRun):
         return (y.numpy(), flat.numpy().astype(np.int64))
 
 
+class LpPool(OpRun):
+    def _run(self, x, *, kernel_shape, p, auto_pad=None, ceil_mode=None, dilations=None, pads=None, strides=None):
+        spatial, channels = len(kernel_shape), x.shape[1]
+        strides, dilations, pads = _resolved(
+            x, kernel_shape, strides=strides, pads=pads, dilations=dilations, auto_pad=auto_pad
+        )
+        lengths, widened = _windows(x, kernel_shape, strides, pads, dilations, ceil_mode)
+        powers = F.pad(torch.from_numpy(np.abs(x) ** p), _torch_pads(widened, spatial))
+        ones = torch.ones(channels, 1, *kernel_shape, dtype=torch.float64)
+        convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[spatial]
+        sums = convolve(powers, ones, None, tuple(strides), 0, tuple(dilations), channels)
+        return (sums[(slice(None), slice(None), *(slice(0, n) for n in lengths))].numpy() ** (1 / p),)
+
+
+class GlobalLpPool(OpRun):
+    def _run(self, x, p=None):
+        return ((np.abs(x) ** p).sum(tuple(range(2, x.ndim)), keepdims=True) ** (1 / p),)
+
+
+class LpNormalization(OpRun):
+    def _run(self, x, axis=None, p=None):
+        norm = np.linalg.norm(x, p, axis, keepdims=True)
+        return (np.divide(x, norm, out=np.zeros_like(x), where=norm != 0),)
+
+
+class GatherElements(OpRun):
+    def _run(self, x, indices, axis=None):
+        return (np.take_along_axis(x, indices, axis),)
+
+
+def _along(axis, value, rank):
+    return value if value.size == 1 else value.reshape(-1, *[1] * (rank - 1 - axis % rank))
+
+
+class QuantizeLinear(OpRun):
+    def _run(self, x, scale, zero=None, axis=None, **_):
+        zero = np.zeros((), np.uint8) if zero is None else zero
+        limits = np.iinfo(zero.dtype)
+        levels = np.rint(x / _along(axis, scale, x.ndim)) + _along(axis, zero.astype(np.float64), x.ndim)
+        return (np.clip(levels, limits.min, limits.max).astype(zero.dtype),)
+
+
+class DequantizeLinear(OpRun):
+    def _run(self, x, scale, zero=None, axis=None, **_):
+        zero = np.zeros(()) if zero is None else zero.astype(np.float64)
+        return ((x - _along(axis, zero, x.ndim)) * _along(axis, scale, x.ndim),)
+
+
 class Pad(OpRun):
     def _run(self, x, pads, value=None, axes=None, mode=None):
         axes = range(x.ndim) if axes is None else axes
@@ -112,9 +167,22 @@ class Pad(OpRun):
         return (np.pad(x[kept], np.maximum(amounts, 0), mode=mode, **constant),)
 
 
+class LRN(OpRun):
+    def _run(self, x, *, alpha=None, beta=None, bias=None, size=None):
+        squares = np.pad(x * x, [(0, 0), ((size - 1) // 2, size // 2), *[(0, 0)] * (x.ndim - 2)])
+        total = sum(squares[:, i : i + x.shape[1]] for i in range(size))
+        return (x / (bias + alpha / size * total) ** beta,)
+
+
+REPLACED = [
+    *(Conv, MaxPool, LpPool, GlobalLpPool, LpNormalization),
+    *(LRN, Pad, GatherElements, QuantizeLinear, DequantizeLinear),
+]
+
+
 def run_float64(proto: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Outputs by name, computed in float64."""
-    evaluator = ReferenceEvaluator(to_float64(proto), new_ops=[Conv, MaxPool, Pad])
+    evaluator = ReferenceEvaluator(to_float64(proto), new_ops=REPLACED)
     feeds = {k: v.astype(np.float64) if v.dtype == np.float32 else v for k, v in inputs.items()}
     with np.errstate(all="ignore"):  # infinities may be computed, and then not chosen by a Where
         return dict(zip(evaluator.output_names, evaluator.run(None, feeds), strict=True))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import NoGradientError
-from .registry import NON_DIFFERENTIABLE, RULES, Call
+from .registry import NON_DIFFERENTIABLE, RULES, UNSUPPORTED, Call
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from .ops import Ops
 
 
-def backward(op: Ops, seeds: Mapping[ir.Value, ir.Value], wrt: ir.Value, *, target: str = "cpu") -> ir.Value:
+def backward(
+    op: Ops, seeds: Mapping[ir.Value, ir.Value], wrt: ir.Value, *, target: str = "cpu", half: bool = False
+) -> ir.Value:
     """Append the gradient of Σ <y, seed> over `seeds` {y: seed} with respect to `wrt`, of whose shape it is.
 
-    `target` names the runtime whose spellings the rules should use. Raises NoGradientError, naming node, operator and
-    opset, for an operator on the path without a rule.
+    `target` names the runtime whose spellings the rules should use, `half` says that it will round to half precision.
+    Raises NoGradientError, naming node, operator and opset, for an operator on the path without a rule.
     """
     from . import rules  # noqa: F401  (registers every rule)
 
@@ -33,7 +35,7 @@ def backward(op: Ops, seeds: Mapping[ir.Value, ir.Value], wrt: ir.Value, *, targ
         if all(dy is None for dy in dys):
             continue
         _check(node)
-        call = Call(node, op, target, dys)
+        call = Call(node, op, target, dys, half)
         for index, x in enumerate(node.inputs):
             if x is None or x not in active:
                 continue
@@ -42,10 +44,10 @@ def backward(op: Ops, seeds: Mapping[ir.Value, ir.Value], wrt: ir.Value, *, targ
                 if function is None:
                     continue
                 dx = function(op, call, dys[0])
+                if RULES[node.op_type].broadcasts:
+                    dx = unbroadcast(op, dx, x, node.outputs[0])
             except NotImplementedError as error:
                 raise NoGradientError(f"{_where(node)}, input {index} ({x.name}): {error}") from error
-            if RULES[node.op_type].broadcasts:
-                dx = unbroadcast(op, dx, x, node.outputs[0])
             gradients[x] = op.Add(gradients[x], dx) if x in gradients else dx
     if wrt not in gradients:
         raise NoGradientError("the objective does not change with the picture: no gradient flows back to it")
@@ -84,6 +86,9 @@ def _is_constant(node: ir.Node) -> bool:
 
     if node.op_type == "Cast":
         return not ir.DataType(node.attributes.get_int("to", 0)).is_floating_point()
+    if node.op_type == "CastLike":
+        like = node.inputs[1]
+        return like is not None and like.dtype is not None and not like.dtype.is_floating_point()
     return node.op_type in NON_DIFFERENTIABLE
 
 
@@ -103,7 +108,9 @@ def _check(node: ir.Node) -> None:
 
     if node.op_type not in RULES or node.domain not in ("", "ai.onnx"):
         domain = f"{node.domain}." if node.domain else ""
-        raise NoGradientError(f"{_where(node)} (opset {OPSET}): {domain}{node.op_type} has no derivative rule")
+        why = "" if node.domain not in ("", "ai.onnx") else UNSUPPORTED.get(node.op_type, "")
+        message = f"{_where(node)} (opset {OPSET}): {domain}{node.op_type} has no derivative rule"
+        raise NoGradientError(f"{message}: {why}" if why else message)
 
 
 def _where(node: ir.Node) -> str:

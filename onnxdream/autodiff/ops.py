@@ -51,7 +51,7 @@ class Ops:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             name = self._name("const")
-            self._constants[key] = self._tape.initializer(ir.tensor(array, name=name), name)
+            self._constants[key] = self._tape.initializer(ir.Tensor(array, name=name), name)
         return self._constants[key]
 
     def __getattr__(self, operator: str) -> Callable[..., ir.Value]:
@@ -66,7 +66,9 @@ class Ops:
         import onnx_ir as ir
 
         inputs = [v if v is None or isinstance(v, ir.Value) else self.const(v) for v in operands]
-        made = self._tape.op_multi_out(operator, inputs, attributes, num_outputs=outputs)
+        made = self._tape.op_multi_out(
+            operator, inputs, {k: _typed(k, v) for k, v in attributes.items()}, num_outputs=outputs
+        )
         for value in made:
             value.name = self._name(name or operator)
         return made
@@ -78,3 +80,14 @@ class Ops:
             name = f"{stem}_{self._count}"
         self._taken.add(name)
         return name
+
+
+def _typed(name: str, value: Any) -> Any:
+    """A number, or a list of whole ones, as an attribute of onnx_ir, which itself takes its time to find out."""
+    import onnx_ir as ir
+
+    if isinstance(value, int):
+        return ir.AttrInt64(name, value)
+    if isinstance(value, list) and value and all(isinstance(v, int) for v in value):
+        return ir.AttrInt64s(name, value)
+    return ir.AttrFloat32(name, value) if isinstance(value, float) else value

@@ -27,6 +27,22 @@ if TYPE_CHECKING:
 VJP = Callable[..., "ir.Value"]
 
 
+def constant(value: ir.Value) -> np.ndarray | None:
+    """The value where it is a constant, quantised weights included: what DequantizeLinear makes of constants."""
+    if value.const_value is not None:
+        return value.const_value.numpy()
+    node = value.producer()
+    if node is None or node.op_type != "DequantizeLinear":
+        return None
+    given = [v for v in map(constant, (v for v in node.inputs if v is not None)) if v is not None]
+    if len(given) < len(node.inputs):
+        return None
+    x, scale, zero = [*given, np.zeros((), np.int32)][:3]
+    shape = [-1] + [1] * (x.ndim - 1 - node.attributes.get_int("axis", 1) % max(1, x.ndim))
+    scale, zero = (v.reshape(shape) if v.size > 1 else v.reshape(()) for v in (scale, zero))
+    return np.asarray((x.astype(np.int32) - zero.astype(np.int32)) * scale, scale.dtype)
+
+
 @dataclass(frozen=True)
 class Call:
     """A forward node as its rule sees it."""
@@ -35,6 +51,12 @@ class Call:
     op: Ops
     target: str
     dys: tuple[ir.Value | None, ...]
+    half: bool = False
+
+    @property
+    def blocked(self) -> bool:
+        """Whether to spell for onnxruntime's blocked layout, which its CPU has in single precision."""
+        return self.target == "cpu" and not self.half
 
     @property
     def x(self) -> tuple[ir.Value, ...]:
@@ -61,7 +83,7 @@ class Call:
     def const(self, index: int) -> np.ndarray | None:
         """The value of input `index` where it is a constant."""
         value = self.given(index)
-        return None if value is None or value.const_value is None else value.const_value.numpy()
+        return None if value is None else constant(value)
 
     def shape(self, value: ir.Value) -> Shape:
         """The probed shape of `value`. Raises NotImplementedError where it depends on data."""
@@ -102,12 +124,33 @@ class Rule:
 RULES: dict[str, Rule] = {}
 
 _CONSTANT = """
-    And ArgMax ArgMin BitShift Ceil Constant ConstantOfShape Equal EyeLike Floor Greater GreaterOrEqual IsInf IsNaN Less
-    LessOrEqual Multinomial NonZero Not OneHot Or RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range
-    Round Shape Sign Size Xor
+    And ArgMax ArgMin Bernoulli BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor BlackmanWindow Ceil Constant
+    ConstantOfShape Equal EyeLike Floor Greater GreaterOrEqual HammingWindow HannWindow Hardmax IsInf IsNaN Less
+    LessOrEqual MelWeightMatrix Multinomial NonMaxSuppression NonZero Not OneHot OptionalHasElement Or RandomNormal
+    RandomNormalLike RandomUniform RandomUniformLike Range Round SequenceLength Shape Sign Size StringNormalizer
+    TfIdfVectorizer Xor
 """
 # Their outputs do not change when the picture changes a little, or are not numbers to differentiate.
 NON_DIFFERENTIABLE = frozenset(_CONSTANT.split())
+
+_WITHOUT_RULE = {
+    "it runs a graph of its own, as the data decides": "If Loop Scan",
+    "recurrent networks have no rules": "GRU LSTM RNN",
+    "a sequence or an optional is no tensor": """
+        ConcatFromSequence Optional OptionalGetElement SequenceAt SequenceConstruct SequenceEmpty SequenceErase
+        SequenceInsert SequenceMap SplitToSequence
+    """,
+    "it computes with integers; export the network with QuantizeLinear and DequantizeLinear, or in float32": """
+        ConvInteger DynamicQuantizeLinear MatMulInteger QLinearConv QLinearMatMul
+    """,
+    "it is deprecated, and replaced where the file says an opset that had it": "Scatter Upsample",
+    "it belongs to training": "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss",
+    "it belongs to detectors, after the layers to dream with": "MaxRoiPool RoiAlign",
+    "it belongs to sound": "DFT STFT",
+    "rarely seen in networks for pictures": "CenterCropPad Col2Im Det MaxUnpool Unique",
+}
+# Operators of the standard (opset 18) that could have a rule and have none: {operator: why}.
+UNSUPPORTED = {operator: why for why, operators in _WITHOUT_RULE.items() for operator in operators.split()}
 
 
 def rule(operator: str, *functions: Any, broadcasts: bool = False, every_output: bool = False) -> None:

@@ -7,6 +7,7 @@ exchanged (Dumoulin and Visin 2016, arXiv:1603.07285, section 4). With a stride,
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from ..ops import Ops
+
+
+# Fewer of them share one convolution: runtimes compute them in blocks of 16.
+_FEW_CHANNELS = 16
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,13 @@ def node_kernel(n: Call, weight: np.ndarray) -> Kernel:
     return Kernel(weight, n.attr("group", 1), taps, n.attr("auto_pad", "NOTSET"))
 
 
-def conv_gradient(op: Ops, x: ir.Value, dy: ir.Value, kernel: Kernel) -> ir.Value:
-    """Gradient of Σ dy * conv(x) with respect to `x` [N,C,s...], where `dy` is [N,M,o...].
+def window_kernel(n: Call) -> Kernel:
+    """The window of a pooling node as a kernel [1, 1, k...] of ones."""
+    return node_kernel(n, np.ones((1, 1, *n.attr("kernel_shape")), np.float32))
+
+
+def conv_gradient(op: Ops, x: ir.Value, dy: ir.Value, kernel: Kernel, blocked: bool) -> ir.Value:
+    """Gradient of Σ dy * conv(x) with respect to `x` [N,C,s...], where `dy` is [N,M,o...]; `blocked` as of `Call`.
 
     Works for windows that reach past the end of the input (ceil_mode, SAME), whatever the size of `x` at run time.
     """
@@ -66,16 +76,26 @@ def conv_gradient(op: Ops, x: ir.Value, dy: ir.Value, kernel: Kernel) -> ir.Valu
     # 1. Stride 1: the flipped kernel, at the same cost and in the same layout as the forward pass.
     if all(w.stride == 1 and not w.same for w in taps) and min(map(min, flipped)) >= 0:
         return op.Conv(dy, kernel.adjoint(), **_conv_attributes(kernel, flipped))
-    # 2. Dense and strided: one small convolution for each phase of the stride, then interleave them.
-    square = len(taps) == 2 and kernel.strides[0] == kernel.strides[1]
-    if kernel.group == 1 and square and kernel.strides[0] > 1 and all(w.dilation == 1 for w in taps):
+    # 2. Pointwise and strided: what every sample of dy gives, then zeros between.
+    if all(w.kernel == 1 for w in taps):
+        each = op.Conv(dy, kernel.adjoint(), **_conv_attributes(kernel, [(0, 0) for _ in taps]))
+        full = zero_stuffed(op, each, kernel.strides)
+    # 3. Dense and strided: one small convolution for each phase of the stride, then interleave them.
+    elif kernel.group == 1 and _is_square(kernel):
         full = _by_phases(op, dy, kernel)
-    # 3. Anything else: zeros between the samples of dy, then the flipped kernel with full overlap.
+    # 4. Anything else: zeros between the samples of dy, then the flipped kernel with full overlap.
     else:
-        spread = _zero_stuffed(op, dy, kernel.strides) if any(s > 1 for s in kernel.strides) else dy
+        channels = len(kernel.weight) if blocked and len(taps) == 2 else None
+        spread = zero_stuffed(op, dy, kernel.strides, channels)
         overlap = _conv_attributes(kernel, [(w.span - 1, w.span - 1) for w in taps])
         full = op.Conv(spread, kernel.adjoint(), **overlap)
-    return _crop_to(op, full, x, dy, kernel)
+    return crop_to(op, full, x, kernel)
+
+
+def conv(op: Ops, x: ir.Value, kernel: Kernel) -> ir.Value:
+    """The convolution of `x` with `kernel`, which must not be padded as SAME."""
+    pads = [(w.pad_begin, w.pad_end) for w in kernel.windows]
+    return op.Conv(x, kernel.weight, strides=kernel.strides, **_conv_attributes(kernel, pads))
 
 
 def _conv_attributes(kernel: Kernel, pads: list[tuple[int, int]]) -> dict[str, Any]:
@@ -87,6 +107,12 @@ def _conv_attributes(kernel: Kernel, pads: list[tuple[int, int]]) -> dict[str, A
     }
 
 
+def _is_square(kernel: Kernel) -> bool:
+    """Whether it strides alike along two axes, by more than 1, over neighbouring samples."""
+    alike = len(kernel.windows) == 2 and len(set(kernel.strides)) == 1 and kernel.strides[0] > 1
+    return alike and all(w.dilation == 1 for w in kernel.windows)
+
+
 def _by_phases(op: Ops, dy: ir.Value, kernel: Kernel) -> ir.Value:
     """The gradient with respect to the padded input, by sub-pixel convolution (Shi et al. 2016, arXiv:1609.07009).
 
@@ -95,36 +121,56 @@ def _by_phases(op: Ops, dy: ir.Value, kernel: Kernel) -> ir.Value:
     """
     stride = kernel.strides[0]
     adjoint = kernel.weight.swapaxes(0, 1)  # [C, M, kh, kw]
-    channels, outputs = adjoint.shape[:2]
-    taps = [math.ceil(w.kernel / stride) for w in kernel.windows]
-    padded = np.zeros((channels, outputs, taps[0] * stride, taps[1] * stride), adjoint.dtype)
-    padded[:, :, : kernel.windows[0].kernel, : kernel.windows[1].kernel] = adjoint
-    # [C, M, mh, rh, mw, rw] -> [rh, rw, C, M, mh, mw]: DepthToSpace wants the phase outermost
-    phases = padded.reshape(channels, outputs, taps[0], stride, taps[1], stride).transpose(3, 5, 0, 1, 2, 4)
-    weight = _flip(phases.reshape(stride * stride * channels, outputs, *taps))
-    # One row and column more than the taps need, so that inputs the last window never reached are there to crop.
-    pads = [taps[0] - 1, taps[1] - 1, taps[0], taps[1]]
-    return op.DepthToSpace(op.Conv(dy, weight, kernel_shape=taps, pads=pads), blocksize=stride, mode="DCR")
+    phases = list(itertools.product(range(stride), repeat=2))
+    most = [math.ceil(w.kernel / stride) for w in kernel.windows]
+
+    def convolved(weight: np.ndarray) -> ir.Value:
+        taps = weight.shape[2:]
+        # One row and column more than the taps need, so that inputs the last window never reached are there to crop.
+        return op.Conv(dy, _flip(weight), kernel_shape=list(taps), pads=[taps[0] - 1, taps[1] - 1, *most])
+
+    # DepthToSpace wants the phase outermost.
+    if len(adjoint) < _FEW_CHANNELS or min(w.kernel for w in kernel.windows) < stride:
+        weights = np.zeros((len(phases), *adjoint.shape[:2], *most), adjoint.dtype)
+        for weight, (row, column) in zip(weights, phases, strict=True):
+            part = adjoint[:, :, row::stride, column::stride]
+            weight[:, :, : part.shape[2], : part.shape[3]] = part
+        beside = convolved(weights.reshape(-1, *weights.shape[2:]))
+    else:
+        beside = op.Concat(*(convolved(adjoint[:, :, row::stride, column::stride]) for row, column in phases), axis=1)
+    return op.DepthToSpace(beside, blocksize=stride, mode="DCR")
 
 
-def _zero_stuffed(op: Ops, dy: ir.Value, strides: list[int]) -> ir.Value:
-    """Every sample of dy followed by stride - 1 zeros, on each axis."""
-    repeated = op.Resize(
-        dy,
-        None,
-        [1.0, 1.0, *(float(s) for s in strides)],
-        mode="nearest",
-        coordinate_transformation_mode="asymmetric",
-        nearest_mode="floor",
-    )
+def zero_stuffed(op: Ops, dy: ir.Value, strides: list[int], channels: int | None = None) -> ir.Value:
+    """Every sample of dy followed by stride - 1 zeros, on each axis.
+
+    With the number of `channels` of dy known, onnxruntime stays in its blocked layout: a convolution makes the mask.
+    """
+    if all(s == 1 for s in strides):
+        return dy
+    samples = repeated(op, dy, strides)
     mask = None
-    size = op.Shape(repeated)
+    size = op.Shape(samples)
     for axis, stride in enumerate(strides):
         length = op.Squeeze(op.Slice(size, [2 + axis], [3 + axis]), [0])
         places = op.Mod(op.Range(np.int64(0), length, np.int64(1)), stride)
         on = along(op, op.CastLike(op.Equal(places, 0), dy), axis, len(strides))
         mask = on if mask is None else op.Mul(mask, on)
-    return op.Mul(repeated, mask)
+    assert mask is not None
+    if channels is not None:
+        # Times a 1 that only the picture can tell is one, lest the runtime keep the mask of all channels as a constant.
+        first = op.Slice(op.Reshape(op.graph.inputs[0], [-1]), [0], [1])
+        one_channel = op.Concat(op.Slice(size, [0], [1]), [1], op.Slice(size, [2], [4]), axis=0)
+        mask = op.Mul(op.Expand(mask, one_channel), op.HardSigmoid(first, alpha=0.0, beta=1.0))
+        mask = op.Conv(mask, np.ones((channels, 1, 1, 1), np.float32), kernel_shape=[1, 1])
+    return op.Mul(samples, mask)
+
+
+def repeated(op: Ops, v: ir.Value, times: list[int]) -> ir.Value:
+    """Every sample as often in a row as `times` says for each axis."""
+    scales = [1.0, 1.0, *map(float, times)]
+    options = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return op.Resize(v, None, scales, mode="nearest", **options)
 
 
 def along(op: Ops, vector: ir.Value, axis: int, spatial: int) -> ir.Value:
@@ -133,12 +179,12 @@ def along(op: Ops, vector: ir.Value, axis: int, spatial: int) -> ir.Value:
     return op.Unsqueeze(vector, list(range(1, 1 + trailing))) if trailing else vector
 
 
-def _crop_to(op: Ops, full: ir.Value, x: ir.Value, dy: ir.Value, kernel: Kernel) -> ir.Value:
+def crop_to(op: Ops, full: ir.Value, x: ir.Value, kernel: Kernel) -> ir.Value:
     """The part of `full`, the gradient with respect to the padded input, that is the input `x`."""
     spatial = len(kernel.windows)
     size = spatial_shape(op, x, spatial)
     if kernel.windows[0].same:
-        start, _ = overhang(op, spatial_shape(op, dy, spatial), size, kernel.windows, kernel.auto_pad)
+        start, _ = same_overhang(op, size, kernel.windows, kernel.auto_pad)
     else:
         start = op.const([w.pad_begin for w in kernel.windows])
     return op.Slice(full, start, op.Add(start, size), list(range(2, 2 + spatial)))
@@ -163,11 +209,17 @@ def overhang(
     return (half, rest) if auto_pad == "SAME_UPPER" else (rest, half)
 
 
+def same_overhang(op: Ops, size: ir.Value, taps: list[Window], auto_pad: str) -> tuple[ir.Value, ir.Value]:
+    """How far the windows that auto_pad SAME lays over `size` samples reach beyond them: (begin, end) of each axis."""
+    strides = [w.stride for w in taps]
+    return overhang(op, op.Div(op.Add(size, [s - 1 for s in strides]), strides), size, taps, auto_pad)
+
+
 def _conv(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     weight = n.const(1)
     if weight is None:
         raise NotImplementedError("a convolution whose kernel is computed in the graph")
-    return conv_gradient(op, n.x[0], dy, node_kernel(n, weight))
+    return conv_gradient(op, n.x[0], dy, node_kernel(n, weight), n.blocked)
 
 
 def _conv_transpose(op: Ops, n: Call, dy: ir.Value) -> ir.Value:

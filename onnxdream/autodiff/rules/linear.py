@@ -1,4 +1,4 @@
-"""Matrix products."""
+"""Matrix products and running sums."""
 
 from __future__ import annotations
 
@@ -56,5 +56,11 @@ def _matmul(op: Ops, n: Call, dy: ir.Value, index: int) -> ir.Value:
     return dx if ranks[index] == rank else op.Reshape(dx, op.Shape(n.x[index]))
 
 
+def _cum_sum(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
+    """Each sample counts in the sums after it, so the gradient runs the other way."""
+    return op.CumSum(dy, n.x[1], exclusive=n.attr("exclusive", 0), reverse=1 - n.attr("reverse", 0))
+
+
 rule("Gemm", _gemm_a, _gemm_b, _gemm_c)
 rule("MatMul", _matmul, ...)
+rule("CumSum", _cum_sum, None)

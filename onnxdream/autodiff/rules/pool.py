@@ -1,4 +1,4 @@
-"""Pooling."""
+"""Pooling, but for MaxPool, which has a file of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..registry import Call, rule
-from .conv import Kernel, along, conv_gradient, node_kernel, overhang, spatial_shape
+from .conv import along, conv_gradient, same_overhang, spatial_shape, window_kernel
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -16,40 +16,22 @@ if TYPE_CHECKING:
     from ..ops import Ops
 
 
-def scatter_add(op: Ops, x: ir.Value, places: ir.Value, values: ir.Value) -> ir.Value:
-    """Zeros like `x`, with `values` added at the flat `places` of the same shape."""
-    shape = op.Shape(x)
-    zeros = op.Expand(op.CastLike(0.0, x), op.ReduceProd(shape, keepdims=1))
-    flat = op.ScatterElements(zeros, op.Reshape(places, [-1]), op.Reshape(values, [-1]), axis=0, reduction="add")
-    return op.Reshape(flat, shape)
-
-
-def _max_pool(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
-    """Indices + ScatterElements: onnxruntime reports the first maximum of each window, as PyTorch does."""
-    if len(n.node.outputs) == 1:
-        attributes = {name: n.attr(name) for name in n.node.attributes if name != "storage_order"}
-        _, indices = op.many("MaxPool", 2, n.x[0], **attributes)
-    else:
-        if n.attr("storage_order", 0):
-            raise NotImplementedError("column-major Indices (storage_order 1) that are used in the graph")
-        indices = n.node.outputs[1]
-    return scatter_add(op, n.x[0], indices, dy)
-
-
 def _average_pool(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     """A depthwise convolution with ones, after each window's share has been divided by its size."""
     channels = n.shape(n.x[0])[1]
-    ones = np.ones((channels, 1, *n.attr("kernel_shape")), np.float32)
-    kernel = dataclasses.replace(node_kernel(n, ones), group=channels)
-    return conv_gradient(op, n.x[0], op.Div(dy, _window_sizes(op, n, dy, kernel)), kernel)
+    kernel = window_kernel(n)
+    ones = np.ones((channels, *kernel.weight.shape[1:]), np.float32)
+    kernel = dataclasses.replace(kernel, weight=ones, group=channels)
+    return conv_gradient(op, n.x[0], op.Div(dy, window_sizes(op, n, dy)), kernel, n.blocked)
 
 
-def _window_sizes(op: Ops, n: Call, dy: ir.Value, kernel: Kernel) -> ir.Value | float:
+def window_sizes(op: Ops, n: Call, dy: ir.Value) -> ir.Value | float:
     """How many samples each window averages: a number, or a value that broadcasts over dy's spatial axes.
 
     A window at s covers the samples from s to min(s + kernel, end), where the end is that of the input, or of its
     padding where count_include_pad says so.
     """
+    kernel = window_kernel(n)
     taps, spatial = kernel.windows, len(kernel.windows)
     include_pad = bool(n.attr("count_include_pad", 0))
     padded = any(w.pad_begin or w.pad_end or w.same for w in taps)
@@ -57,7 +39,7 @@ def _window_sizes(op: Ops, n: Call, dy: ir.Value, kernel: Kernel) -> ir.Value | 
         return float(np.prod([w.kernel for w in taps]))
     size, count = spatial_shape(op, n.x[0], spatial), spatial_shape(op, dy, spatial)
     if taps[0].same:
-        before, after = overhang(op, count, size, taps, kernel.auto_pad)
+        before, after = same_overhang(op, size, taps, kernel.auto_pad)
     else:
         before, after = op.const([w.pad_begin for w in taps]), op.const([w.pad_end for w in taps])
     low = op.Neg(before) if include_pad else op.const([0] * spatial)
@@ -84,11 +66,11 @@ def _global_max(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     """GlobalMaxPool: the first maximum of each channel gets everything."""
     flat = op.Reshape(n.x[0], [0, 0, -1])
     first = op.ArgMax(flat, axis=2, keepdims=1)
-    zeros = op.Expand(op.CastLike(0.0, dy), op.Shape(flat))
-    return op.Reshape(op.ScatterElements(zeros, first, op.Reshape(dy, [0, 0, -1]), axis=2), op.Shape(n.x[0]))
+    places = op.Range(np.int64(0), op.Squeeze(op.Slice(op.Shape(flat), [2], [3]), [0]), np.int64(1))
+    dx = op.Mul(op.Reshape(dy, [0, 0, -1]), op.CastLike(op.Equal(places, first), dy))
+    return op.Reshape(dx, op.Shape(n.x[0]))
 
 
-rule("MaxPool", _max_pool)
 rule("AveragePool", _average_pool)
 rule("GlobalAveragePool", _spread)
 rule("GlobalMaxPool", _global_max)

@@ -56,6 +56,29 @@ def _l2(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     return op.Mul(n.x[0], _kept(op, n, share))
 
 
+def _prod(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
+    """dy times the product of all the other factors, whether or not this one is 0."""
+    x = n.x[0]
+    if _is_noop(n):
+        return dy
+    axes = [n.x[1]] if n.given(1) is not None else []
+    zero = op.Equal(x, 0.0)
+    factors, zeros = op.Where(zero, 1.0, x), op.CastLike(zero, x)
+    others = op.Div(op.ReduceProd(factors, *axes, keepdims=1), factors)
+    free = op.Equal(op.ReduceSum(zeros, *axes, keepdims=1), zeros)  # no other factor is 0
+    return op.Mul(_sum(op, n, dy), op.Where(free, others, 0.0))
+
+
+def _log_sum(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
+    """y = log Σ x, so dx = dy * exp(-y)."""
+    return _sum(op, n, op.Mul(dy, op.Exp(op.Neg(n.y))))
+
+
+def _log_sum_exp(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
+    """y = log Σ exp(x), so dx = dy * exp(x - y)."""
+    return op.Mul(_sum(op, n, dy), op.Exp(op.Sub(n.x[0], n.y if _is_noop(n) else _kept(op, n, n.y))))
+
+
 rule("ReduceSum", _sum, None)
 rule("ReduceMean", _mean, None)
 rule("ReduceMax", _extreme, None)
@@ -63,3 +86,6 @@ rule("ReduceMin", _extreme, None)
 rule("ReduceL2", _l2, None)
 rule("ReduceSumSquare", lambda op, n, dy: op.Mul(_sum(op, n, dy), op.Mul(n.x[0], 2.0)), None)
 rule("ReduceL1", lambda op, n, dy: op.Mul(_sum(op, n, dy), op.Sign(n.x[0])), None)
+rule("ReduceProd", _prod, None)
+rule("ReduceLogSum", _log_sum, None)
+rule("ReduceLogSumExp", _log_sum_exp, None)

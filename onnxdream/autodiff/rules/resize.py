@@ -28,12 +28,19 @@ def _resize(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     for position, axis in enumerate(axes):
         if _keeps(n, axis, position):
             continue
-        if axis < rank - 2:
-            raise NotImplementedError(f"Resize along axis {axis} of {rank}")
-        matrix = _matrix(op, n, axis, position)
-        across = axis == rank - 1
-        dy = op.MatMul(dy, op.Transpose(matrix, perm=[1, 0])) if across else op.MatMul(matrix, dy)
+        dy = _apply(op, _matrix(op, n, dy, axis, position), dy, axis, rank)
     return dy
+
+
+def _apply(op: Ops, matrix: ir.Value, dy: ir.Value, axis: int, rank: int) -> ir.Value:
+    """`matrix` times `dy` along `axis`."""
+    if axis == rank - 2:
+        return op.MatMul(matrix, dy)
+    order = list(range(rank))
+    order[axis], order[-1] = order[-1], order[axis]
+    moved = op.Transpose(dy, perm=order) if axis < rank - 1 else dy
+    product = op.MatMul(moved, op.Transpose(matrix, perm=[1, 0]))
+    return op.Transpose(product, perm=order) if axis < rank - 1 else product
 
 
 def _keeps(n: Call, axis: int, position: int) -> bool:
@@ -45,11 +52,11 @@ def _keeps(n: Call, axis: int, position: int) -> bool:
     return axis < n.rank() - 2 and n.shape(n.x[0])[axis] == n.shape(n.y)[axis]
 
 
-def _matrix(op: Ops, n: Call, axis: int, position: int) -> ir.Value:
-    """Rᵀ [inputs, outputs] of the resize along `axis`, whose size or scale stands at `position`."""
+def _matrix(op: Ops, n: Call, dy: ir.Value, axis: int, position: int) -> ir.Value:
+    """Rᵀ [inputs, outputs], of dy's type, of the resize along `axis`, whose size or scale stands at `position`."""
     length = op.Slice(op.Shape(n.x[0]), [axis], [axis + 1])
     square = op.Concat(length, length, axis=0)
-    unit = op.EyeLike(op.Expand(op.CastLike(0.0, n.x[0]), square))
+    unit = op.EyeLike(op.Expand(op.CastLike(0.0, dy), square))
     unit = op.Reshape(unit, op.Concat([1, 1], square, axis=0))
     attributes: dict[str, Any] = {name: n.attr(name) for name in n.node.attributes if name != "axes"}
     if n.given(3) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,8 +40,13 @@ def _restored(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
 
 
 def _concat(op: Ops, n: Call, dy: ir.Value, index: int) -> ir.Value:
-    """The part of dy that this input became; its place is found at run time, since lengths change with the picture."""
+    """The part of dy that this input became."""
     axis = n.attr("axis") % n.rank()
+    widths = [_channels(x) for x in n.x[: index + 1]] if axis == 1 and n.rank() == 4 else [None]
+    known = [w for w in widths if w is not None]
+    if len(known) == index + 1:
+        return _channel_slice(op, dy, sum(known[:-1]), sum(known))
+    # The place is found at run time, since lengths change with the picture.
     lengths = [op.Slice(op.Shape(x), [axis], [axis + 1]) for x in n.x[: index + 1]]
     start = op.const([0])
     for length in lengths[:-1]:
@@ -48,14 +54,54 @@ def _concat(op: Ops, n: Call, dy: ir.Value, index: int) -> ir.Value:
     return op.Slice(dy, start, op.Add(start, lengths[-1]), [axis])
 
 
+# What passes channels through one by one, as simplified networks have it between a convolution and a Concat.
+_KEEPS_CHANNELS = {"Relu", "LeakyRelu", "Clip", "HardSigmoid", "Sigmoid", "Tanh", "MaxPool", "AveragePool", "LRN"}
+
+
+def _channels(value: ir.Value) -> int | None:
+    """The number of channels, where convolutions say so."""
+    node = value.producer()
+    if node is None or not node.inputs or node.inputs[0] is None:
+        return None
+    if node.op_type == "Conv" and node.inputs[1] is not None and node.inputs[1].const_value is not None:
+        return len(node.inputs[1].const_value.numpy())
+    if node.op_type == "Concat" and node.attributes.get_int("axis", 0) == 1:
+        parts = [_channels(v) for v in node.inputs if v is not None]
+        return None if None in parts else sum(p for p in parts if p is not None)
+    return _channels(node.inputs[0]) if node.op_type in _KEEPS_CHANNELS else None
+
+
+def _channel_slice(op: Ops, dy: ir.Value, start: int, stop: int) -> ir.Value:
+    """Channels `start` to `stop` of dy. Where a convolution made dy, the kernels of these channels alone make them: as
+    many operations, and onnxruntime stays in its blocked layout, which a Slice leaves.
+    """
+    node = dy.producer()
+    if node is not None and node.op_type == "Add" and _is_convolved(dy):
+        return op.Add(*(_channel_slice(op, v, start, stop) for v in node.inputs if v is not None))
+    if node is None or not _is_convolved(dy):
+        return op.Slice(dy, [start], [stop], [1])
+    x, weight = node.inputs
+    assert weight is not None
+    assert weight.const_value is not None
+    return op.Conv(x, weight.const_value.numpy()[start:stop], **{k: v.value for k, v in node.attributes.items()})
+
+
+def _is_convolved(value: ir.Value) -> bool:
+    """Whether it is a convolution by a constant in one group and without a bias, or a sum with one."""
+    node = value.producer()
+    if node is not None and node.op_type == "Add":
+        return any(v is not None and _is_convolved(v) for v in node.inputs)
+    if node is None or node.op_type != "Conv" or len(node.inputs) > 2 or node.attributes.get_int("group", 1) > 1:
+        return False
+    return node.inputs[1] is not None and node.inputs[1].const_value is not None
+
+
 def _split(op: Ops, n: Call, dy: ir.Value | None) -> ir.Value:
     """The parts' gradients side by side; a part that is not used has none."""
-    parts = [_zeros(op, y) if d is None else d for d, y in zip(n.dys, n.node.outputs, strict=True)]
+    known = next(d for d in n.dys if d is not None)  # of the gradients' type, which integers in y do not tell
+    zero = op.CastLike(0.0, known)
+    parts = [op.Expand(zero, op.Shape(y)) if d is None else d for d, y in zip(n.dys, n.node.outputs, strict=True)]
     return op.Concat(*parts, axis=n.attr("axis", 0))
-
-
-def _zeros(op: Ops, like: ir.Value) -> ir.Value:
-    return op.Expand(op.CastLike(0.0, like), op.Shape(like))
 
 
 def _slice(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
@@ -75,10 +121,16 @@ def _slice(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
         if steps[i] == 1:
             before = op.ReduceMin(op.Concat(kept, length, axis=0), keepdims=1)  # the length, where nothing was kept
             after = op.Sub(op.Sub(length, op.Shape(kept)), before)
-            dy = op.Pad(dy, op.Concat(before, after, axis=0), None, [axis])
+            dy = op.Pad(dy, _pads(op, {axis: (before, after)}, rank))
         else:
             dy = gather_adjoint(op, dy, kept, n.x[0], axis)
     return dy
+
+
+def _pads(op: Ops, amounts: Mapping[int, tuple[ir.Value, ...]], rank: int) -> ir.Value:
+    """The pads of all axes. Pad's own `axes` are lost on onnxruntime where it moves a Transpose through the Pad."""
+    none = op.const([0])
+    return op.Concat(*(amounts.get(axis, (none, none))[end] for end in (0, 1) for axis in range(rank)), axis=0)
 
 
 def _pad(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
@@ -88,7 +140,9 @@ def _pad(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     if axes is None:
         raise NotImplementedError("a Pad whose axes are computed in the graph")
     if n.attr("mode", "constant") == "constant":
-        return op.Pad(dy, op.Neg(pads), None, axes)
+        cut = op.Neg(pads)
+        ends = [tuple(op.Slice(cut, [j], [j + 1]) for j in (i, i + len(axes))) for i in range(len(axes))]
+        return op.Pad(dy, _pads(op, dict(zip((int(a) % rank for a in axes), ends, strict=True)), rank))
     known = n.const(1)
     for i, axis in enumerate(int(a) % rank for a in axes):
         if known is not None and known[i] == known[i + len(axes)] == 0:
@@ -100,8 +154,31 @@ def _pad(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
 
 
 def _transpose(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
-    permutation = n.attr("perm", list(range(n.rank()))[::-1])
+    permutation = n.attr("perm") or list(range(n.rank()))[::-1]
     return op.Transpose(dy, perm=[int(i) for i in np.argsort(permutation)])
+
+
+def _tile(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
+    """[r0 * n0, r1 * n1, …] seen as [r0, n0, r1, n1, …], summed over the repeats."""
+    pairs = op.Concat(op.Unsqueeze(n.x[1], [1]), op.Unsqueeze(op.Shape(n.x[0]), [1]), axis=1)
+    copies = op.Reshape(dy, op.Reshape(pairs, [-1]))
+    return op.ReduceSum(copies, list(range(0, 2 * n.rank(), 2)), keepdims=0)
+
+
+def _depth_to_space(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
+    """SpaceToDepth; in mode CRD its phases are the inner part of the channels."""
+    block = n.attr("blocksize")
+    if n.attr("mode", "DCR") == "DCR":
+        return op.SpaceToDepth(dy, blocksize=block)
+    size = op.Shape(n.x[0])
+    batch, height, width = (op.Slice(size, [axis], [axis + 1]) for axis in (0, 2, 3))
+    split = op.Reshape(dy, op.Concat(batch, [n.shape(n.x[0])[1] // block**2], height, [block], width, [block], axis=0))
+    return op.Reshape(op.Transpose(split, perm=[0, 1, 3, 5, 2, 4]), size)
+
+
+def _reverse_sequence(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
+    axes = {"batch_axis": n.attr("batch_axis", 1), "time_axis": n.attr("time_axis", 0)}
+    return op.ReverseSequence(dy, n.x[1], **axes)
 
 
 rule("Reshape", _restored, None)
@@ -114,3 +191,8 @@ rule("Concat", _concat, ...)
 rule("Split", _split, None, every_output=True)
 rule("Slice", _slice, None, None, None, None)
 rule("Pad", _pad, None, None, None)
+rule("Tile", _tile, None)
+rule("DepthToSpace", _depth_to_space)
+rule("SpaceToDepth", lambda op, n, dy: op.DepthToSpace(dy, blocksize=n.attr("blocksize"), mode="DCR"))
+rule("Trilu", lambda op, n, dy: op.Trilu(dy, n.given(1), upper=n.attr("upper", 1)), None)
+rule("ReverseSequence", _reverse_sequence, None)

@@ -1,0 +1,224 @@
+"""MaxPool: the first maximum of each window, in row-major order, gets the gradient of the window, as in PyTorch."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...geometry import Window
+from ..registry import Call, rule
+from ..targets import INDICES, lacks
+from .activation import complement, vanishes
+from .conv import Kernel, conv, crop_to, repeated, same_overhang, spatial_shape, window_kernel, zero_stuffed
+from .gather import scatter_add
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from ..ops import Ops
+
+
+# No finite number is smaller.
+LOWEST = float(np.finfo(np.float32).min)
+
+
+def _max_pool(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
+    if lacks(n.target, INDICES):
+        return _by_masks(op, n, dy)
+    return _by_axes(op, n, dy) if _fits_axes(op, n) else _by_indices(op, n, dy)
+
+
+def _fits_axes(op: Ops, n: Call) -> bool:
+    """Whether `_by_axes` can take the node: two axes, small strides, and zeros beyond the borders do no harm.
+
+    Nor in half precision, where runtimes round some tensors and not others: what was equal may not stay so.
+    """
+    taps = window_kernel(n).windows
+    beyond = n.attr("ceil_mode", 0) or any(w.pad_begin or w.pad_end for w in taps)
+    return (
+        n.blocked
+        and len(taps) == 2
+        and op.shape(n.x[0]) is not None
+        and all(w.stride <= min(2, w.kernel) and w.dilation == 1 and not w.same for w in taps)
+        and (not beyond or _is_rectified(n.x[0]))
+    )
+
+
+def _is_rectified(value: ir.Value) -> bool:
+    """Whether nothing in `value` is negative, and gradients that reach its zeros come to nothing in the ReLU before."""
+    node = value.producer()
+    if node is not None and node.op_type in ("Concat", "MaxPool"):
+        return all(_is_rectified(v) for v in node.inputs if v is not None)
+    return node is not None and node.op_type == "Relu"
+
+
+def _by_axes(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
+    """The largest of each window is the largest over its rows of the largest over its columns.
+
+    So the first row that holds the maximum takes the gradient, and within it the first column. All of it is depthwise
+    convolutions and products, which take onnxruntime half as long as Indices and ScatterElements, or less.
+    """
+    ceil, (rows, columns) = bool(n.attr("ceil_mode", 0)), window_kernel(n).windows
+    widest = op.MaxPool(
+        n.x[0],
+        kernel_shape=[1, columns.kernel],
+        strides=[1, columns.stride],
+        pads=[0, columns.pad_begin, 0, columns.pad_end],
+        ceil_mode=int(ceil),
+    )
+    channels = n.shape(n.x[0])[1]
+    across = _Axis(op, channels, 0, rows, ceil).gradient(widest, n.y, dy)
+    return _Axis(op, channels, 1, columns, ceil).gradient(n.x[0], widest, across)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Pooling along one axis: window i takes the samples i * stride + tap - pad_begin, one for each tap."""
+
+    op: Ops
+    channels: int
+    axis: int
+    window: Window
+    ceil: bool
+
+    def gradient(self, x: ir.Value, y: ir.Value, dy: ir.Value) -> ir.Value:
+        """Each tap, in turn, takes the gradient of the windows whose maximum `y` it is the first to attain."""
+        op, w = self.op, self.window
+        phases: list[list[ir.Value]] = [[] for _ in range(w.stride)]
+        left = dy
+        for tap in range(w.kernel):
+            taken = left
+            if tap + 1 < w.kernel:
+                end = w.pad_end + (w.stride - 1 if self.ceil else 0)  # where ceil_mode's last window may end
+                behind = op.Add(y, self._copied(x, tap, Window(w.kernel, w.stride, 1, w.pad_begin, end), sign=-1))
+                attained = vanishes(op, behind)
+                taken, left = op.Mul(left, attained), op.Mul(left, complement(op, attained))
+            shift, phase = divmod(tap - w.pad_begin, w.stride)
+            phases[phase].append(self._shifted(taken, shift))
+        if w.stride == 1:
+            return functools.reduce(op.Add, phases[0])
+        return self._cropped(self._interleaved(phases[0], phases[1]), x)
+
+    def _samples(self) -> int:
+        """How many samples more than windows there are in each phase of the stride, at most."""
+        w = self.window
+        reach = w.kernel - w.pad_begin - w.pad_end + (0 if self.ceil else w.stride - 1)
+        return -(-reach // w.stride) - 1
+
+    def _shifted(self, v: ir.Value, shift: int) -> ir.Value:
+        """What lies at window i, at sample i + shift."""
+        more, lead, skip = self._samples(), max(0, shift), max(0, -shift)
+        kernel = skip + 1 + max(0, lead - more - skip)
+        if (more, shift) == (0, 0):
+            return v
+        return self._copied(v, skip, Window(kernel, 1, 1, lead, more - lead + kernel - 1))
+
+    def _interleaved(self, even: list[ir.Value], odd: list[ir.Value]) -> ir.Value:
+        """The sums of `even` and of `odd`, sample by sample in turn: odd, repeated, + (even - odd) between zeros."""
+        op = self.op
+        odds = functools.reduce(op.Add, odd)
+        difference = functools.reduce(op.Add, [*even, self._copied(odds, 0, Window(1, 1, 1, 0, 0), sign=-1)])
+        strides = [2, 1] if self.axis == 0 else [1, 2]
+        return op.Add(zero_stuffed(op, difference, strides, self.channels), repeated(op, odds, strides))
+
+    def _cropped(self, full: ir.Value, x: ir.Value) -> ir.Value:
+        """As much of `full` as there is of `x`, by way of a convolution, whose padding can be trimmed."""
+        op = self.op
+        copied = self._copied(full, 0, Window(3, 1, 1, 0, 2))  # there are at most two samples too many
+        return op.Slice(copied, [0, 0], spatial_shape(op, x, 2), [2, 3])
+
+    def _copied(self, x: ir.Value, tap: int, window: Window, sign: int = 1) -> ir.Value:
+        """The tap of each window, times the sign, with zeros beyond the borders."""
+        weight = np.zeros((self.channels, 1, window.kernel), np.float32)
+        weight[:, :, tap] = sign
+        still = Window(1, 1, 1, 0, 0)
+        both = [window, still] if self.axis == 0 else [still, window]
+        return conv(self.op, x, Kernel(np.expand_dims(weight, 3 - self.axis), self.channels, both))
+
+
+def _by_indices(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
+    """Indices + ScatterElements: onnxruntime reports the first maximum of each window."""
+    if len(n.node.outputs) == 1:
+        attributes = {name: n.attr(name) for name in n.node.attributes if name != "storage_order"}
+        _, indices = op.many("MaxPool", 2, n.x[0], **attributes)
+    else:
+        if n.attr("storage_order", 0):
+            raise NotImplementedError("column-major Indices (storage_order 1) that are used in the graph")
+        indices = n.node.outputs[1]
+    return scatter_add(op, n.x[0], indices, dy)
+
+
+def _by_masks(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
+    """Each tap of the window, in turn, takes the gradient where it equals the maximum and no earlier tap has taken it.
+
+    What tap k of window i took belongs to sample i * stride + k * dilation of the padded input.
+    """
+    kernel = window_kernel(n)
+    taps, spatial = kernel.windows, len(kernel.windows)
+    if n.attr("ceil_mode", 0) and any(w.pad_end + w.stride > w.span for w in taps):
+        raise NotImplementedError("ceil_mode with windows so far apart that runtimes disagree on how many there are")
+    axes = list(range(2, 2 + spatial))
+    padded, count = _padded_for_windows(op, n, dy, kernel), spatial_shape(op, dy, spatial)
+    length = op.Add(op.Mul(op.Sub(count, 1), kernel.strides), 1)  # from the first window's sample to the last one's
+    taken: dict[tuple[int, ...], ir.Value] = {}
+    left = dy
+    for offset in itertools.product(*([k * w.dilation for k in range(w.kernel)] for w in taps)):
+        sample = op.Slice(padded, list(offset), op.Add(length, list(offset)), axes, kernel.strides)
+        taken[offset] = op.Mul(left, op.CastLike(op.Equal(sample, n.y), dy))
+        left = op.Sub(left, taken[offset])
+    return crop_to(op, _placed(op, taken, kernel), n.x[0], kernel)
+
+
+def _padded_for_windows(op: Ops, n: Call, dy: ir.Value, kernel: Kernel) -> ir.Value:
+    """The input with a border below every maximum, wide enough for every window to lie inside."""
+    taps, spatial = kernel.windows, len(kernel.windows)
+    if not n.attr("ceil_mode", 0) and not any(w.pad_begin or w.pad_end or w.same for w in taps):
+        return n.x[0]
+    size = spatial_shape(op, n.x[0], spatial)
+    if taps[0].same:
+        begin, end = same_overhang(op, size, taps, kernel.auto_pad)
+    else:
+        count = spatial_shape(op, dy, spatial)
+        begin = op.const([w.pad_begin for w in taps])
+        reach = op.Add(op.Mul(op.Sub(count, 1), kernel.strides), [w.span for w in taps])
+        end = op.Max(op.Sub(op.Sub(reach, size), begin), 0)
+    return op.Pad(n.x[0], op.Concat(begin, end, axis=0), op.CastLike(LOWEST, dy), list(range(2, 2 + spatial)))
+
+
+def _placed(op: Ops, taken: dict[tuple[int, ...], ir.Value], kernel: Kernel) -> ir.Value:
+    """Σ over `taken` {offset: t} of t[i] at sample i * stride + offset, with a little room after the last one.
+
+    An offset m * stride + r shifts by m within phase r of the stride; the phases are then interleaved.
+    """
+    strides, spatial = kernel.strides, len(kernel.strides)
+    room = [(w.span - 1) // w.stride + 1 for w in kernel.windows]
+    axes = list(range(2, 2 + spatial))
+    nothing = op.Pad(op.Mul(next(iter(taken.values())), 0.0), [0] * spatial + room, None, axes)
+    phases = dict.fromkeys(itertools.product(*map(range, strides)), nothing)
+    for offset, value in taken.items():
+        shift = [o // s for o, s in zip(offset, strides, strict=True)]
+        after = [r - m for r, m in zip(room, shift, strict=True)]
+        phase = tuple(o % s for o, s in zip(offset, strides, strict=True))
+        shifted = op.Pad(value, shift + after, None, axes)
+        phases[phase] = shifted if phases[phase] is nothing else op.Add(phases[phase], shifted)
+    for axis in reversed(range(spatial)):
+        rows = itertools.groupby(sorted(phases), key=lambda phase: phase[:axis])
+        phases = {key: _interleaved(op, [phases[p] for p in group], 2 + axis) for key, group in rows}
+    return phases[()]
+
+
+def _interleaved(op: Ops, parts: list[ir.Value], axis: int) -> ir.Value:
+    """The first samples of all parts along `axis`, then the second ones, and so on."""
+    if len(parts) == 1:
+        return parts[0]
+    beside = op.Concat(*(op.Unsqueeze(p, [axis + 1]) for p in parts), axis=axis + 1)
+    shape = op.Shape(parts[0])
+    after = op.Slice(shape, [axis + 1], [np.iinfo(np.int64).max])
+    return op.Reshape(beside, op.Concat(op.Slice(shape, [0], [axis]), [-1], after, axis=0))
+
+
+rule("MaxPool", _max_pool)

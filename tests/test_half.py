@@ -1,0 +1,88 @@
+"""Half precision: the network in float16, pictures and step in float32, and dreams that are as strong."""
+
+from __future__ import annotations
+
+import collections
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import small
+from onnxdream import objectives
+from onnxdream.backends.ort import Session
+from onnxdream.dream import Dreamer
+from onnxdream.images import read_settings
+from onnxdream.model import Model
+from onnxdream.objectives import Objective
+from onnxdream.portable import HALF_TOLERANCE
+from onnxdream.step import build_gradient_model
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        objectives.l2("fire5"),
+        objectives.l2("fire5") - 0.2 * objectives.channel("fire8", 3),
+        1e-6 * objectives.mean("fire6"),  # whose gradient has nothing but zeros in half precision if not scaled
+        objectives.logit("logits", 285),
+    ],
+    ids=repr,
+)
+def test_the_gradient_is_that_of_single_precision(squeezenet: Model, rocket: np.ndarray, objective: Objective) -> None:
+    image = np.stack([rocket, rocket[:, ::-1] // 4]).astype(np.float32).transpose(0, 3, 1, 2).copy()
+    single = Session(build_gradient_model(squeezenet, objective), "cpu").run({"image": image})
+    half = Session(build_gradient_model(squeezenet, objective, half=True), "cpu").run({"image": image})
+    assert half["gradient"].dtype == np.float32
+    np.testing.assert_allclose(half["objective"], single["objective"], rtol=5e-3)
+    for found, expected in zip(half["gradient"], single["gradient"], strict=True):
+        error = relative(found, expected)
+        print(f"{objective!r}: {error:.3f}")
+        assert error < 0.15  # what units within half precision of a kink account for
+
+
+def test_only_the_network_is_halved(squeezenet: Model) -> None:
+    proto = build_gradient_model(squeezenet, objectives.l2("fire8"), half=True)
+    single = build_gradient_model(squeezenet, objectives.l2("fire8"))
+    onnx.checker.check_model(proto, full_check=True)
+    assert proto.ByteSize() < 0.6 * single.ByteSize()
+    typed = {v.name: v.type.tensor_type.elem_type for v in onnx.shape_inference.infer_shapes(proto).graph.value_info}
+    kinds = collections.Counter(typed.get(n.output[0]) for n in proto.graph.node if n.op_type == "Conv")
+    assert kinds[onnx.TensorProto.FLOAT16] == sum(kinds.values()) - 2  # all but the preprocessing and its gradient
+    assert all(
+        v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for v in [*proto.graph.input, *proto.graph.output]
+    )
+
+
+def test_dreams_are_as_strong(efficientnet: Model, rocket: np.ndarray) -> None:
+    objective = objectives.l2("block5")
+    dreams = [
+        Dreamer(efficientnet, objective, octaves=2, steps=6, half=half, device="cpu").dream(rocket)
+        for half in (False, True)
+    ]
+    print(f"objective {dreams[0].objective_after:.1f} single, {dreams[1].objective_after:.1f} half")
+    assert dreams[1].objective_after == pytest.approx(dreams[0].objective_after, rel=0.03)
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    done = small.onnxdream(
+        "export", "squeezenet1_1", "-l", "fire6", "--half", "--size", "192x160", "--verify", "--json", "-o", "h.onnx",
+        folder=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    print(f"directional derivatives within {record['error']:.1e}")
+    assert record["half"] is True
+    assert record["error"] < HALF_TOLERANCE
+    picture = Path(__file__).parent / "data" / "rocket.jpg"
+    done = small.onnxdream(
+        "image", picture, "--half", "--size", 160, "--steps", 2, "-o", "h.png", "--json", folder=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_settings(tmp_path / "h.png")["half"] is True
