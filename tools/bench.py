@@ -1,11 +1,11 @@
 """Time one ascent step against the same network in PyTorch, in one run on one picture.
 
-    python tools/bench.py [--networks squeezenet,vgg16] [--size 427x640] [--batch 1] [--repeats 7] [--device cpu]
-    [--json]
+    python tools/bench.py [--networks squeezenet,vgg16] [--size 427x640] [--batch 1] [--repeats 7]
+    [--candidates onnxdream,openvino,openvino_half,half,eager,channels_last,compile] [--json]
 
-The candidates take turns, and medians and ratios are printed. `convs` is the time the convolutions of the step would
-take alone at the GEMM rate measured on this machine: the floor. Memory is the growth of the process's peak in a process
-of its own for each candidate.
+The candidates take turns, and medians are printed, and the ratio of the best rival to the best of ours. `convs` is the
+time the convolutions of the step would take alone at the GEMM rate measured on this machine: the floor. Memory is the
+growth of the process's peak in a process of its own for each candidate.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from onnxdream import objectives
-from onnxdream.backends.ort import Session
+from onnxdream.backends.choice import choose
+from onnxdream.benchmark import matrix_product_rate
 from onnxdream.images import read_picture, resize, to_batch
 from onnxdream.model import Model, load_model
 from onnxdream.step import build_step_model
@@ -44,9 +45,11 @@ NETWORKS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "googlenet": ("inception4c", lambda: networks.seeded(networks.GoogLeNet)),
     "vgg16": ("relu4_3", lambda: networks.seeded(networks.Vgg16)),
     "resnet50": ("layer3", lambda: networks.seeded(networks.ResNet50)),
+    "mobilenet_v3": ("block10", lambda: networks.seeded(networks.MobileNetV3)),
 }
 BUNDLED = {"squeezenet": "squeezenet1_1", "efficientnet_lite0": "efficientnet_lite0"}
-CANDIDATES = ("onnxdream", "eager", "channels_last")
+OURS = ("onnxdream", "openvino", "openvino_half", "half")
+RIVALS = ("eager", "channels_last", "compile")
 
 Step = Callable[[], None]
 
@@ -61,11 +64,12 @@ def load(name: str, network: nn.Module) -> tuple[Model, str]:
         return load_model(path), "out"
 
 
-def our_step(name: str, network: nn.Module, image: np.ndarray, device: str) -> Step:
+def our_step(name: str, network: nn.Module, image: np.ndarray, device: str, *, half: bool) -> Step:
     model, layer = load(name, network)
-    proto = build_step_model(model, objectives.l2(layer), target="cuda" if device == "cuda" else "cpu")
+    engine = choose(device)
+    proto = build_step_model(model, objectives.l2(layer), target=engine.target, half=half)
     fixed = {"N": image.shape[0], "H": image.shape[2], "W": image.shape[3]}
-    session = Session(proto, device, fixed=fixed, threads=0 if device == "cuda" else torch.get_num_threads())
+    session = engine.session(proto, device, fixed=fixed, threads=0 if device == "cuda" else torch.get_num_threads())
     endless = iter(lambda: (1.5, (3, -5)), None)
     steps = iter(session.ascend(image, endless))
 
@@ -75,14 +79,15 @@ def our_step(name: str, network: nn.Module, image: np.ndarray, device: str) -> S
     return step
 
 
-def torch_step(network: nn.Module, image: np.ndarray, device: str, *, channels_last: bool) -> Step:
-    order = torch.channels_last if channels_last else torch.contiguous_format
+def torch_step(network: nn.Module, image: np.ndarray, device: str, rival: str) -> Step:
+    order = torch.contiguous_format if rival == "eager" else torch.channels_last
     network = network.to(device, memory_format=order)
+    respond = torch.compile(network) if rival == "compile" else network
     state = {"x": torch.from_numpy(image).to(device).contiguous(memory_format=order)}
 
     def step() -> None:
         x = torch.roll(state["x"], (3, -5), (2, 3)).requires_grad_()
-        objective = network(x).square().flatten(1).mean(1)
+        objective = respond(x).square().flatten(1).mean(1)
         (gradient,) = torch.autograd.grad(objective.sum(), x)
         gradient = gradient / gradient.abs().mean((1, 2, 3), keepdim=True)
         state["x"] = torch.roll((x.detach() + 1.5 * gradient).clamp(0, 255), (-3, 5), (2, 3))
@@ -93,9 +98,10 @@ def torch_step(network: nn.Module, image: np.ndarray, device: str, *, channels_l
 
 def make(candidate: str, name: str, image: np.ndarray, device: str) -> Step:
     network = NETWORKS[name][1]()
-    if candidate == "onnxdream":
-        return our_step(name, network, image, device)
-    return torch_step(network, image, device, channels_last=candidate == "channels_last")
+    if candidate in OURS:
+        device = "openvino" if candidate.startswith("openvino") else device
+        return our_step(name, network, image, device, half=candidate.endswith("half"))
+    return torch_step(network, image, device, candidate)
 
 
 def convolution_flops(network: nn.Module, image: np.ndarray) -> float:
@@ -104,18 +110,6 @@ def convolution_flops(network: nn.Module, image: np.ndarray) -> float:
     with counter, torch.no_grad():
         network(torch.from_numpy(image[:1]))
     return 2.0 * counter.get_total_flops() * image.shape[0]
-
-
-def gemm_rate() -> float:
-    """Floating-point operations a second of a large float32 matrix product."""
-    a = torch.rand(1536, 1536)
-    a @ a
-    times = []
-    for _ in range(9):
-        began = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - began)
-    return 2 * 1536**3 / statistics.median(times)
 
 
 def high_water_mark() -> float:
@@ -133,9 +127,11 @@ def peak_memory(candidate: str, name: str, image: np.ndarray, device: str, queue
     queue.put(high_water_mark() - before)
 
 
-def measure(name: str, image: np.ndarray, repeats: int, device: str, rate: float) -> dict[str, float]:
-    steps = {c: make(c, name, image, device) for c in CANDIDATES}
-    times: dict[str, list[float]] = {c: [] for c in CANDIDATES}
+def measure(
+    name: str, candidates: list[str], image: np.ndarray, repeats: int, device: str, rate: float
+) -> dict[str, float]:
+    steps = {c: make(c, name, image, device) for c in candidates}
+    times: dict[str, list[float]] = {c: [] for c in candidates}
     for step in steps.values():
         step(), step()
     for _ in range(repeats):
@@ -143,14 +139,16 @@ def measure(name: str, image: np.ndarray, repeats: int, device: str, rate: float
             began = time.perf_counter()
             step()
             times[candidate].append(time.perf_counter() - began)
-    row = {f"{c}_ms": 1000 * statistics.median(t) for c, t in times.items()}
-    for rival in ("eager", "channels_last"):
-        pairs = zip(times[rival], times["onnxdream"], strict=True)
-        row[f"{rival}_ratio"] = statistics.median(theirs / ours for theirs, ours in pairs)
+    medians = {c: statistics.median(t) for c, t in times.items()}
+    row = {f"{c}_ms": 1000 * t for c, t in medians.items()}
+    ours = min((c for c in candidates if c in OURS), key=medians.__getitem__, default=None)
+    rival = min((c for c in candidates if c in RIVALS), key=medians.__getitem__, default=None)
+    if ours and rival:
+        row["best_ratio"] = statistics.median(b / a for a, b in zip(times[ours], times[rival], strict=True))
     if device == "cpu":
         row["convs_ms"] = 1000 * convolution_flops(NETWORKS[name][1](), image) / rate
         context = multiprocessing.get_context("spawn")
-        for candidate in ("onnxdream", "eager"):
+        for candidate in {"onnxdream", "eager"} & set(candidates):
             queue = context.Queue()
             process = context.Process(target=peak_memory, args=(candidate, name, image, device, queue))
             process.start()
@@ -162,21 +160,25 @@ def measure(name: str, image: np.ndarray, repeats: int, device: str, rate: float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--candidates", default="onnxdream,eager,channels_last", help=", ".join(OURS + RIVALS))
     parser.add_argument("--size", default="427x640", help="HxW")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    candidates = options.candidates.split(",")
+    if unknown := set(candidates) - {*OURS, *RIVALS}:
+        parser.error(f"unknown candidate {', '.join(unknown)}; there are {', '.join(OURS + RIVALS)}")
     height, width = (int(v) for v in options.size.split("x"))
     image = np.repeat(resize(to_batch(read_picture(PICTURE).rgb), (height, width)), options.batch, 0)
     image = np.clip(image, 0, 255)
 
-    rate = gemm_rate() if options.device == "cpu" else 0.0
+    rate = matrix_product_rate() if options.device == "cpu" else 0.0
     rows = {}
     for name in options.networks.split(","):
         print(f"{name} …", file=sys.stderr, flush=True)
-        rows[name] = measure(name, image, options.repeats, options.device, rate)
+        rows[name] = measure(name, candidates, image, options.repeats, options.device, rate)
     if options.json:
         print(json.dumps({"size": options.size, "batch": options.batch, "gemm_flops": rate, "networks": rows}))
         return

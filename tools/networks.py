@@ -195,6 +195,52 @@ class ResNet50(nn.Sequential):
         super().__init__(*layers)
 
 
+class MobileNetV3(nn.Sequential):
+    """MobileNetV3-Large (Howard et al. 2019) up to its tenth block: squeeze-and-excitation, hard swish."""
+
+    class Squeeze(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            middle = (channels // 4 + 4) // 8 * 8
+            self.gate = nn.Sequential(
+                nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, middle, 1), nn.ReLU(), nn.Conv2d(middle, channels, 1),
+                nn.Hardsigmoid(),
+            )  # fmt: skip
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.gate(x)
+
+    class Block(nn.Module):
+        def __init__(self, cin: int, kernel: int, wide: int, cout: int, squeeze: bool, swish: bool, stride: int):
+            super().__init__()
+            act = nn.Hardswish if swish else nn.ReLU
+            expand = [nn.Conv2d(cin, wide, 1, bias=False), nn.BatchNorm2d(wide), act()] if wide != cin else []
+            depthwise = nn.Conv2d(wide, wide, kernel, stride, kernel // 2, groups=wide, bias=False)
+            self.body = nn.Sequential(
+                *expand, depthwise, nn.BatchNorm2d(wide), act(), *([MobileNetV3.Squeeze(wide)] if squeeze else []),
+                nn.Conv2d(wide, cout, 1, bias=False), nn.BatchNorm2d(cout),
+            )  # fmt: skip
+            self.residual = stride == 1 and cin == cout
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.body(x) if self.residual else self.body(x)
+
+    def __init__(self) -> None:
+        # kernel, width inside, width, squeeze-and-excitation, hard swish, stride
+        blocks = [
+            (3, 16, 16, False, False, 1), (3, 64, 24, False, False, 2), (3, 72, 24, False, False, 1),
+            (5, 72, 40, True, False, 2), (5, 120, 40, True, False, 1), (5, 120, 40, True, False, 1),
+            (3, 240, 80, False, True, 2), (3, 200, 80, False, True, 1), (3, 184, 80, False, True, 1),
+            (3, 184, 80, False, True, 1),
+        ]  # fmt: skip
+        layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.Hardswish()]
+        channels = 16
+        for block in blocks:
+            layers.append(self.Block(channels, *block))
+            channels = block[2]
+        super().__init__(*layers)
+
+
 class Inception(nn.Module):
     """The block types of Inception v3 (Szegedy et al. 2016): 1x7 and 7x1 kernels, average pools, grid cuts."""
 

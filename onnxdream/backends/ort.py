@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..errors import BackendError, OptionError, OutOfMemoryError
+from ..trim import trimmed
 
 if TYPE_CHECKING:
     import onnx
@@ -19,12 +20,20 @@ if TYPE_CHECKING:
 # Device names people type, in the order `auto` tries them.
 PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
     "coreml": "CoreMLExecutionProvider",
     "directml": "DmlExecutionProvider",
     "cpu": "CPUExecutionProvider",
 }
 _AUTO = ("cuda", "cpu")
+
+
+_most_threads = 0
+
+
+def limit_threads(count: int) -> None:
+    """Let no session that is opened from now on, in this process, take more than `count` CPU threads; 0: no limit."""
+    global _most_threads  # noqa: PLW0603
+    _most_threads = count
 
 
 @functools.cache
@@ -34,7 +43,8 @@ def runtime() -> ModuleType:
         import onnxruntime
     except Exception as error:
         raise BackendError(
-            f"onnxruntime cannot be imported ({_first_line(error)}); install it with `pip install onnxdream[cpu]`"
+            f"onnxruntime cannot be imported ({_first_line(error)}); install it with `pip install onnxdream[cpu]`, "
+            "or dream with --backend opencv"
         ) from error
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers() and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls(directory="")
@@ -54,10 +64,9 @@ def resolve_device(device: str) -> list[str]:
     if device == "auto":
         return [name for name in _AUTO if name in offered]
     if device not in PROVIDERS:
-        raise OptionError(f"unknown device {device!r}; devices are auto, {', '.join(PROVIDERS)}")
+        raise OptionError(f"unknown device {device!r}; devices are auto, {', '.join(PROVIDERS)}, opencv, openvino")
     if device not in offered:
-        extra = {"cuda": "gpu", "openvino": "openvino"}.get(device)
-        hint = f"; install it with `pip install onnxdream[{extra}]`, see `onnxdream info`" if extra else ""
+        hint = "; install it with `pip install onnxdream[gpu]`, see `onnxdream info`" if device == "cuda" else ""
         raise BackendError(f"this onnxruntime offers no {device} (only {', '.join(offered)}){hint}")
     return [device]
 
@@ -70,17 +79,24 @@ class Session:
     """
 
     def __init__(
-        self, proto: onnx.ModelProto, device: str = "auto", *, fixed: Mapping[str, int] | None = None, threads: int = 0
+        self,
+        proto: onnx.ModelProto | bytes,
+        device: str = "auto",
+        *,
+        fixed: Mapping[str, int] | None = None,
+        threads: int = 0,
     ) -> None:
         ort = runtime()
         options = ort.SessionOptions()
         options.log_severity_level = 4
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = min(threads or _most_threads, _most_threads or threads)
         # The pattern of the first run is laid out in a second block beside the first, which doubles the memory.
         options.enable_mem_pattern = False
+        # Threads that go on spinning after a run take the cores from the next octave's session and from OpenCV.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         for axis, length in (fixed or {}).items():
             options.add_free_dimension_override_by_name(axis, length)
-        data = proto.SerializeToString()
+        data = proto if isinstance(proto, bytes) else trimmed(proto, fixed or {}).SerializeToString()
         tried = resolve_device(device)
         for position, name in enumerate(tried):
             wanted = PROVIDERS[name]
@@ -94,9 +110,11 @@ class Session:
                 self.device = name
                 break
             if position + 1 == len(tried):
-                raise BackendError(f"{name} cannot be used: {reason}; see `onnxdream info`")
+                what = "onnxruntime cannot run this graph" if name == "cpu" else f"{name} cannot be used"
+                raise BackendError(f"{what}: {reason}; see `onnxdream info`")
             warnings.warn(f"{name} cannot be used ({reason}); falling back to {tried[position + 1]}", stacklevel=2)
         self.provider = PROVIDERS[self.device]
+        self.inputs = tuple(i.name for i in self._session.get_inputs())
         self._outputs = [o.name for o in self._session.get_outputs()]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -146,23 +164,29 @@ class Session:
 class SessionCache:
     """Sessions of several models, one for each size of their symbolic axes, that hold `limit` bytes together.
 
-    The least recently used ones beyond that, or beyond 16, are closed.
+    The least recently used ones beyond that, or beyond 16, are closed. `session` is what opens one.
     """
 
-    def __init__(self, device: str = "auto", *, threads: int = 0, limit: float = 4 << 30) -> None:
-        self._device, self._threads, self._limit = device, threads, limit
-        self._sessions: OrderedDict[tuple[Any, ...], tuple[Session, float]] = OrderedDict()
+    def __init__(
+        self, device: str = "auto", *, threads: int = 0, limit: float = 4 << 30, session: Callable[..., Any] = Session
+    ) -> None:
+        self._device, self._threads, self._limit, self._open = device, threads, limit, session
+        self._sessions: OrderedDict[tuple[Any, ...], tuple[Any, float]] = OrderedDict()
 
-    def at(self, kind: Any, proto: onnx.ModelProto, size: tuple[int, int, int], bytes_held: float = 0) -> Session:
+    def at(self, kind: Any, proto: onnx.ModelProto, size: tuple[int, int, int], bytes_held: float = 0) -> Any:
         """The session of `proto`, called `kind`, for pictures of `size` [N,H,W]; it should hold `bytes_held`."""
         key = (kind, *size)
         if key not in self._sessions:
             while self._sessions and (len(self._sessions) >= 16 or self._held() + bytes_held > self._limit):
                 self._sessions.popitem(last=False)
             fixed = dict(zip(("N", "H", "W"), size, strict=True))
-            self._sessions[key] = Session(proto, self._device, fixed=fixed, threads=self._threads), bytes_held
+            self._sessions[key] = self._open(proto, self._device, fixed=fixed, threads=self._threads), bytes_held
         self._sessions.move_to_end(key)
         return self._sessions[key][0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies begin empty: a session belongs to its process."""
+        return {**self.__dict__, "_sessions": OrderedDict()}
 
     def _held(self) -> float:
         return sum(size for _, size in self._sessions.values())
@@ -190,5 +214,5 @@ def _translated(error: Exception) -> Exception:
     text = str(error)
     signs = ("failed to allocate memory", "out of memory", "bad_alloc", "bad allocation")
     if isinstance(error, MemoryError) or any(sign in text.lower() for sign in signs):
-        return OutOfMemoryError("not enough memory for a picture of this size; make it smaller or lower --max-memory")
+        return OutOfMemoryError()
     return BackendError(f"onnxruntime failed: {_first_line(error)}")
