@@ -1,0 +1,78 @@
+"""`onnxdream export`: one ONNX file that dreams anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import ModelError, OutputError
+from . import options as o
+from .terminal import line, print_json
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A network's name or an ONNX file.")],
+    *,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The file to write. [MODEL-LAYER-step.onnx]")] = None,
+    layer: o.LayerOption = None,
+    objective: o.ObjectiveOption = None,
+    channels: o.ChannelsOption = None,
+    guide: o.GuideOption = None,
+    smooth: o.SmoothOption = None,
+    gradient_only: Annotated[
+        bool, typer.Option("--gradient-only", help="The gradient alone, without the step of ascent.")
+    ] = False,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Fix the picture's size.")] = None,
+    target: Annotated[str, typer.Option(help="The runtime to write for: cpu, cuda, openvino, opencv or web.")] = "cpu",
+    half: o.HalfOption = None,
+    check: Annotated[
+        bool, typer.Option("--verify", help="Compare the file's gradient with differences of its objective.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    offline: o.OfflineOption = False,
+    as_json: o.JsonOption = False,
+    quiet: o.QuietOption = False,
+) -> None:
+    """Write the network up to a layer, with the gradient of an objective and a step of ascent, as one ONNX file."""
+    from .. import portable
+    from ..model import load_model
+    from ..settings import build_objective
+
+    given = {
+        "model": model, "layers": layer or None, "objective": objective, "channels": channels, "guide": guide,
+        "smooth": smooth, "half": half,
+    }  # fmt: skip
+    settings = o.settings_from(given)
+    loaded = load_model(model)
+    goal = build_objective(settings, loaded)
+    path = out or Path(
+        f"{loaded.name}-{goal.layers[0].replace('/', '_')}-{'gradient' if gradient_only else 'step'}.onnx"
+    )
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already; choose another name or use --overwrite")
+    fixed = o.parse_size(size) if size else None
+    portable.export_model(
+        loaded, goal, path,
+        gradient_only=gradient_only, smooth=settings.smooth, size=fixed, target=target, half=settings.half,
+    )  # fmt: skip
+    record: dict[str, Any] = {
+        "model": loaded.name, "objective": repr(goal), "kind": "gradient" if gradient_only else "step",
+        "target": target, "half": settings.half, "size": fixed and list(fixed),
+        "bytes": path.stat().st_size, "output": str(path),
+    }  # fmt: skip
+    if check:
+        low = loaded.smallest_picture(goal.layers)
+        at = fixed or loaded.only_size(goal.layers) or (max(low[0], 160), max(low[1], 192))
+        error = portable.verify(path, size=at, smooth=settings.smooth, half=settings.half)
+        record["error"] = error
+        if error > (portable.HALF_TOLERANCE if settings.half else portable.TOLERANCE):
+            raise ModelError(
+                f"{path}: its gradient is off by {error:.1e} of its directional derivatives; do not use it"
+            )
+    if as_json:
+        print_json(record)
+    elif not quiet:
+        checked = f", directional derivatives within {record['error']:.1e}" if check else ""
+        line("", f"{path}: {record['kind']} model of {goal!r}, {record['bytes'] / 1e6:.1f} MB{checked}")

@@ -1,0 +1,195 @@
+"""torchvision's architectures through the export tool: names, outputs, and gradients against torch's autograd."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+import small
+import torchvision_operators
+from float64 import run_float64
+from onnxdream import objectives
+from onnxdream.backends.ort import Session
+from onnxdream.model import Model, load_model
+from onnxdream.step import build_gradient_model
+
+torchvision_operators.declare()
+pytest.importorskip("torchvision")
+
+from tools import export_torch  # noqa: E402  (needs the operators declared)
+
+QUICK = ("squeezenet1_1", "resnet18")
+ARCHITECTURES = (
+    "alexnet", "vgg11", "googlenet", "inception_v3", "resnet50", "resnext50_32x4d", "densenet121", "mobilenet_v2",
+    "mobilenet_v3_large", "mobilenet_v3_small", "shufflenet_v2_x1_0", "mnasnet1_0", "efficientnet_b0",
+    "efficientnet_v2_s", "regnet_y_400mf", "regnet_x_400mf", "convnext_tiny", "vit_b_16", "swin_t", "swin_v2_t",
+    "maxvit_t", "fcn_resnet50", "deeplabv3_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_fpn/backbone",
+)  # fmt: skip
+
+
+def random_source(name: str) -> export_torch.Source:
+    """The architecture, or NAME/MODULE of it, with seeded random weights and lively batch-norm statistics."""
+    torch.manual_seed(0)
+    name, _, part = name.partition("/")
+    source = export_torch.open_source(f"torchvision:{name}", pretrained=False)
+    source.network = source.network.get_submodule(part)
+    for module in source.network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.8, 1.2)
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.8, 1.2)
+    source.network.eval().requires_grad_(False)
+    return source
+
+
+def three_depths(model: Model, source: export_torch.Source) -> list[str]:
+    """Names of layers a third, two thirds and nearly all of the way in that are modules giving one tensor."""
+    gives: dict[str, object] = {}
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, output, path=path: gives.__setitem__(path, output))
+        for path, module in source.network.named_modules()
+    ]
+    with torch.no_grad():
+        source.network(torch.zeros(1, 3, *source.size))
+    for hook in hooks:
+        hook.remove()
+    outputs = {model.card.aliases.get(p, p): p for p, given in gives.items() if p and isinstance(given, Tensor)}
+    # The mean square of what a layer normalisation puts out is a constant, and its gradient rounding errors.
+    names = [outputs[n] for n, at in model.layers.items() if n in outputs and at.operator != "LayerNormalization"]
+    return [names[round((len(names) - 1) * share)] for share in (0.3, 0.6, 0.95)]
+
+
+def torch_gradient(source: export_torch.Source, path: str, image: np.ndarray) -> tuple[np.ndarray, float]:
+    """d mean(a²) / d image for the output a of the module at `path`, in float64, and the objective."""
+    caught: list[Tensor] = []
+
+    def catch(_module: nn.Module, _inputs: object, output: object) -> None:
+        caught.append(export_torch._first_tensor(output).clone())  # before the next module writes into it
+
+    handle = source.network.get_submodule(path).register_forward_hook(catch)
+    x = torch.from_numpy(image).double().requires_grad_()
+    mean, std = (torch.tensor(v, dtype=torch.float64).reshape(1, 3, 1, 1) for v in (source.mean, source.std))
+    source.network.double()((x - mean) / std)
+    handle.remove()
+    objective = caught[-1].square().mean()
+    (gradient,) = torch.autograd.grad(objective, x)
+    source.network.float()
+    return gradient.numpy(), objective.item()
+
+
+def errors(source: export_torch.Source, model: Model, path: str) -> tuple[float, float]:
+    """Relative errors of the gradient: the largest in float64, and the root mean square in float32 onnxruntime."""
+    height, width = model.only_size([path]) or [max(96, low) for low in model.smallest_picture([path])]
+    image = np.random.default_rng(3).uniform(0, 255, (1, 3, height, width)).astype(np.float32)
+    expected, objective = torch_gradient(source, path, image)
+    proto = build_gradient_model(model, objectives.l2(path))
+    exact = run_float64(proto, {"image": image})
+    assert exact["objective"][0] == pytest.approx(objective, rel=1e-4)
+    single = Session(proto, fixed={"N": 1, "H": height, "W": width}).run({"image": image})
+    double = np.abs(exact["gradient"] - expected).max() / np.abs(expected).max()
+    return float(double), float(np.linalg.norm(single["gradient"] - expected) / np.linalg.norm(expected))
+
+
+def prove(name: str, folder: Path) -> None:
+    source = random_source(name)
+    model = export_torch.export(source, folder / f"{name.replace('/', '-')}.onnx")
+    size = model.only_size([model.output_name])
+    print(f"\n{name}: {len(model.layers)} layers, {'any size' if size is None else f'{size[1]}x{size[0]}'}")
+    assert export_torch.compare(model, source) < 1e-4
+    for path in three_depths(model, source):
+        double, single = errors(source, model, path)
+        print(f"  {path}: float64 {double:.1e}, float32 {single:.1e}")
+        assert double <= 1e-5
+        # Where a unit lies within float32 rounding of a kink, torch's own float32 gradient is off as much.
+        assert single <= 5e-2
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_gradients(name: str, tmp_path: Path) -> None:
+    prove(name, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_gradients_of_every_family(name: str, tmp_path: Path) -> None:
+    prove(name, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model]:
+    """A ResNet-18 with a saved state dict, through the tool's command line."""
+    folder = tmp_path_factory.mktemp("export")
+    torch.save({"state_dict": random_source("resnet18").network.state_dict()}, folder / "trained.pth")
+    options = ["--state", str(folder / "trained.pth"), "--layer", "layer2.1.conv2", "-o", str(folder / "net.onnx")]
+    assert export_torch.main(["torchvision:resnet18", *options]) == 0
+    return folder, load_model(folder / "net.onnx")
+
+
+def test_layers_keep_their_module_paths(exported: tuple[Path, Model]) -> None:
+    _, model = exported
+    for path in ("conv1", "layer1.0.conv2", "layer2.1.bn1", "layer3", "layer3.1", "layer4.0.downsample.0", "fc"):
+        assert model.layer(path)
+    assert model.layer("layer3") == model.layer("layer3.1")
+    assert model.layer("layer2.1.conv2").operator == "Conv"
+    assert model.layer("layer3").stride == 16
+
+
+def test_the_card_is_that_of_the_weights(exported: tuple[Path, Model]) -> None:
+    folder, model = exported
+    assert model.card.preprocessing.mean == pytest.approx((123.675, 116.28, 103.53))
+    assert model.card.preprocessing.channels == "RGB"
+    assert len(model.card.labels) == 1000
+    assert model.card.size == (224, 224)
+    assert str(Path.home()) not in (folder / "net.json").read_text()
+    assert b"site-packages" not in (folder / "net.onnx").read_bytes()
+
+
+def test_one_command_makes_a_file_that_dreams(exported: tuple[Path, Model]) -> None:
+    folder, _ = exported
+    step = onnx.load(folder / "net-layer2.1.conv2.onnx")
+    assert {i.name for i in step.graph.input} == {"image", "step_size", "shift"}
+    rocket = Path(__file__).parent / "data" / "rocket.jpg"
+    done = small.onnxdream(
+        "image", rocket, "-m", "net.onnx", "-l", "layer2.1.conv2", "--size", 160, "--steps", 3, "--json", "-o", "o.png",
+        folder=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["objective_after"] > 1.2 * record["objective_before"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet18"], "names no network"),
+        (["torchvision:resnet19"], "torchvision has no network 'resnet19'"),
+        (["nowhere.at.all:build"], "No module named 'nowhere'"),
+        (["math:pi"], "float"),
+        (["torchvision:resnet18", "--random", "--submodule", "tail"], "no module 'tail'"),
+        (["torchvision:resnet18", "--state", "missing.pth"], "missing.pth: not a readable state dict"),
+    ],
+)
+def test_bad_requests(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export_torch.main([*arguments, "-o", str(tmp_path / "o.onnx")]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_network_the_weights_message_is_clear(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The download is refused for real: everything goes through a proxy where nobody listens."""
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert export_torch.main(["torchvision:squeezenet1_1", "-o", str(tmp_path / "o.onnx")]) == 2
+    told = capsys.readouterr().err
+    assert "its weights cannot be fetched" in told
+    assert "--state" in told

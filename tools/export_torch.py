@@ -1,0 +1,372 @@
+"""Bring a PyTorch network to onnxdream: one command from a pretrained CNN to a file that dreams.
+
+    python tools/export_torch.py torchvision:googlenet
+    python tools/export_torch.py timm:resnet50.a1_in1k -o resnet.onnx
+    python tools/export_torch.py mypackage.networks:build --state trained.pth --mean 128,128,128 --std 64,64,64
+    python tools/export_torch.py torchvision:fcn_resnet50 --submodule backbone --layer layer3.5
+
+The first argument names a network: torchvision:NAME, timm:NAME, or package.module:factory, a function without arguments
+(or a module). The file gets height and width as symbols where the network allows, else the size it was made for. Every
+layer keeps its module path as its name (inception4c, layer3.5.conv2); a card with the preprocessing of the weights is
+written beside it; and its outputs are compared with PyTorch's. With --layer the step model for that layer is written
+too, ready to run anywhere. Needs the extra `export` (torch, torchvision; timm where it is named).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import sys
+import urllib.error
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import numpy as np
+import torch
+from onnxscript.optimizer import optimize_ir
+from torch import nn
+
+from onnxdream import objectives
+from onnxdream.backends.ort import Session
+from onnxdream.errors import ModelError, OnnxDreamError, OptionError, OutputError
+from onnxdream.images import write_whole
+from onnxdream.model import IMAGENET, Model, load_model
+from onnxdream.portable import export_model
+from onnxdream.step import build_feature_model
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+# Outputs that differ by more than this, relative to the largest, mean that the export went wrong.
+TOLERANCE = 1e-3
+
+
+@dataclass
+class Source:
+    """A network and what is known about its pictures; mean and std for values in 0..255."""
+
+    name: str
+    network: nn.Module
+    size: tuple[int, int] = (224, 224)
+    channels: str = "RGB"
+    mean: tuple[float, ...] = IMAGENET.mean
+    std: tuple[float, ...] = IMAGENET.std
+    labels: tuple[str, ...] = ()
+    about: dict[str, str] = field(default_factory=dict)
+
+
+def open_source(spec: str, *, pretrained: bool = True) -> Source:
+    """The network that `spec` names, with trained weights where it has some.
+
+    Raises OptionError for a name that leads nowhere, ModelError when weights cannot be fetched.
+    """
+    kind, _, name = spec.partition(":")
+    if not name:
+        raise OptionError(f"{spec!r} names no network; use torchvision:NAME, timm:NAME or package.module:factory")
+    try:
+        return {"torchvision": _torchvision, "timm": _timm}.get(kind, _factory)(spec, pretrained)
+    except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+        raise ModelError(
+            f"{spec}: its weights cannot be fetched ({error}); connect to a network, or give them with --state FILE"
+        ) from error
+    except RuntimeError as error:
+        if "hash" not in str(error):
+            raise
+        raise ModelError(f"{spec}: the fetched weights are damaged ({error}); try again") from error
+
+
+def _torchvision(spec: str, pretrained: bool) -> Source:
+    models = _library("torchvision.models", "torchvision")
+    name = spec.partition(":")[2]
+    if name not in models.list_models():
+        raise OptionError(f"torchvision has no network {name!r}; it has {', '.join(models.list_models())}")
+    weights = models.get_model_weights(name).DEFAULT
+    extra = (
+        {}
+        if pretrained or "weights_backbone" not in _parameters(models.get_model_builder(name))
+        else {"weights_backbone": None}
+    )
+    network = models.get_model(name, weights=weights if pretrained else None, **extra)
+    source = Source(name, network, about={"title": name, "source": f"torchvision {weights}", "licence": "BSD-3-Clause"})
+    transforms = weights.transforms()
+    if hasattr(transforms, "mean"):
+        source.mean, source.std = _of_255(transforms.mean), _of_255(transforms.std)
+    else:  # detectors normalise inside
+        source.mean, source.std = (0.0,) * 3, (255.0,) * 3
+    crop = getattr(transforms, "crop_size", None) or getattr(transforms, "resize_size", None)
+    if crop:
+        source.size = (int(crop[0]), int(crop[0]))
+    source.labels = tuple(weights.meta.get("categories", ()))
+    return source
+
+
+def _timm(spec: str, pretrained: bool) -> Source:
+    timm = _library("timm", "timm")
+    name = spec.partition(":")[2]
+    try:
+        network = timm.create_model(name, pretrained=pretrained, exportable=True)
+    except RuntimeError as error:
+        if "Unknown model" in str(error):
+            raise OptionError(f"timm has no network {name!r}") from error
+        raise
+    except OSError as error:  # what its hub raises when there is no network
+        raise ConnectionError(str(error).splitlines()[0]) from error
+    config = timm.data.resolve_model_data_config(network)
+    licence = str(network.pretrained_cfg.get("license") or "")
+    return Source(
+        name=name.partition(".")[0],
+        network=network,
+        size=tuple(config["input_size"][1:]),
+        mean=_of_255(config["mean"]),
+        std=_of_255(config["std"]),
+        about={"title": name, "source": f"timm {name}", "licence": licence},
+    )
+
+
+def _factory(spec: str, pretrained: bool) -> Source:
+    path, _, name = spec.partition(":")
+    sys.path.insert(0, "")  # packages in the current folder
+    try:
+        network = getattr(importlib.import_module(path), name)
+    except (ImportError, AttributeError) as error:
+        raise OptionError(f"{spec}: {error}; name a function as package.module:function") from error
+    network = network if isinstance(network, nn.Module) or not callable(network) else network()
+    if not isinstance(network, nn.Module):
+        raise OptionError(f"{spec} makes a {type(network).__name__}, not a torch.nn.Module")
+    return Source(name, network, about={"title": name, "source": spec})
+
+
+def _library(module: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise OptionError(f"{package} is needed for this: pip install {package} ({error})") from error
+
+
+def _parameters(function: Any) -> set[str]:
+    import inspect
+
+    return set(inspect.signature(function).parameters)
+
+
+def _of_255(values: Any) -> tuple[float, ...]:
+    return tuple(round(float(v) * 255, 6) for v in values)
+
+
+def load_state(network: nn.Module, path: Path) -> None:
+    """Load a saved state dict, also one inside a training checkpoint or of a DataParallel module.
+
+    Raises ModelError when it is unreadable or does not fit.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ModelError(f"{path}: not a readable state dict: {str(error).splitlines()[0]}") from error
+    for key in ("state_dict", "model", "model_state_dict"):
+        state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
+    try:
+        network.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
+    except (RuntimeError, AttributeError) as error:
+        raise ModelError(f"{path}: does not fit the network: {' '.join(str(error).split())[:300]}") from error
+
+
+def export(source: Source, path: Path, *, fixed: bool = False) -> Model:
+    """Write `source` to `path` (.onnx) and its card beside it; returns the model read back.
+
+    Height and width stay symbols unless `fixed`, or unless the network does not allow it. Raises ModelError when
+    PyTorch cannot export it.
+    """
+    problems: list[str] = []
+    for free in (False,) if fixed else (True, False):
+        try:
+            program = _program(source, free)
+            aliases = name_layers(program.model.graph)
+            _write(source, program, aliases, path)
+            model = load_model(path)
+            problem = _only_fits_the_example(model, source) if free else ""
+            if not problem:
+                return model
+            problems.append(problem)
+        except OutputError:
+            raise
+        except Exception as error:  # with a free size also a graph that only fits the size of the example
+            problems.append(" ".join(str(error).split())[:300] or type(error).__name__)
+    raise ModelError(f"{source.name}: PyTorch cannot export it: {problems[-1]}")
+
+
+def _program(source: Source, free: bool) -> torch.onnx.ONNXProgram:
+    height, width = source.size
+    example = torch.zeros(2, 3, height, width + 32) if free else torch.zeros(1, 3, height, width)
+    dim = torch.export.Dim
+    shapes = ({0: dim("N"), 2: dim.DYNAMIC, 3: dim.DYNAMIC},) if free else None
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            # Not optimised: that would melt layers together, and their names with them.
+            program = torch.onnx.export(
+                source.network.eval(), (example,), dynamo=True, opset_version=18, dynamic_shapes=shapes,
+                input_names=["image"], verbose=False, optimize=False,
+            )  # fmt: skip
+        finally:
+            logging.disable(logging.NOTSET)
+    assert program is not None
+    if any(node.op_type == "SplitToSequence" for node in program.model.graph):
+        optimize_ir(program.model)  # sequences become splits, at the price of layers melted into others
+    return program
+
+
+def name_layers(graph: ir.Graph) -> dict[str, str]:
+    """Name the last tensor computed in each module after the module's path; returns the other names it goes by.
+
+    Where modules end in the same tensor, the outermost gives the name: a block rather than its last ReLU.
+    """
+    last: dict[str, ir.Value] = {}
+    inside: dict[ir.Value, str] = {}
+    for node in graph:
+        paths = [p for p in _scopes(node) if p]
+        for path in paths:
+            last[path] = node.outputs[0]
+        inside[node.outputs[0]] = paths[-1] if paths else ""
+    named: dict[ir.Value, str] = {}
+    aliases: dict[str, str] = {}
+    for path in sorted(last, key=lambda p: (p.count("."), len(p))):
+        if last[path] in named:
+            aliases[path] = named[last[path]]
+        else:
+            named[last[path]] = path
+    taken = set(named.values())
+    for value, path in inside.items():
+        if value not in named:
+            producer = value.producer()
+            assert producer is not None
+            stem = "/".join(filter(None, [path, producer.op_type.lower()]))
+            count = next(i for i in range(len(taken) + 1) if (f"{stem}_{i}" if i else stem) not in taken)
+            named[value] = f"{stem}_{count}" if count else stem
+            taken.add(named[value])
+    weights = set(graph.initializers) | {v.name for v in graph.inputs}
+    for value, name in named.items():
+        value.name = f"{name}/out" if name in weights else name
+    return aliases
+
+
+def _only_fits_the_example(model: Model, source: Source) -> str:
+    """Why a graph of free size is wrong for some sizes, or "" when it is not.
+
+    Networks that decide by the size what to do, as windowed attention decides whether to pad, are exported the way the
+    example went.
+    """
+    if model.output_name not in model.layers:
+        return f"{model.output_name} has no shape that can be told"
+    height, width = source.size
+    for size in ((height, width), (height + 32, width), (height, width + 64)):
+        error = compare(model, source, size)
+        if error > TOLERANCE:
+            return f"pictures of {size[1]}x{size[0]} come out wrong by {error:.1e}"
+    return ""
+
+
+def _scopes(node: ir.Node) -> Iterator[str]:
+    """Paths of the modules the node belongs to, outermost first."""
+    scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]")
+    yield from [s for s in json.loads(scopes.replace("'", '"'))[:-1] if not s.startswith("_")]
+
+
+def _write(source: Source, program: torch.onnx.ONNXProgram, aliases: dict[str, str], path: Path) -> None:
+    card = {
+        "name": path.stem,
+        **source.about,
+        "size": list(source.size),
+        "preprocessing": {"channels": source.channels, "mean": source.mean, "std": source.std},
+        "aliases": aliases,
+        "labels": source.labels,
+    }
+    for node in program.model.graph:
+        node.metadata_props.clear()  # stack traces with the paths of this machine
+    write_whole(path, lambda to: program.save(str(to), external_data=False))
+    text = json.dumps({k: v for k, v in card.items() if v}, indent=1)
+    write_whole(path.with_suffix(".json"), lambda to: to.write_text(text + "\n", encoding="utf-8"))
+
+
+def compare(model: Model, source: Source, size: tuple[int, int] | None = None) -> float:
+    """The largest difference between the file's output and PyTorch's on one picture, relative to the largest output.
+
+    The picture is of `size` (height, width), by default the size of the network's own pictures.
+    """
+    height, width = size or model.only_size([model.output_name]) or source.size
+    image = np.random.default_rng(0).uniform(0, 255, (1, 3, height, width)).astype(np.float32)
+    mean, std = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (source.mean, source.std))
+    prepared = torch.from_numpy(
+        (image if source.channels == "RGB" else image[:, ::-1].copy()) - mean
+    ) / torch.from_numpy(std)
+    with torch.no_grad():
+        expected = _first_tensor(source.network.eval()(prepared)).numpy()
+    found = Session(build_feature_model(model, model.output_name)).run({"image": image})["features"]
+    return float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-12))
+
+
+def _first_tensor(output: Any) -> torch.Tensor:
+    while not isinstance(output, torch.Tensor):
+        output = next(iter(output.values() if isinstance(output, dict) else output))
+    return output
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", help="torchvision:NAME, timm:NAME or package.module:factory")
+    parser.add_argument("-o", "--output", type=Path, help="the ONNX file to write; default: NAME.onnx")
+    parser.add_argument("--state", type=Path, help="a saved state dict to load into the network")
+    parser.add_argument("--random", action="store_true", help="random weights instead of the pretrained ones")
+    parser.add_argument("--submodule", default="", help="export only this module of the network, such as backbone.body")
+    parser.add_argument("--size", type=int, nargs="+", help="height and width, where the network has a size of its own")
+    parser.add_argument("--fixed", action="store_true", help="keep the size fixed even where it could be free")
+    parser.add_argument("--channels", choices=("RGB", "BGR"), help="the order the network takes")
+    parser.add_argument("--mean", type=_floats, help="subtracted from pictures in 0..255, three numbers")
+    parser.add_argument("--std", type=_floats, help="divides them then, three numbers")
+    parser.add_argument("--layer", help="also write the step model for this layer, as NAME-LAYER.onnx")
+    options = parser.parse_args(arguments)
+    try:
+        source = open_source(options.network, pretrained=not (options.random or options.state))
+        if options.state:
+            load_state(source.network, options.state)
+        if options.submodule:
+            source.network, source.labels = source.network.get_submodule(options.submodule), ()
+        if options.size:
+            source.size = (options.size[0], options.size[-1])
+        for name in ("channels", "mean", "std"):
+            setattr(source, name, getattr(options, name) or getattr(source, name))
+        path = options.output or Path(f"{source.name}.onnx")
+        model = export(source, path, fixed=options.fixed)
+        error = compare(model, source)
+        size = "x".join(map(str, model.only_size([model.output_name]) or ("any", "any")))
+        print(f"{path}: {len(model.layers)} layers, pictures of {size}, outputs within {error:.1e} of PyTorch's")
+        if error > TOLERANCE:
+            raise ModelError(f"{path}: its outputs differ from PyTorch's by {error:.1e}; do not trust it")
+        if options.layer:
+            step = path.with_name(f"{path.stem}-{options.layer}.onnx")
+            export_model(model, objectives.l2(options.layer), step)
+            print(f"{step}: the step model of l2({options.layer})")
+    except AttributeError as error:
+        if not options.submodule:
+            raise
+        print(f"export_torch: {options.network} has no module {options.submodule!r}: {error}", file=sys.stderr)
+        return 2
+    except OnnxDreamError as error:
+        print(f"export_torch: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(float(v) for v in text.split(","))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
