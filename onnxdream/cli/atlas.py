@@ -1,0 +1,79 @@
+"""`onnxdream atlas`: every channel of a network's layers, as a site that opens from the disk."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from . import options as o
+from .cluster import CpusOption, GpusOption, RayOption, WorkersOption, cluster_from, own_stdout
+from .terminal import line, note_line, print_json, progress_bar
+from .visualize import ModelArgument, RecipeOption, SeedOption
+
+if TYPE_CHECKING:
+    from ..feature.atlas import Progress
+
+
+def atlas(
+    model: ModelArgument,
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the site; a second run goes on with it.")],
+    layer: Annotated[
+        list[str] | None, typer.Option("--layer", "-l", help="A layer, or all; repeatable. [the recommended ones]")
+    ] = None,
+    channels: Annotated[str, typer.Option(metavar="0-15", help="Only these channels of each layer.")] = "all",
+    pictures: Annotated[
+        Path | None, typer.Option("--images", help="A folder of pictures: what in them excites each channel.")
+    ] = None,
+    recipe: RecipeOption = "fourier",
+    steps: Annotated[int, typer.Option(help="Ascent steps.")] = 128,
+    size: Annotated[int, typer.Option(help="Pixels a side of each picture.")] = 112,
+    seed: SeedOption = 0,
+    device: o.DeviceOption = "auto",
+    threads: o.ThreadsOption = 0,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    cpus_per_worker: CpusOption = 1,
+    gpus_per_worker: GpusOption = 0.0,
+    offline: o.OfflineOption = False,
+    as_json: o.JsonOption = False,
+    quiet: o.QuietOption = False,
+) -> None:
+    """Make a site that shows what every channel looks for, and what excites it; open its index.html in a browser."""
+    from ..feature.atlas import Plan, chosen_layers, make_atlas
+    from ..model import load_model
+
+    cluster = cluster_from(ray, workers, cpus_per_worker, gpus_per_worker)
+    began = time.perf_counter()
+    loaded = load_model(model)
+    plan = Plan(
+        model=loaded.name,
+        layers=chosen_layers(loaded, layer or []),
+        channels=channels,
+        images=str(pictures.resolve()) if pictures else "",
+        recipe=recipe,
+        steps=steps,
+        size=size,
+        seed=seed,
+    )
+    with own_stdout(cluster), progress_bar(quiet=quiet) as bar:
+        task = bar.add_task("atlas", total=None, state="")
+
+        def on_progress(progress: Progress) -> None:
+            bar.update(task, completed=progress.done, total=progress.total, state=escape(progress.layer))
+
+        done = make_atlas(
+            loaded, out, plan, device=device, threads=threads, cluster=cluster, on_progress=on_progress,
+            on_skip=lambda message: None if quiet else note_line(message),
+        )  # fmt: skip
+    seconds = time.perf_counter() - began
+    page = out / "index.html"
+    if as_json:
+        print_json({"model": loaded.name, "layers": list(plan.layers), **done, "seconds": round(seconds, 3),
+                    "output": str(page)})  # fmt: skip
+    elif not quiet:
+        line(f"[green]{escape(str(page))}[/]", f"{done['made']} channels made, {done['found']} found, {seconds:.0f} s")

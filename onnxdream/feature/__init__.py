@@ -1,0 +1,1 @@
+"""What a network learned: activations as pictures, feature visualisation, and the atlas of both."""

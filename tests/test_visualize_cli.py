@@ -1,0 +1,255 @@
+"""`onnxdream activations`, `visualize` and `atlas` as their users run them, the atlas in a real browser too."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import skimage
+from onnx import save
+
+from conftest import DATA
+from onnxdream.images import read_settings
+from small import classifier, command, conv, network, onnxdream, weights
+
+ROCKET = DATA / "rocket.jpg"
+QUICK = ("--steps", 8, "--size", 48)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def good(*arguments: object, folder: Path) -> dict[str, Any]:
+    done = onnxdream(*arguments, "--json", "--quiet", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+def test_activations(tmp_path: Path) -> None:
+    record = good("activations", ROCKET, "-l", "fire4", "-o", "a.png", "--npz", "a.npz", "--top", 6, folder=tmp_path)
+    assert record["shape"][0] == 256
+    means = [entry["mean"] for entry in record["strongest"]]
+    assert len(means) == 6
+    assert means == sorted(means, reverse=True)
+    raw = np.load(tmp_path / "a.npz")
+    assert list(raw["activation"].shape) == record["shape"]
+    assert float(raw["mean"].max()) == pytest.approx(means[0])
+    assert read_settings(tmp_path / "a.png")["layer"] == "fire4"
+    overlaid = ["-l", "fire4", "--channels", "3,9", "--overlay", "--colors", "magma", "-o", "b.png"]
+    assert {e["channel"] for e in good("activations", ROCKET, *overlaid, folder=tmp_path)["strongest"]} == {3, 9}
+    assert iio.imread(tmp_path / "b.png").shape[2] == 3
+
+
+def test_layers_without_places_are_bars(tmp_path: Path) -> None:
+    coffee = Path(skimage.__file__).parent / "data" / "coffee.png"
+    record = good("activations", coffee, "-l", "logits", "--top", 5, "-o", "bars.png", folder=tmp_path)
+    assert record["shape"] == [1000]
+    assert record["strongest"][0]["channel"] == 967  # espresso
+    assert iio.imread(tmp_path / "bars.png").shape == (5 * 22 + 8, 640, 3)
+
+
+def test_visualize(tmp_path: Path) -> None:
+    record = good(
+        "visualize", "squeezenet1_1", "-l", "fire3", "--channels", "0-4", *QUICK, "-o", "g.png", folder=tmp_path
+    )
+    assert [p["label"] for p in record["pictures"]] == ["0", "1", "2", "3", "4"]
+    assert all(p["objective"] > 0 for p in record["pictures"])
+    assert read_settings(tmp_path / "g.png")["objectives"][4] == "channel(fire3, 4)"
+    cat = good("visualize", "squeezenet1_1", "--class", "tabby cat", *QUICK, "--size", 64, folder=tmp_path)
+    assert cat["objectives"] == ["neuron(logits, 281)"]
+    assert (tmp_path / "squeezenet1_1-logits.png").is_file()
+
+
+def test_visualize_in_other_ways(tmp_path: Path) -> None:
+    def labels(*arguments: object) -> list[str]:
+        given = ("visualize", "squeezenet1_1", "-l", "fire2", *QUICK, "-o", "w.png", *arguments)
+        return [picture["label"] for picture in good(*given, folder=tmp_path)["pictures"]]
+
+    assert labels("--channels", 7, "--neuron", "--sign", "both", "--recipe", "pixel") == ["7", "-7"]
+    assert labels("--interpolate", "3,9", "--frames", 3, "--recipe", "maco") == ["3-9 0%", "3-9 50%", "3-9 100%"]
+    assert labels("--channels", 5, "--diversity", 2) == ["5 a", "5 b"]
+    assert labels("-l", "fire3", "--channels", "1,2") == ["fire2 1", "fire3 1", "fire2 2", "fire3 2"]
+    (tmp_path / "single").mkdir()
+    labels("--channels", "1,2", "--objective", "cosine", "-o", "single", "--start", ROCKET)
+    assert sorted(p.name for p in (tmp_path / "single").iterdir()) == [
+        "squeezenet1_1-fire2-1.png",
+        "squeezenet1_1-fire2-2.png",
+    ]
+    assert iio.imread(tmp_path / "single" / "squeezenet1_1-fire2-1.png").shape == (48, 48, 3)
+
+
+@pytest.fixture(scope="module")
+def strange(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a network of 2,000 channels, a classifier without labels, and a file that is no picture."""
+    folder = tmp_path_factory.mktemp("strange")
+    wide = network(
+        [*conv("x", "a", strides=[4, 4]), *conv("a", "out")], w_a=weights(8, 3, 3, 3), w_out=weights(2000, 8, 3, 3)
+    )
+    save(wide, folder / "wide.onnx")
+    save(classifier(size=("N", 3, 48, 64)), folder / "fixed.onnx")
+    (folder / "text.png").write_text("no picture")
+    (folder / "empty").mkdir()
+    (folder / "full").mkdir()
+    (folder / "full" / "mine.txt").write_text("precious")
+    (folder / "texts").mkdir()
+    (folder / "texts" / "text.png").write_text("no picture")
+    return folder
+
+
+def test_thousands_of_channels_and_no_labels(strange: Path) -> None:
+    done = onnxdream("visualize", "wide.onnx", "-l", "out", *QUICK, "-o", "w.png", folder=strange)
+    assert done.returncode == 0
+    assert "the first 16 of 2000 channels" in done.stderr
+    assert (
+        good("activations", ROCKET, "-m", "wide.onnx", "-l", "out", "-o", "v.png", folder=strange)["shape"][0] == 2000
+    )
+    fixed = good("visualize", "fixed.onnx", "--class", 3, *QUICK, "-o", "f.png", folder=strange)
+    assert fixed["size"] == [48, 64]
+    shown = good("activations", ROCKET, "-m", "fixed.onnx", "-l", "out", "-o", "x.png", folder=strange)
+    assert shown["shape"] == [10]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("visualize squeezenet1_1 -l fire5 --channels 256", "channels 0 to 255"),
+        ("visualize squeezenet1_1 -l fire55", "did you mean"),
+        ("visualize squeezenet1_1 --class tabbi", "did you mean tabby"),
+        ("visualize squeezenet1_1 --class 1000", "no class"),
+        ("visualize fixed.onnx --class tabby", "no class names"),
+        ("visualize squeezenet1_1 -l fire8 --size 16", "at least"),
+        ("visualize squeezenet1_1 --recipe soup", "fourier, maco, pixel"),
+        ("visualize squeezenet1_1 --spectrum full", "for the recipe maco"),
+        ("visualize squeezenet1_1 --recipe maco --spectrum empty", "holds no pictures"),
+        ("visualize squeezenet1_1 --objective joy", "channel, neuron, cosine, layer"),
+        ("visualize squeezenet1_1 --sign up", "positive, negative, both"),
+        ("visualize squeezenet1_1 -l fire5 --interpolate 3", "two channels"),
+        ("visualize squeezenet1_1 -l fire5 --channels 1 --diversity 40", "between 2 and 16"),
+        ("visualize squeezenet1_1 -l logits --channels 1 --diversity 2 --steps 8 --size 64", "no places"),
+        ("visualize squeezenet1_1 --class tabby --channels 3", "choose one"),
+        ("visualize squeezenet1_1 --start text.png", "text.png"),
+        ("visualize squeezenet1_1 -o nowhere/g.png", "nowhere"),
+        ("visualize squeezenet1_1 -o g.xyz", ".xyz"),
+        ("activations text.png", "text.png"),
+        (f"activations {ROCKET} --channels 300 -l fire5", "channels 0 to 255"),
+        (f"activations {ROCKET} --colors pink", "viridis"),
+        (f"activations {ROCKET} --npz a.txt", ".npz"),
+        ("atlas squeezenet1_1 -o full", "holds no atlas"),
+        ("atlas squeezenet1_1 -o text.png", "text.png"),
+        ("atlas squeezenet1_1 -o new --images nowhere", "no such folder"),
+        ("atlas squeezenet1_1 -o new --images empty", "holds no pictures"),
+        ("atlas squeezenet1_1 -o new --images texts --channels 0 --steps 1", "none of its pictures can be read"),
+        ("atlas squeezenet1_1 -o new --channels 5000", "there is no channel 5000"),
+        ("atlas squeezenet1_1 -o /proc/atlas --channels 0", "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_clear_line(strange: Path, arguments: str, says: str) -> None:
+    before = sorted(strange.rglob("*"))
+    done = onnxdream(*arguments.split(), "--quiet", folder=strange)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert says in done.stderr
+    assert sorted(strange.rglob("*")) == before
+
+
+ATLAS = ("atlas", "squeezenet1_1", "-l", "fire3", "-l", "fire4", "--channels", "0-11", "--steps", 24, "--size", 64)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for name in ("chelsea.png", "coffee.png", "astronaut.png", "brick.png", "rocket.jpg"):
+        shutil.copy(Path(skimage.__file__).parent / "data" / name, folder)
+    (folder / "broken.png").write_text("no picture")
+    return folder
+
+
+def test_an_interrupted_atlas_goes_on_where_it_stopped(tmp_path: Path, pictures: Path) -> None:
+    arguments = (*ATLAS, "-o", "atlas", "--images", pictures)
+    process = subprocess.Popen(command(*arguments), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    folder = tmp_path / "atlas" / "fire3"
+    until = time.monotonic() + 120
+    while not (folder / "channel-0.jpg").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, stderr
+    assert stderr.splitlines()[-1] == "error: interrupted"
+    first = {path.name: path.stat().st_mtime_ns for path in folder.glob("channel-*.jpg")}
+    assert 0 < len(first) <= 12
+    assert "made so far" in (tmp_path / "atlas" / "index.html").read_text()  # what there is, is shown
+    assert not list(tmp_path.rglob(".onnxdream-*"))
+
+    record = good(*arguments, folder=tmp_path)
+    assert record["found"] >= len(first)
+    assert record["made"] + record["found"] == 24
+    assert {n: (folder / n).stat().st_mtime_ns for n in first} == first
+    assert good(*arguments, folder=tmp_path)["made"] == 0
+    done = onnxdream(*arguments, "--seed", 3, folder=tmp_path)
+    assert done.returncode == 2
+    assert "other settings (seed)" in done.stderr
+    statistics = json.loads((folder / "statistics.json").read_text())["3"]
+    assert len(statistics["peaks"]) == 5  # the broken picture is left out
+    assert statistics["peaks"] == sorted(statistics["peaks"], reverse=True)
+    assert 0 <= statistics["active"] <= 1
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium to open the atlas in; `apt-get install chromium`")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def test_the_atlas_in_a_browser(tmp_path: Path, pictures: Path, browser: Any) -> None:
+    arguments = ("--channels", "0-5,281", "--steps", 8, "--size", 64, "--images", pictures, "-o", "atlas")
+    good("atlas", "squeezenet1_1", "-l", "fire3", "-l", "logits", *arguments, folder=tmp_path)
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("requestfailed", lambda request: wrong.append(request.url))
+    page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else wrong.append(r.url))
+    page.goto((tmp_path / "atlas" / "index.html").as_uri())
+    assert page.locator(".layer").count() == 2
+    page.fill("#search", "logi")
+    assert page.locator(".layer:visible").count() == 1
+    page.fill("#search", "fire3 4")
+    page.press("#search", "Enter")
+    page.wait_for_url("**/fire3.html#c4")
+    assert page.locator(".channel").count() == 6
+    loaded = "[...document.querySelectorAll('.channel:first-child img')].every(i => i.complete && i.naturalWidth > 0)"
+    page.wait_for_function(loaded)
+    assert page.locator("img:not([loading=lazy])").count() == 0
+    page.fill("#search", "5")
+    assert page.locator(".channel:visible").count() == 1
+    page.fill("#search", "")
+    page.select_option("#sort", "peak")
+    peaks = page.eval_on_selector_all(".channel", "all => all.map(e => Number(e.dataset.peak))")
+    assert peaks == sorted(peaks, reverse=True)
+    page.click(".channel >> nth=0")
+    first = page.inner_text("dialog figcaption b")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("dialog figcaption b") != first
+    page.keyboard.press("Escape")
+    assert not page.locator("dialog").is_visible()
+    page.click("a[rel=next]")
+    page.fill("#search", "tabby")
+    assert page.locator(".channel:visible").get_attribute("id") == "c281"
+    phone = browser.new_page(viewport={"width": 360, "height": 740})
+    for name in ("index", "fire3", "logits"):
+        phone.goto((tmp_path / "atlas" / f"{name}.html").as_uri())
+        assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert wrong == []
