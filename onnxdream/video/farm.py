@@ -1,0 +1,140 @@
+"""Stretches of a video dreamed on the machines of a cluster.
+
+Where all of them see the source and the job's folder, the segments are written there; else both travel through the
+cluster's object store.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..cluster import ClusterProgress, RayCluster, Report
+from ..errors import OutputError
+from ..shipment import Shipment
+from .frames import VideoSource
+from .plan import Stretch
+from .segments import Recipe, Segments, Step
+from .sequences import find_pictures
+from .workspace import Segment, fingerprint, write_data
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a worker has made of a stretch."""
+
+    segments: list[Segment]
+    image: np.ndarray  # its last dreamed frame, BGR uint8 or uint16 [H,W,3]
+    provider: str
+    files: dict[str, bytes]  # by name, where they are not in the job's folder
+
+
+@dataclass
+class Farmhand:
+    """Dreams stretches, in a process of its own, into `folder`; where that is None the files are handed back."""
+
+    recipe: Recipe
+    folder: Path | None
+    shipment: Shipment | None
+    pictures: bool  # the source is made of them
+
+    @cached_property
+    def _video(self) -> VideoSource:
+        """Opened once: finding its way in a file may mean reading all of it."""
+        if self.shipment is None:
+            return self.recipe.open()
+        folder = self.shipment.unpack()
+        source = folder if self.pictures else next(folder.iterdir())
+        return replace(self.recipe, source=source).open()
+
+    def __call__(self, stretch: Stretch, report: Report) -> Made:
+        """Dream one stretch; `report` is told the number of frames."""
+        image, done = np.zeros((0, 0, 3), np.uint8), 0
+
+        def on_step(step: Step) -> None:
+            nonlocal image, done
+            image, done = step.dreamed, done + 1
+            report(done)
+
+        # A folder of its own: the same stretch may be in hand twice.
+        with tempfile.TemporaryDirectory(prefix="task-", dir=self.folder, ignore_cleanup_errors=True) as own:
+            segments = list(Segments(self.recipe, self._video, stretch, Path(own), on_step=on_step))
+            names = [segment.file for segment in segments]
+            if self.folder is not None:
+                for name in names:
+                    (Path(own) / name).replace(self.folder / name)
+                names = []
+            files = {name: (Path(own) / name).read_bytes() for name in names}
+        return Made(segments, image, self.recipe.dreamer.provider, files)
+
+
+def dream_stretches(
+    cluster: RayCluster,
+    recipe: Recipe,
+    folder: Path,
+    todo: Iterable[Stretch],
+    on_progress: Callable[[ClusterProgress], None],
+) -> Iterator[tuple[Stretch, Made]]:
+    """Dream stretches on `cluster`; their segments are whole files in `folder` when they are yielded.
+
+    Raises what `RayCluster.map` raises, and OutputError.
+    """
+    with cluster.connected():
+        shared = _is_shared(cluster, recipe.source, folder)
+        shipment = None if shared else Shipment(_files(recipe.source))
+        try:
+            recipe = replace(recipe, source=_absolute(recipe.source), target=Path(_absolute(recipe.target)))
+            pictures = find_pictures(recipe.source) is not None
+            hand = Farmhand(recipe, folder.absolute() if shared else None, shipment, pictures)
+            for stretch, made in cluster.map(hand, todo, on_progress=on_progress):
+                for name, data in made.files.items():
+                    write_data(folder / name, data)
+                yield stretch, made
+        finally:
+            if shipment is not None:
+                with suppress(Exception):
+                    cluster.on_each_node(_discard, shipment)
+
+
+def _is_shared(cluster: RayCluster, source: str | Path, folder: Path) -> bool:
+    """Whether every node sees the source as it is here, and the job's folder."""
+    token = folder.absolute() / f"seen-{uuid.uuid4().hex}"
+    try:
+        token.touch()
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
+    try:
+        return all(cluster.on_each_node(_sees, token, _absolute(source), fingerprint(_absolute(source))))
+    finally:
+        token.unlink(missing_ok=True)
+
+
+def _sees(token: Path, source: str, expected: list[Any]) -> bool:
+    with suppress(OSError):
+        return token.is_file() and os.access(token.parent, os.W_OK) and fingerprint(source) == expected
+    return False
+
+
+def _absolute(source: str | Path) -> str:
+    return os.path.abspath(source)
+
+
+def _files(source: str | Path) -> dict[str, Path]:
+    """The files of a source by the names they travel under, which keep the order of pictures."""
+    pictures = find_pictures(source)
+    if pictures is None:
+        return {Path(source).name: Path(source)}
+    return {f"{number:08d}{path.suffix}": path for number, path in enumerate(pictures)}
+
+
+def _discard(shipment: Shipment) -> None:
+    shipment.discard()
