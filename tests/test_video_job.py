@@ -259,6 +259,7 @@ def test_compare_measures_and_draws(whole: tuple[Path, dict], tmp_path: Path) ->
         (["clip.mp4", "-o", "nowhere/out.mp4"], "nowhere"),
         (["clip.mp4", "-o", "out.mp4", "--codec", "nonsense"], "nonsense"),
         (["clip.mp4", "-o", "out.mp4", "--encoder-option", "x"], "key=value"),
+        (["clip.mp4", "-o", "out.mp4", "--every", "2", "--method", "blend"], "blend dreams each frame anew"),
         (["clip.mp4", "-o", "out.mp4", "--start", "soon"], "soon"),
         (["clip.mp4", "-o", "out.mp4", "--start", "60"], "no frame"),
         (["clip.mp4", "-o", "out.mp4", "--method", "magic"], "magic"),

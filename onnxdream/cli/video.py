@@ -9,34 +9,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from ..errors import OptionError
 from . import options as o
-from .terminal import console, print_json, progress_bar
+from .cluster import CpusOption, GpusOption, RayOption, WorkersOption, cluster_from, own_stdout
+from .terminal import line, print_json, progress_bar
 
 _TIME = "How it moves"
 _FILE = "What is written"
 
 
+@o.with_look("keep_colors")
 def video(
     source: Annotated[str, typer.Argument(metavar="IN", help="A video, a folder or pattern of pictures, a GIF, or -.")],
     out: Annotated[str, typer.Option("--out", "-o", help="A video, GIF, WebP, folder, pattern, or - (pipe).")],
-    preset: o.PresetOption = None,
-    like: o.LikeOption = None,
-    config: o.ConfigOption = None,
+    look: o.Look,
     timeline: Annotated[Path | None, typer.Option(help="TOML file: settings that change over time.")] = None,
-    model: o.ModelOption = None,
-    layer: o.LayerOption = None,
-    objective: o.ObjectiveOption = None,
-    channels: o.ChannelsOption = None,
-    guide: o.GuideOption = None,
-    octaves: o.OctavesOption = None,
-    octave_scale: o.ScaleOption = None,
-    steps: o.StepsOption = None,
-    step_size: o.StepSizeOption = None,
-    jitter: o.JitterOption = None,
-    smooth: o.SmoothOption = None,
-    seed: o.SeedOption = None,
     method: Annotated[str, typer.Option(help="flow, warp, blend or independent.", rich_help_panel=_TIME)] = "flow",
     flow: Annotated[
         str, typer.Option(help="dis-ultrafast, dis-fast, dis-medium, farneback or none.", rich_help_panel=_TIME)
@@ -71,32 +60,39 @@ def video(
     segment_frames: Annotated[
         int, typer.Option(min=1, help="Frames a crash can cost at most.", rich_help_panel=_FILE)
     ] = 96,
+    overlap: Annotated[
+        int | None,
+        typer.Option(min=0, help="Frames over which parts of a long shot fade. [24 with --ray]", rich_help_panel=_FILE),
+    ] = None,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    cpus_per_worker: CpusOption = 1,
+    gpus_per_worker: GpusOption = 0.0,
     restart: Annotated[
         bool, typer.Option("--restart", help="Forget an unfinished job.", rich_help_panel=_FILE)
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.", rich_help_panel=_FILE)] = False,
     device: o.DeviceOption = "auto",
+    backend: o.BackendOption = "auto",
     threads: o.ThreadsOption = 0,
     max_memory: o.MemoryOption = "4G",
+    offline: o.OfflineOption = False,
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
 ) -> None:
     """Dream a video, steadily, with its sound. Run the same command again to go on after an interruption."""
+    from ..backends.choice import device_for
     from ..video.files import Encoding
     from ..video.job import dream_video
     from ..video.schedule import schedule, video_defaults
     from ..video.temporal import VideoDreamer
 
-    quiet = quiet or out == "-"
-    if quiet:
+    if out == "-":
+        quiet = True
         warnings.simplefilter("ignore")
-    given = {
-        "model": model, "layers": layer or None, "objective": objective, "channels": channels, "guide": guide,
-        "octaves": octaves, "octave_scale": octave_scale, "steps": steps, "step_size": step_size, "jitter": jitter,
-        "smooth": smooth, "seed": seed,
-    }  # fmt: skip
-    given = video_defaults(given, preset=bool(preset or config or like))
-    settings = o.settings_from(given, preset=preset, config=config, like=like)
+    cluster = cluster_from(ray, workers, cpus_per_worker, gpus_per_worker)
+    settings = o.settings_from(video_defaults(look, preset=o.has_base(look)))
+    device = device_for(backend, device)
     dreamer_at = schedule(settings, timeline, max_memory=o.parse_bytes(max_memory), device=device, threads=threads)
     encoding = Encoding(codec, crf, pix_fmt, _pairs(encoder_option or []))
     source_options = _source_options(rate, raw_size)
@@ -106,11 +102,12 @@ def video(
     if timeline is not None:
         stored["timeline"] = timeline.read_text()
 
-    with progress_bar(quiet=quiet) as bar:
-        task = bar.add_task(Path(source).name, total=None, state="")
+    with own_stdout(cluster), progress_bar(quiet=quiet) as bar:
+        task = bar.add_task(escape(Path(source).name), total=None, state="")
 
         def on_frame(progress: Any) -> None:
-            state = f"frame {progress.frame}  {progress.fps:.2f} fps  objective {progress.objective:.4g}"
+            each = f", {progress.fps / max(1, progress.workers):.2f} each of {progress.workers}" if cluster else ""
+            state = f"frame {progress.frame}  {progress.fps:.2f} fps{each}  objective {progress.objective:.4g}"
             bar.update(task, completed=progress.frame, total=progress.frames, state=state)
 
         result = dream_video(
@@ -131,12 +128,14 @@ def video(
             preview=preview,
             source_options=source_options,
             segment_frames=segment_frames,
+            overlap=overlap,
+            cluster=cluster,
         )
     fresh = result.frames - result.resumed_frames
     fps = fresh / result.seconds if result.seconds else 0.0
     if not quiet:
         resumed = f", {result.resumed_frames} of them from before" if result.resumed_frames else ""
-        console.print(f"[green]{out}[/]  {result.frames} frames{resumed} in {result.seconds:.1f} s, {fps:.2f} fps")
+        line(f"[green]{escape(out)}[/]", f"{result.frames} frames{resumed} in {result.seconds:.1f} s, {fps:.2f} fps")
     if as_json:
         inner = dreamer.dreamer
         record = {
@@ -154,6 +153,7 @@ def compare(
     layer: o.LayerOption = None,
     plot: Annotated[Path | None, typer.Option(help="Write a chart of the figures, a PNG.")] = None,
     device: o.DeviceOption = "auto",
+    offline: o.OfflineOption = False,
     as_json: o.JsonOption = False,
 ) -> None:
     """Measure how steady dreamed videos are: warp error, flicker, strength, colour drift."""

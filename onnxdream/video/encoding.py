@@ -32,13 +32,19 @@ FAMILIES = {
 }
 DEFAULTS: dict[str, dict[str, str]] = {
     # x264's macroblock tree differs from run to run on some processors.
-    "libx264": {"crf": "16", "preset": "medium", "mbtree": "0"},
+    "libx264": {"crf": "16", "preset": "fast", "mbtree": "0"},
     "libx265": {"crf": "18", "preset": "medium"},
     "libvpx-vp9": {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "2", "row-mt": "1"},
     "libvpx": {"crf": "8", "b": "20M", "deadline": "good", "cpu-used": "2"},
     "libsvtav1": {"crf": "22", "preset": "6"},
     "mpeg4": {"flags": "+qscale", "global_quality": "354"},
     "mjpeg": {"flags": "+qscale", "global_quality": "354"},
+}
+# Other values make x264 write to the terminal past every logger.
+_X264 = {
+    "preset": "ultrafast superfast veryfast faster fast medium slow slower veryslow placebo 0 1 2 3 4 5 6 7 8 9",
+    "tune": "film animation grain stillimage psnr ssim fastdecode zerolatency touhou",
+    "profile": "baseline main high high10 high422 high444",
 }
 # These take odd sizes with halved chroma; the others get full chroma then.
 _ODD_SIZES = ("libvpx", "libvpx-vp9", "ffv1", "mjpeg")
@@ -121,6 +127,10 @@ def plan(target: str | Path, info: VideoInfo, encoding: Encoding, find: Callable
     suffix = Path(target).suffix.lower()
     encoder, pix_fmt = _chosen(suffix, info, encoding, find)
     options = {**DEFAULTS.get(encoder.name, {}), **encoding.options}
+    for key, known in _X264.items() if encoder.name == "libx264" else ():
+        for value in re.split("[,./+-]", options[key]) if key in options else ():
+            if value.lower() not in known.split():
+                raise OptionError(f"codec libx264 has no {key}={value}; it has {known}")
     if encoder.name == "libx265":  # it writes to the terminal past every logger, and its threads change what it writes
         options["x265-params"] = ":".join(
             ["log-level=none:frame-threads=2", *filter(None, [encoding.options.get("x265-params", "")])]

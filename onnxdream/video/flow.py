@@ -6,6 +6,7 @@ second.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import cv2
@@ -20,18 +21,29 @@ _DIS = {
     "dis-fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
     "dis-medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
 }
+_DIS_LEAST = 32  # pixels a side; OpenCV 5 crashes on strips narrower than that
 METHODS = (*_DIS, "farneback", "none")
 
 
-def estimator(method: str) -> Estimator:
+def estimator(method: str, *, rough: bool = False) -> Estimator:
     """The function (first, second grey uint8 [H,W]) -> flow [H,W,2] for a method's name.
 
     dis-*: dense inverse search (Kroeger et al. 2016); farneback: polynomial expansion (Farnebäck 2003); none: no
-    motion. Raises OptionError for an unknown name.
+    motion. A `rough` one takes three fifths of the time where there is a faster way, and is good enough to tell what
+    is occluded. Raises OptionError for an unknown name.
     """
     if method in _DIS:
         search = cv2.DISOpticalFlow.create(_DIS[method])
-        return lambda first, second: search.calc(first, second, None)  # type: ignore[call-overload]
+        if rough and method == "dis-medium":
+            search.setPatchStride(4)
+            search.setGradientDescentIterations(12)
+            search.setVariationalRefinementIterations(3)
+
+        def dis(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+            flow = search.calc(_at_least(_DIS_LEAST, first), _at_least(_DIS_LEAST, second), None)  # type: ignore[call-overload]
+            return np.ascontiguousarray(flow[: first.shape[0], : first.shape[1]])
+
+        return dis
     if method == "farneback":
         return lambda first, second: cv2.calcOpticalFlowFarneback(
             first, second, np.zeros((*first.shape, 2), np.float32), 0.5, 4, 21, 3, 7, 1.5, 0
@@ -39,6 +51,12 @@ def estimator(method: str) -> Estimator:
     if method == "none":
         return lambda first, second: np.zeros((*first.shape, 2), np.float32)
     raise OptionError(f"unknown flow method {method!r}; methods are {', '.join(METHODS)}")
+
+
+def _at_least(side: int, picture: np.ndarray) -> np.ndarray:
+    """`picture` [H,W], its edge repeated below and to the right where it is smaller than `side`."""
+    down, right = (max(0, side - length) for length in picture.shape)
+    return cv2.copyMakeBorder(picture, 0, down, 0, right, cv2.BORDER_REPLICATE) if down or right else picture
 
 
 def warp(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
@@ -50,6 +68,7 @@ def warp(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
     return cv2.remap(picture, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload, no-any-return]
 
 
+@functools.lru_cache(maxsize=4)
 def _grid(height: int, width: int) -> np.ndarray:
     columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     return np.dstack([columns, rows])
@@ -63,19 +82,21 @@ def visible(flow: np.ndarray, reverse: np.ndarray) -> np.ndarray:
     Ruder et al. 2016.
     """
     height, width = flow.shape[:2]
-    places = flow + _grid(height, width)
+    places = cv2.add(flow, _grid(height, width))
     back = cv2.remap(reverse, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
     square = _length2(flow)
-    occluded = cv2.compare(_length2(flow + back), 0.01 * (square + _length2(back)) + 0.5, cv2.CMP_GE)
+    apart, limit = _length2(cv2.add(flow, back)), cv2.addWeighted(square, 0.01, _length2(back), 0.01, 0.5)
+    occluded = cv2.compare(apart, limit, cv2.CMP_GE)
     across, down = (cv2.Sobel(flow, cv2.CV_32F, *axis, ksize=1, scale=0.5) for axis in ((1, 0), (0, 1)))
-    boundary = cv2.compare(_length2(across) + _length2(down), 0.01 * square + 0.002, cv2.CMP_GT)
+    change, limit = cv2.add(_length2(across), _length2(down)), cv2.addWeighted(square, 0.01, square, 0, 0.002)
+    boundary = cv2.compare(change, limit, cv2.CMP_GT)
     inside = cv2.inRange(places, (0.0, 0.0), (width - 1.0, height - 1.0))
     return cv2.bitwise_and(inside, cv2.bitwise_not(cv2.bitwise_or(occluded, boundary)))
 
 
 def _length2(flow: np.ndarray) -> np.ndarray:
-    u, v = cv2.split(flow)
-    return cv2.add(cv2.multiply(u, u), cv2.multiply(v, v))
+    square = cv2.multiply(flow, flow)
+    return cv2.add(square[..., 0], square[..., 1])
 
 
 def soften(mask: np.ndarray, radius: int = 2) -> np.ndarray:
@@ -86,8 +107,8 @@ def soften(mask: np.ndarray, radius: int = 2) -> np.ndarray:
 
 
 def grey(frame: np.ndarray) -> np.ndarray:
-    """Luminance uint8 [H,W] of a BGR frame, uint8 or float in 0..255."""
-    return cv2.cvtColor(cv2.convertScaleAbs(frame), cv2.COLOR_BGR2GRAY)
+    """Luminance uint8 [H,W] of an RGB frame, uint8 or float in 0..255."""
+    return cv2.cvtColor(cv2.convertScaleAbs(frame), cv2.COLOR_RGB2GRAY)
 
 
 class CutDetector:

@@ -1,16 +1,17 @@
-"""A whole video: stages that overlap, segments that survive a crash, and the file put together at the end.
+"""A whole video: dreamed segment by segment here or on a cluster, and put together at the end.
 
-A segment ends at a scene cut or when it is long enough. A job that is started again goes on after the last finished
-segment (`workspace`) and gives the same frames as one that was never interrupted.
+A job that is started again goes on with the segments that are missing (`workspace`) and gives the same frames as one
+that was never interrupted.
 """
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,39 +19,41 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ..cluster import ClusterProgress, RayCluster
 from ..dream import Dreamer
-from ..errors import OptionError, OutputError, PictureError, VideoError
+from ..errors import ClusterError, OptionError, OutputError, PictureError, VideoError
 from ..images import write_whole
-from .ahead import ahead
+from . import plan
 from .files import (
     Encoding,
-    FrameSink,
-    VideoFrame,
     VideoInfo,
     VideoSource,
     check_encoding,
     finish,
-    open_sink,
     open_source,
+    read_segment,
     settings_metadata,
     sink_kind,
 )
-from .temporal import Prepared, VideoDreamer
-from .workspace import Segment, Workspace
+from .plan import OVERLAP, Stretch
+from .segments import Recipe, Segments, Step
+from .sequences import is_there
+from .temporal import VideoDreamer
+from .workspace import PLAN, Workspace, fingerprint, same_frames
 
 SEGMENT_FRAMES = 96
-_AHEAD = 3  # frames each stage may run before the next
 
 
 @dataclass(frozen=True)
 class VideoProgress:
-    """Where a job stands after one frame."""
+    """Where a job stands: after each frame, or on a cluster about twice a second."""
 
     frame: int  # frames finished so far, resumed ones included
     frames: int | None  # how many there will be, where that is known
     objective: float
     fps: float  # of this run
-    image: np.ndarray  # the dreamed frame, BGR uint8 or uint16 [H,W,3]
+    image: np.ndarray  # the dreamed frame, BGR uint8 or uint16 [H,W,3]; on a cluster the newest that has come back
+    workers: int = 1  # at work
 
 
 @dataclass(frozen=True)
@@ -64,18 +67,6 @@ class VideoResult:
     seconds: float
     objective: float  # mean over the frames
     provider: str
-
-
-@dataclass
-class _Step:
-    """A frame on its way through the stages."""
-
-    frame: VideoFrame
-    prepared: Prepared
-    begins_segment: bool
-    state: dict[str, np.ndarray]  # of the dreamer before this frame, where a segment begins
-    dreamed: np.ndarray
-    objective: float = math.nan
 
 
 def dream_video(
@@ -97,6 +88,8 @@ def dream_video(
     preview: Path | None = None,
     source_options: Mapping[str, Any] | None = None,
     segment_frames: int = SEGMENT_FRAMES,
+    overlap: int | None = None,
+    cluster: RayCluster | None = None,
 ) -> VideoResult:
     """Dream the video `source` into `target`; audio, subtitles, chapters and metadata come along.
 
@@ -105,220 +98,250 @@ def dream_video(
     delivered at the source's. Only each `every`-th frame takes ascent steps; the dream moves along on the others.
     `schedule` gives the Dreamer for a time in seconds, where it changes. `settings` identify the job and are stored in
     the result. `on_frame` is called for each finished frame; when it returns False the job stops and can be resumed.
-    `preview` is a picture file that shows the newest frame about once a second. A segment has at most `segment_frames`
-    frames, and at a cut at least a quarter.
+    `preview` is a picture file that shows the newest frame about once a second.
+
+    A segment ends at a cut when it has a quarter of `segment_frames`, and where a shot has gone on for
+    `segment_frames`. There the next one goes on from the last one's state, or, with an `overlap` of K frames, begins
+    anew K frames earlier and is faded into over those. So segments do not depend on each other, and a `cluster` dreams
+    many at once; there 24 is the default, and with 0 a long shot is left to one worker. Where no shot is longer than
+    `segment_frames`, all give the same frames; with the same `overlap` above 0 a cluster always gives the same as one
+    machine, and each can go on with what the other began.
 
     An unfinished job with the same settings is resumed; with others, or with `resume` false, see `Workspace.open`.
-    Raises OutputError when `target` exists and `overwrite` is false, and what reading, dreaming and writing raise;
-    finished segments stay for the next try.
+    Raises ClusterError, naming the times that could not be dreamed, OutputError when `target` exists and `overwrite` is
+    false, and what reading, dreaming and writing raise; finished segments stay for the next try. Where the source is
+    damaged, `target` ends and VideoError is raised; once it has been mended, the same job goes on from there.
     """
     encoding = encoding or Encoding()
+    if overlap is None:
+        overlap = 0 if cluster is None else min(OVERLAP, segment_frames)
     piped = sink_kind(target) == "pipe"
-    if every < 1:
-        raise OptionError(f"every is {every}; it must be at least 1")
-    if target.exists() and not overwrite and not piped:
+    planned = cluster is not None or overlap > 0
+    _check(dreamer.method, every, segment_frames, overlap)
+    if planned and (piped or str(source) == "-"):
+        raise OptionError("a pipe cannot be dreamed in parts; name files, or leave the cluster and the overlap out")
+    if not (overwrite or piped) and is_there(target):
         raise OutputError(f"{target}: exists already; choose another name or use --overwrite")
-    with open_source(source, **(source_options or {})) as video:
+    with ExitStack() as stack:
+        if cluster is not None:
+            stack.enter_context(cluster.connected())
+        video = stack.enter_context(open_source(source, **(source_options or {})))
         check_encoding(target, video.info, encoding)
         dreamer.size = _working_size(video.info, scale, longest) or dreamer.size
-        job = _identity(source, encoding, [start, end, every, dreamer.size, segment_frames], settings or {})
-
-        def run(workspace: Workspace) -> VideoResult:
-            here = _Run(
-                video,
-                target,
-                dreamer,
-                workspace,
-                encoding,
-                every=every,
-                schedule=schedule,
-                on_frame=on_frame,
-                preview=preview,
-                start=start,
-                end=end,
-                longest=segment_frames,
-            )
-            return here(source, settings or {})
-
-        if piped:  # cannot be resumed; its workspace only keeps count
-            with tempfile.TemporaryDirectory(prefix="onnxdream-") as folder:
-                workspace = Workspace.open(Path(folder) / "pipe", job, resume=False)
-                return run(workspace)
-        return run(Workspace.open(target, job, resume=resume and str(source) != "-"))
-
-
-def _identity(
-    source: str | Path, encoding: Encoding, options: list[Any], settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Everything that decides the frames of a job."""
-    path = Path(source)
-    stat = path.stat() if path.is_file() else None
-    return {
-        "source": [str(path), *([stat.st_size, stat.st_mtime_ns] if stat else [])],
-        "encoding": repr(encoding),
-        "options": [str(option) for option in options],
-        "settings": dict(settings),
-    }
+        options = [start, end, every, dreamer.size, segment_frames, *([f"overlap {overlap}"] if planned else [])]
+        job = {
+            "source": fingerprint(source),
+            "format": repr(replace(video.info, frames=None, duration=None)),
+            "encoding": repr(encoding),
+            "options": [str(option) for option in options],
+            "settings": dict(settings or {}),
+        }
+        lasting = not piped and str(source) != "-"
+        beside = target
+        if piped:  # its workspace only keeps count
+            beside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onnxdream-"))) / "pipe"
+        workspace = Workspace.open(
+            beside,
+            job,
+            resume=resume and lasting,
+            unchanged=lambda segments: not planned and same_frames(segments, video.frames(start=start, end=end)),
+        )
+        recipe = Recipe(
+            source,
+            source_options or {},
+            target,
+            dreamer,
+            encoding,
+            start=start,
+            end=end,
+            every=every,
+            schedule=schedule,
+            longest=None if piped else segment_frames,
+            overlap=overlap,
+        )
+        run = _Run(video, recipe, workspace, planned, lasting, cluster, on_frame, preview)
+        try:
+            return run(settings or {})
+        finally:
+            workspace.release(keep=lasting and bool(workspace.segments))
 
 
+@dataclass
 class _Run:
     """One run of a job, from where the last one stopped."""
 
-    def __init__(
-        self,
-        video: VideoSource,
-        target: Path,
-        dreamer: VideoDreamer,
-        workspace: Workspace,
-        encoding: Encoding,
-        *,
-        every: int,
-        schedule: Callable[[Fraction], Dreamer] | None,
-        on_frame: Callable[[VideoProgress], bool | None] | None,
-        preview: Path | None,
-        start: Fraction | None,
-        end: Fraction | None,
-        longest: int,
-    ) -> None:
-        self.video, self.target, self.dreamer, self.workspace = video, target, dreamer, workspace
-        self.encoding, self.every, self.schedule = encoding, every, schedule
-        self.on_frame, self.preview = on_frame, preview
-        self.start, self.end = start, end
-        self.piped = sink_kind(target) == "pipe"
-        self.longest = longest
-        self.resumed = workspace.frames
+    video: VideoSource
+    recipe: Recipe
+    workspace: Workspace
+    planned: bool  # in stretches that do not depend on each other
+    lasting: bool  # the workspace outlives the run
+    cluster: RayCluster | None
+    on_frame: Callable[[VideoProgress], bool | None] | None
+    preview: Path | None
+
+    def __post_init__(self) -> None:
+        self.resumed = self.workspace.frames
         self.done = self.resumed
-        self.total = _expected(video.info, start, end)
-        self.objectives = sum(s.objective for s in workspace.segments)
+        self.total = _expected(self.video.info, self.recipe.start, self.recipe.end)
+        self.provider = ""
         self.began = time.perf_counter()
         self._previewed = 0.0
+        self._broken_off: list[Path] = []  # the segment that damage ended
+        self._objective, self._image = 0.0, np.zeros((0, 0, 3), np.uint8)
 
-    def __call__(self, source: str | Path, settings: Mapping[str, Any]) -> VideoResult:
-        damage: VideoError | None = None
+    def __call__(self, settings: Mapping[str, Any]) -> VideoResult:
         try:
-            self._dream_segments()
+            return self._run(settings)
+        except (OutputError, ClusterError) as error:
+            if not (self.lasting and self.workspace.segments):
+                raise
+            kept = self.workspace.frames
+            told = type(error)(f"{error}; {kept} frames are kept, the same command goes on from there")
+            told.exit_code = error.exit_code
+            raise told from error
+
+    def _run(self, settings: Mapping[str, Any]) -> VideoResult:
+        damage: VideoError | None = None
+        recipe = self.recipe
+        try:
+            self._dream_stretches() if self.planned else self._dream_on()
         except VideoError as error:
             # What could be read is dreamed and delivered before the damage is reported.
             damage = error
-        if not self.workspace.segments:
-            raise damage or PictureError(f"{source}: there is no frame in that range")
+        files = self.workspace.files() + self._broken_off
+        if not files:
+            raise damage or PictureError(f"{recipe.source}: there is no frame in that range")
         metadata = settings_metadata(dict(settings)) if settings else {}
-        files = self.workspace.files()
-        finish(self.target, files, source, self.video.info, metadata=metadata, start=self.start, end=self.end)
-        self.workspace.remove()
+        end = recipe.end if damage is None or recipe.longest is None else self._end_of(files[-1])
+        finish(
+            recipe.target,
+            files,
+            recipe.source,
+            self.video.info,
+            metadata=metadata,
+            start=recipe.start,
+            end=end,
+            scratch=self.workspace.folder,
+        )
         if damage is not None:
-            raise VideoError(f"{damage}; {self.target} ends there, with {self.done} frames")
+            kept = f"; when it is mended, the same command with --overwrite goes on from {self.workspace.folder}"
+            hint = kept if self.lasting and self.workspace.segments and not self.planned else ""
+            if self.planned:
+                self.workspace.remove()
+            raise VideoError(f"{damage}; {recipe.target} ends there, with {self.done} frames{hint}")
+        self.workspace.remove()
         return VideoResult(
-            target=self.target,
+            target=recipe.target,
             frames=self.done,
             resumed_frames=self.resumed,
             segments=len(files),
             seconds=time.perf_counter() - self.began,
-            objective=self.objectives / max(1, self.done),
-            provider=self.dreamer.provider,
+            objective=sum(s.objective for s in self.workspace.segments) / max(1, self.done),
+            provider=self.provider or recipe.dreamer.provider,
         )
 
-    def _dream_segments(self) -> None:
-        """Decode and flow in one thread, ascent in another, encoding here; one file for each segment."""
+    def _dream_on(self) -> None:
+        """Go on after the last segment, each one from the state of the one before."""
         segments = self.workspace.segments
         if segments and not segments[-1].state:
             return  # every frame is there; only the end of the job was cut off
+        state = None
         if segments:
-            with np.load(self.workspace.folder / segments[-1].state) as state:
-                self.dreamer.restore(dict(state))
-        else:
-            self.dreamer.reset()
-        skip_to = segments[-1].next_frame if segments else None
-        sink: FrameSink | None = None
-        frames, objective, last = 0, 0.0, -1
-        steps = ahead(self._developed(ahead(self._prepared(skip_to), _AHEAD)), _AHEAD)
+            with np.load(self.workspace.folder / segments[-1].state) as stored:
+                state = dict(stored)
+        stretch = Stretch(len(segments), segments[-1].next_frame if segments else 0)
+        run = self._segments(stretch, state=state, keep_state=True)
         try:
-            for step in steps:
-                if step.begins_segment:
-                    if sink is not None:
-                        self._close(sink, frames, objective, last + 1, step.state)
-                    sink, frames, objective = self._open(), 0, 0.0
-                assert sink is not None, "the first frame begins a segment"
-                sink.write(step.dreamed, step.frame.pts, step.frame.alpha)
-                frames, objective, last = frames + 1, objective + step.objective, step.frame.index
-                self.objectives += step.objective
-                self._tell(step)
-        except VideoError:
-            if sink is not None and frames:
-                self._close(sink, frames, objective, last + 1)
-                sink = None
-            raise
-        except BaseException:
-            if sink is not None:
-                sink.discard()
-            raise
+            for segment in run:
+                self.workspace.add(segment)
         finally:
-            steps.close()
-        if sink is not None:
-            self._close(sink, frames, objective, last + 1)
+            self._broken_off = [run.broken_off] if run.broken_off else []
 
-    def _prepared(self, skip_to: int | None) -> Iterator[_Step]:
-        """Frames with what the source tells about them."""
-        length = 0
-        for frame in self.video.frames(start=self.start, end=self.end, skip_to=skip_to):
-            state = self.dreamer.source_state()
-            scale = 255 / np.iinfo(frame.image.dtype).max
-            rgb = cv2.cvtColor(frame.image, cv2.COLOR_BGR2RGB).astype(np.float32) * np.float32(scale)
-            prepared = self.dreamer.prepare(rgb)
-            full = length >= self.longest or (prepared.cut and 4 * length >= self.longest)
-            begins = length == 0 or (full and not self.piped)
-            length = 1 if begins else length + 1
-            yield _Step(frame, prepared, begins, state if begins else {}, frame.image)
+    def _segments(self, stretch: Stretch, **options: Any) -> Segments:
+        return Segments(self.recipe, self.video, stretch, self.workspace.folder, on_step=self._tell, **options)
 
-    def _developed(self, steps: Iterator[_Step]) -> Iterator[_Step]:
-        """The same frames, dreamed."""
-        for step in steps:
-            if step.begins_segment:
-                step.state |= self.dreamer.memory_state()
-            if self.schedule is not None:
-                self.dreamer.dreamer = self.schedule(step.frame.pts * self.video.info.time_base)
-            rests = self.every > 1 and step.frame.index % self.every
-            rgb = self.dreamer.develop(step.prepared, steps=0 if rests else None)
-            top = np.iinfo(step.frame.image.dtype).max
-            values = np.rint(rgb * np.float32(top / 255)).astype(step.frame.image.dtype)
-            step.dreamed = cv2.cvtColor(values, cv2.COLOR_RGB2BGR)
-            step.objective = self.dreamer.objective
-            yield step
+    def _dream_stretches(self) -> None:
+        """Dream the stretches that are missing, here or on the cluster. Raises VideoError after them for damage."""
+        damage: list[VideoError] = []
 
-    def _open(self) -> FrameSink:
-        path = self.workspace.folder / self._segment_name()
-        return open_sink(path, self.video.info, self.encoding, self.target)
+        def missing() -> Iterator[Stretch]:
+            try:
+                yield from (
+                    stretch for stretch in self._plan() if not self.workspace.has(stretch.number, stretch.segments)
+                )
+            except VideoError as error:
+                damage.append(error)
 
-    def _segment_name(self) -> str:
-        return f"segment-{len(self.workspace.segments):05d}"
+        if self.cluster is None:
+            for stretch in missing():
+                for segment in self._segments(stretch):
+                    self.workspace.add(segment)
+        else:
+            from .farm import dream_stretches
 
-    def _close(
-        self,
-        sink: FrameSink,
-        frames: int,
-        objective: float,
-        next_frame: int,
-        state: dict[str, np.ndarray] | None = None,
-    ) -> None:
-        """Finish a segment's file and note it; without `state` it is the last one."""
-        sink.close()
-        number = len(self.workspace.segments)
-        name = f"state-{number:05d}.npz" if state else ""
-        if state:
-            write_whole(self.workspace.folder / name, lambda to: np.savez(to, allow_pickle=False, **state))
-        self.workspace.add(Segment(self._segment_name(), frames, objective, next_frame, name))
+            made = dream_stretches(self.cluster, self.recipe, self.workspace.folder, missing(), self._tell_cluster)
+            for _, result in made:
+                for segment in result.segments:
+                    self.workspace.add(segment)
+                self.done = self.workspace.frames
+                self.provider, self._image = result.provider, result.image
+                if self.cluster.gpus_per_worker and result.provider == "CPUExecutionProvider":
+                    warnings.warn("a worker with a GPU dreams on its CPU; see `onnxdream info` there", stacklevel=2)
+                self._objective = result.segments[-1].objective / result.segments[-1].frames
+        if damage:
+            raise damage[0]
 
-    def _tell(self, step: _Step) -> None:
+    def _plan(self) -> Iterator[Stretch]:
+        """The job's stretches, each as soon as it is known; the whole plan is kept for a resumed run."""
+        path = self.workspace.folder / PLAN
+        if path.is_file():
+            yield from plan.load(path)
+            return
+        found, damage = [], None
+        try:
+            for stretch in self.recipe.plan(self.video):
+                found.append(stretch)
+                yield stretch
+        except VideoError as error:
+            damage = error
+        plan.save(path, found, str(damage) if damage else None)
+        if damage:
+            raise damage
+
+    def _end_of(self, segment: Path) -> Fraction:
+        """When the last frame of `segment` goes away, in seconds, if it stays as long as usual."""
+        info = self.video.info
+        return read_segment(segment, info)[-1] * info.time_base + 1 / (info.rate or Fraction(25)) - info.start
+
+    def _tell(self, step: Step) -> None:
         self.done += 1
+        self._objective, self._image = step.objective, step.dreamed
+        self._tell_frames(self.done, workers=1)
+
+    def _tell_cluster(self, progress: ClusterProgress) -> None:
+        self._tell_frames(self.done + progress.amount, progress.workers)
+
+    def _tell_frames(self, frame: int, workers: int) -> None:
         now = time.perf_counter()
-        if self.preview is not None and now - self._previewed > 1:
+        if self.preview is not None and now - self._previewed > 1 and self._image.size:
             self._previewed = now
-            _write_preview(self.preview, step.dreamed)
+            _write_preview(self.preview, self._image)
         if self.on_frame is not None:
-            fps = (self.done - self.resumed) / (now - self.began)
-            progress = VideoProgress(self.done, self.total, step.objective, fps, step.dreamed)
+            fps = (frame - self.resumed) / (now - self.began)
+            progress = VideoProgress(frame, self.total, self._objective, fps, self._image, workers)
             if self.on_frame(progress) is False:
                 raise KeyboardInterrupt
+
+
+def _check(method: str, every: int, segment_frames: int, overlap: int) -> None:
+    if every < 1:
+        raise OptionError(f"every is {every}; it must be at least 1")
+    if every > 1 and method != "flow":
+        raise OptionError(f"every is {every}, but the method {method} dreams each frame anew; leave one of them out")
+    if not 0 <= overlap <= segment_frames:
+        raise OptionError(
+            f"overlap is {overlap}; it must be at least 0 and at most the {segment_frames} frames of a segment"
+        )
 
 
 def _expected(info: VideoInfo, start: Fraction | None, end: Fraction | None) -> int | None:

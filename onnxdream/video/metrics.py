@@ -56,7 +56,7 @@ def compare(
     colors: list[np.ndarray] = []
     last: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
     for source, dream in pairs:
-        light = grey(source[..., ::-1])
+        light = grey(source)
         colors.append(_mean_lab(dream) - _mean_lab(source))
         if measure is not None:
             strengths.append(measure(dream))

@@ -23,8 +23,10 @@ _BEGUN: WeakSet[BinaryIO] = WeakSet()
 def pipe_format(encoding: Encoding) -> str:
     """'y4m' or 'bgr24'. Raises OptionError for anything else."""
     named = encoding.codec or encoding.pix_fmt or "y4m"
-    if named not in _FORMATS or encoding.crf is not None or encoding.options:
-        raise OptionError(f"a pipe carries y4m or rawvideo, without further options, not {named}")
+    if named not in _FORMATS:
+        raise OptionError(f"a pipe carries y4m or rawvideo, not {named}")
+    if encoding.crf is not None or encoding.options:
+        raise OptionError("a pipe carries bare frames; crf and encoder options are for files")
     return "bgr24" if encoding.pix_fmt == "bgr24" else _FORMATS[named]
 
 

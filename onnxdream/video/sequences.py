@@ -55,6 +55,14 @@ def find_pictures(spec: str | Path) -> list[Path] | None:
     return sorted(found, key=_natural)
 
 
+def is_there(target: Path) -> bool:
+    """Whether writing to `target`, a file, a folder or a pattern of pictures, would replace anything."""
+    try:
+        return target.exists() or bool(_NUMBER.search(target.name) and find_pictures(target))
+    except VideoError:
+        return False
+
+
 def _natural(path: Path) -> list[tuple[int, str]]:
     """f2 before f10."""
     return [(int(p), p) if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", path.name)]
@@ -189,10 +197,13 @@ def _shown(image: Any) -> Iterator[tuple[Any, int]]:
         yield image.convert("RGBA"), int(image.info.get("duration", 0)) or _UNSAID
 
 
-def write_pictures(target: Path, frames: Iterable[VideoFrame], settings: dict[str, Any]) -> None:
+def write_pictures(
+    target: Path, frames: Iterable[VideoFrame], settings: dict[str, Any], *, scratch: Path | None = None
+) -> None:
     """Write frames as numbered pictures from 0 on: into a folder, as 00000.png, or by a pattern such as f_%05d.png.
 
-    A new folder appears when it is whole, in one that exists each picture does. Raises OutputError.
+    A new folder appears when it is whole, in one that exists each picture does. `scratch` is where the new folder is
+    made up. Raises OutputError.
     """
     number = _NUMBER.search(target.name)
     if number:
@@ -200,7 +211,7 @@ def write_pictures(target: Path, frames: Iterable[VideoFrame], settings: dict[st
     else:
         folder, name = target, "%05d.png"
     if not folder.is_dir() and not number:
-        building = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+        building = (scratch or folder.parent) / f".{folder.name}.{uuid.uuid4().hex[:8]}"
         try:
             building.mkdir()
             _write_each(building / name, frames, settings)
@@ -226,12 +237,18 @@ def _write_each(pattern: Path, frames: Iterable[VideoFrame], settings: dict[str,
 
 
 def write_animation(
-    target: Path, frames: Iterable[VideoFrame], times: list[Fraction], end: Fraction, settings: dict[str, Any]
+    target: Path,
+    frames: Iterable[VideoFrame],
+    times: list[Fraction],
+    end: Fraction,
+    settings: dict[str, Any],
+    *,
+    scratch: Path | None = None,
 ) -> None:
     """Write frames, shown at `times` and the last until `end` (seconds), as an endless animated GIF or WebP.
 
     GIF counts hundredths of a second, rounded without drift, and no player shows a frame for less than two of them:
-    frames in between are left out. Raises OutputError.
+    frames in between are left out. `scratch` is a folder for what is not whole yet. Raises OutputError.
     """
     from PIL import Image
 
@@ -263,7 +280,7 @@ def write_animation(
     def write(to: Path) -> None:
         first.save(to, format="GIF" if gif else "WEBP", save_all=True, append_images=pictures, **options)
 
-    write_whole(target, write)
+    write_whole(target, write, scratch=scratch)
 
 
 def _pillow(frame: VideoFrame) -> Any:

@@ -22,6 +22,7 @@ _OWN = ("major_brand", "minor_version", "compatible_brands", "encoder", "rotate"
 _STATISTICS = ("BPS", "DURATION", "NUMBER_OF_", "_STATISTICS_")
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}  # what both encoders take
+_SILENCE = b"\0\0"  # MP4's subtitle of no text, between two others; the muxer writes it itself
 Timed = tuple[float, "av.Packet[Any]"]
 
 
@@ -212,6 +213,8 @@ class SourceStreams:
             packet.pts = packet.dts = 0
             yield packet
         if packet.size == 0 or time is None or is_cover(packet.stream):
+            return
+        if packet.stream.type == "subtitle" and bytes(packet) == _SILENCE:
             return
         unit = packet.time_base
         by = round(self.cut.shift / unit)

@@ -12,8 +12,13 @@ Dosovitskiy and Brox 2016, "Artistic Style Transfer for Videos".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,9 +26,13 @@ import numpy as np
 from ..dream import Dreamer, Progress
 from ..errors import OptionError
 from ..images import from_batch, to_batch
+from . import layout
+from .budget import Budget, Effort, efforts
 from .flow import CutDetector, estimator, grey, soften, visible, warp
+from .habits import Habits
 
 METHODS = ("flow", "warp", "blend", "independent")
+_CATCH_UP = 3.0  # where a rate is kept, steps are at most this much larger while a dream is weaker than the first
 
 
 @dataclass(frozen=True)
@@ -46,17 +55,25 @@ class Memory:
     strength: float  # root mean square of the residual that the scene began with
 
 
-class VideoDreamer:
+class VideoDreamer(Habits):
     """Dreams the frames of a video one after the other and keeps the dream in place on what moves.
+
+    An object in OpenCV's manner: `apply` takes a frame and gives one, `reset` forgets the past, getters and setters
+    change what may change between frames. Several may work side by side, each in one thread at a time.
 
     `method` is "flow" (see the module's docstring), or one of the baselines it is measured against: "warp" warps the
     whole previous dream and blends it with the frame, "blend" blends without warping, both by `blend`, and
     "independent" dreams each frame alone; all three take the dreamer's full number of steps for each frame.
 
     `flow` is the flow method (`flow.METHODS`). A scene's first frame takes `dreamer.steps` steps an octave, later ones
-    `frame_steps`, each `frame_step` times the dreamer's step size. Nowhere may the carried residual exceed `strength`
-    times the size it had in the scene's first frame, on average around each place: what stands still does not burn in.
+    `frame_steps` at the full size and one in each smaller octave, for what is large has come along already; each is
+    `frame_step` times the dreamer's step size. Nowhere may the carried residual exceed `strength` times the size it had
+    in the scene's first frame, on average around each place: what stands still does not burn in.
     `size` (height, width) is the size to dream at; the residual is then scaled up onto the full frame.
+
+    With `target_fps` above 0, `apply` keeps that many frames a second: it chooses steps, octaves and working size, none
+    beyond the given ones, by the time that frames take (`getEffort`). Only the very first frame takes all steps then; a
+    new scene's dream grows in over some frames.
 
     Raises OptionError for settings out of range.
     """
@@ -68,10 +85,11 @@ class VideoDreamer:
         method: str = "flow",
         flow: str = "dis-medium",
         frame_steps: int = 2,
-        frame_step: float = 0.65,
+        frame_step: float = 0.75,
         strength: float = 2.0,
         blend: float = 0.5,
         size: tuple[int, int] | None = None,
+        target_fps: float = 0.0,
     ) -> None:
         if method not in METHODS:
             raise OptionError(f"unknown method {method!r}; methods are {', '.join(METHODS)}")
@@ -80,73 +98,180 @@ class VideoDreamer:
         if frame_steps < 0 or frame_step < 0 or strength < 0:
             given = f"{frame_steps}, {frame_step} and {strength}"
             raise OptionError(f"frame_steps, frame_step and strength are {given}; none may be negative")
-        self.dreamer, self.method = dreamer, method
+        self.dreamer, self.method, self.flow = dreamer, method, flow
         self.frame_steps, self.frame_step, self.strength = frame_steps, frame_step, strength
         self.blend, self.size = blend, size
-        self._estimate = estimator(flow)
+        self.setTargetFPS(target_fps)
+        self._effort: Effort | None = None  # of this frame, where a rate is kept
+        self._estimate, self._estimate_back = estimator(flow), estimator(flow, rough=True)
         self.cuts = CutDetector()
         self.last: np.ndarray | None = None  # the source frame before, at the working size
         self.memory: Memory | None = None
-        self.count = 0  # frames that took steps
+        self.count = 0  # frames before this one
         self.objective = float("nan")  # of the last frame, before its last step
 
     @property
     def provider(self) -> str:
-        """The ONNX Runtime provider the last frame was dreamed on, empty before the first."""
+        """What the last frame was dreamed on, as `Dreamer.provider` says, empty before the first."""
         return "" if self.last is None else self.dreamer.provider((1, 3, *self.last.shape[:2]))
 
-    def reset(self) -> None:
-        """Forget the past: the next frame begins a scene."""
-        self.cuts, self.last, self.memory, self.count = CutDetector(), None, None, 0
+    def reset(self, count: int = 0) -> None:
+        """Forget the past: the next frame begins a scene and is the one after `count` others."""
+        self.cuts, self.last, self.memory, self.count = CutDetector(), None, None, count
+        self.objective = float("nan")
 
-    def apply(self, frame: np.ndarray) -> np.ndarray:
-        """Dream the next frame, BGR uint8 [H,W,3] in and out."""
-        rgb = self.dream(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.float32))
-        return np.asarray(cv2.cvtColor(np.rint(rgb).astype(np.uint8), cv2.COLOR_RGB2BGR))
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies, here or on another machine, have the same settings and no past."""
+        settings = {n: getattr(self, n) for n in ("method", "flow", "frame_steps", "frame_step", "strength", "blend")}
+        rate = 0.0 if self.budget is None else self.budget.target_fps
+        return partial(VideoDreamer, **settings, size=self.size, target_fps=rate), (self.dreamer,)
+
+    def __enter__(self) -> VideoDreamer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.reset()
+
+    def apply(self, frame: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        """Dream the next frame: BGR uint8 [H,W,3] in and out, or any other kind that `layout.as_bgr` knows.
+
+        `mask` [H,W], bool, uint8 or floating point in 0..1, is where the dream is to show; it goes on everywhere.
+        Raises PictureError for what is no frame or no mask of its size.
+        """
+        began = time.perf_counter()
+        bgr, restore = layout.as_bgr(frame)
+        usual = self.memory is not None
+        if self.budget is None:
+            self._effort = None
+        else:
+            usual = self._choose(bgr, self.budget) and usual
+        residual = cv2.cvtColor(self._residual(self._prepare(self._rgb(bgr))), cv2.COLOR_RGB2BGR)
+        if residual.shape != bgr.shape:
+            if bgr.dtype == np.uint8:  # whole numbers are scaled and added three times as fast
+                residual = np.rint(residual).astype(np.int16)
+            residual = cv2.resize(residual, bgr.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        if mask is not None:
+            residual = residual * layout.as_weight(mask, bgr.shape[:2])
+        result = restore(layout.add(bgr, residual))
+        if self.budget is not None and self._effort is not None and usual:
+            cost = self._effort.cost(bgr.shape[:2], self.dreamer.octave_scale)
+            self.budget.measured(time.perf_counter() - began, cost)
+        return result
+
+    def _rgb(self, bgr: np.ndarray) -> np.ndarray:
+        """A frame at the working size, RGB float32."""
+        size = self.size if self._effort is None else self._effort.size
+        if size is not None and bgr.shape[:2] != size:
+            bgr = cv2.resize(bgr, size[::-1], interpolation=cv2.INTER_AREA)
+        return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.float32)
+
+    def _choose(self, bgr: np.ndarray, budget: Budget) -> bool:
+        """Set the effort for this frame; whether it is the one before's, so that nothing has to be made ready."""
+        shape, scale = bgr.shape[:2], self.dreamer.octave_scale
+        dreamer = self.dreamer
+        options = efforts(self.size or shape, dreamer.octaves, self.frame_steps, scale, dreamer.smallest)
+        if dreamer.only_size is not None:
+            options = [Effort(dreamer.only_size, (n,)) for n in (self.frame_steps, 1)]
+        if not budget.knows_pace:
+            trial = options[len(options) // 2]
+            self._effort = trial
+            small = to_batch(self._rgb(bgr))
+            took = []
+            for _ in range(4):  # the first makes the networks ready
+                began = time.perf_counter()
+                self.dreamer.ascend(small, steps=trial.steps)
+                took.append(time.perf_counter() - began)
+            budget.measured(min(took), trial.ascent(scale))
+        before, self._effort = self._effort, budget.choose(options, shape, scale)
+        if self.last is not None and self.last.shape[:2] != self._effort.size:
+            self._scale_past(self._effort.size)
+        return before == self._effort
+
+    def _scale_past(self, size: tuple[int, int]) -> None:
+        """Go on at another working size (height, width), if the shape of the frames is the same."""
+        if self.last is None or self.memory is None:
+            return
+        if abs(math.log(self.last.shape[0] * size[1] / (self.last.shape[1] * size[0]))) > 0.1:
+            return
+
+        def scaled(picture: np.ndarray) -> np.ndarray:
+            return cv2.resize(picture, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+        self.last = scaled(self.last)
+        self.memory = Memory(scaled(self.memory.residual), scaled(self.memory.dream), self.memory.strength)
 
     def dream(self, frame: np.ndarray) -> np.ndarray:
-        """Dream the next frame, RGB float32 [H,W,3] in 0..255 in and out."""
+        """Dream the next frame, RGB float32 [H,W,3] in 0..255 in and out, whatever time it takes."""
+        self._effort = None
         return self.develop(self.prepare(frame))
 
-    def prepare(self, frame: np.ndarray) -> Prepared:
-        """The half of the work that needs the source alone; it may run ahead of `develop`, in another thread."""
+    def prepare(self, frame: np.ndarray, cut: bool | None = None) -> Prepared:
+        """The half of the work that needs the source alone; it may run ahead of `develop`, in another thread.
+
+        `cut` says whether the frame begins a scene, where that is known already.
+        """
         small = frame
         if self.size is not None and frame.shape[:2] != self.size:
             small = cv2.resize(frame, self.size[::-1], interpolation=cv2.INTER_AREA)
+        return replace(self._prepare(small, cut), frame=frame)
+
+    def _prepare(self, small: np.ndarray, cut: bool | None = None) -> Prepared:
+        """The same for a frame at the working size."""
         before, self.last = self.last, small
         same_size = before is not None and before.shape == small.shape
-        if self.cuts(cv2.convertScaleAbs(small[..., ::-1])) or not same_size:
-            return Prepared(frame, small, cut=True)
+        if cut is None:
+            cut = self.cuts(cv2.cvtColor(cv2.convertScaleAbs(small), cv2.COLOR_RGB2BGR))
+        if cut or not same_size:
+            return Prepared(small, small, cut=True)
         if self.method not in ("flow", "warp"):
-            return Prepared(frame, small, cut=False)
-        light, light_before = grey(small[..., ::-1]), grey(before[..., ::-1])  # type: ignore[index]
+            return Prepared(small, small, cut=False)
+        light, light_before = grey(small), grey(before)  # type: ignore[arg-type]
         backward = self._estimate(light, light_before)
         if self.method == "warp":
-            return Prepared(frame, small, cut=False, motion=backward)
-        forward = self._estimate(light_before, light)
-        return Prepared(frame, small, cut=False, motion=backward, trust=soften(visible(backward, forward)))
+            return Prepared(small, small, cut=False, motion=backward)
+        forward = self._estimate_back(light_before, light)
+        return Prepared(small, small, cut=False, motion=backward, trust=soften(visible(backward, forward)))
 
     def develop(self, prepared: Prepared, *, steps: int | None = None) -> np.ndarray:
         """The dream of a prepared frame, RGB float32 [H,W,3] in 0..255.
 
         `steps` takes the place of `frame_steps`; with 0 the dream only moves along.
         """
-        small, frame = prepared.small, prepared.frame
-        if prepared.cut or self.memory is None:
-            dreamed, strength = self._ascend(small), None
-        else:
-            start = self._start(prepared, self.memory)
-            if self.method == "flow":
-                steps = self.frame_steps if steps is None else steps
-                dreamed = self._ascend(start, steps, self.frame_step * self.dreamer.step_size) if steps else start
-            else:
-                dreamed = self._ascend(start)
-            strength = self.memory.strength
-        residual = dreamed - small
-        self.memory = Memory(residual, dreamed, _rms(residual) if strength is None else strength)
-        if small is not frame:
+        frame = prepared.frame
+        residual = self._residual(prepared, steps=steps)
+        if prepared.small is not frame:
             residual = cv2.resize(residual, frame.shape[1::-1], interpolation=cv2.INTER_CUBIC)
         return np.asarray(np.clip(frame + residual, 0, 255))
+
+    def _residual(self, prepared: Prepared, *, steps: int | None = None) -> np.ndarray:
+        """What the dream adds to a prepared frame, RGB float32 [h,w,3] at the working size."""
+        small = prepared.small
+        steps = self.frame_steps if steps is None else steps
+        each = (*[1] * (self.dreamer.octaves - 1), steps) if self._effort is None else self._effort.steps
+        step_size = self.frame_step * self.dreamer.step_size
+        strength = None if self.memory is None else self.memory.strength
+        if self.memory is None:
+            dreamed = self._ascend(small, [self.dreamer.steps] * len(each))
+        elif prepared.cut:
+            if self._effort is None:
+                dreamed, strength = self._ascend(small), None
+            else:
+                dreamed = self._ascend(small, each, _CATCH_UP * step_size)
+        else:
+            start = self._start(prepared, self.memory)
+            if self._effort is not None:
+                behind = self.memory.strength / max(_rms(start - small), 1e-6)
+                step_size *= min(max(behind, 1.0), _CATCH_UP)
+            if self.method == "flow":
+                dreamed = self._ascend(start, each, step_size) if steps else start
+            else:
+                dreamed = self._ascend(start)
+        self.count += 1
+        residual = np.asarray(dreamed - small)
+        self.memory = Memory(residual, dreamed, _rms(residual) if strength is None else strength)
+        return residual
 
     def _start(self, prepared: Prepared, memory: Memory) -> np.ndarray:
         """Where the ascent of this frame starts."""
@@ -160,17 +285,20 @@ class VideoDreamer:
             return cv2.addWeighted(warp(memory.dream, prepared.motion), self.blend, small, 1 - self.blend, 0)
         assert prepared.trust is not None
         carried = warp(memory.residual, prepared.motion)
-        carried -= carried.mean((0, 1))
+        carried -= np.array(cv2.mean(carried)[:3], np.float32)
         gain = np.minimum(1, self.strength * memory.strength / np.maximum(_local_rms(carried), 1e-6))
-        return np.asarray(np.clip(small + carried * (gain * prepared.trust)[:, :, None], 0, 255))
+        share = cv2.multiply(gain, prepared.trust)
+        start = cv2.add(small, cv2.multiply(carried, cv2.merge([share, share, share])))
+        return np.clip(start, 0, 255, out=start)
 
-    def _ascend(self, start: np.ndarray, steps: int | None = None, step_size: float | None = None) -> np.ndarray:
+    def _ascend(
+        self, start: np.ndarray, steps: Sequence[int] | None = None, step_size: float | None = None
+    ) -> np.ndarray:
         def note(progress: Progress) -> None:
             self.objective = progress.objective
 
         # New jitter for every frame: the same again and again would let the network's grid build up in the residual.
         rng = np.random.default_rng([self.dreamer.seed, self.count])
-        self.count += 1
         dreamed, _, _ = self.dreamer.ascend(to_batch(start), on_step=note, rng=rng, steps=steps, step_size=step_size)
         return from_batch(dreamed)
 
@@ -186,6 +314,7 @@ class VideoDreamer:
             "dream": memory.dream,
             "strength": np.array(memory.strength),
             "count": np.array(self.count),
+            "objective": np.array(self.objective),
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
@@ -193,6 +322,7 @@ class VideoDreamer:
         self.last = state["last"] if state["last"].size else None
         self.cuts = CutDetector.restored(state)
         residual, self.count = state["residual"], int(state["count"])
+        self.objective = float(state["objective"])
         self.memory = Memory(residual, state["dream"], float(state["strength"])) if residual.size else None
 
 
@@ -205,5 +335,8 @@ def _rms(residual: np.ndarray) -> float:
 
 def _local_rms(residual: np.ndarray) -> np.ndarray:
     """Root mean square [h,w] of a residual [h,w,3] around each place, in a window of a sixth of the picture."""
-    square = np.square(residual).mean(2)
-    return np.asarray(np.sqrt(cv2.GaussianBlur(square, (0, 0), min(square.shape) / 12, borderType=cv2.BORDER_REFLECT)))
+    height, width = residual.shape[:2]
+    small = (max(1, width // 8), max(1, height // 8))
+    square = cv2.resize(cv2.multiply(residual, residual), small, interpolation=cv2.INTER_AREA)
+    mean = cv2.GaussianBlur(square, (0, 0), min(small) / 12, borderType=cv2.BORDER_REFLECT).mean(2)
+    return np.asarray(cv2.resize(np.sqrt(mean), (width, height), interpolation=cv2.INTER_LINEAR))
