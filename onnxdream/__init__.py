@@ -18,11 +18,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import errors, objectives
+    from .cluster import RayCluster
     from .dream import Dream, Dreamer, Progress
     from .errors import OnnxDreamError
+    from .feature.activations import activations
+    from .feature.grid import show
+    from .feature.visualize import visualize
     from .model import Model, load_model
     from .objectives import Objective
     from .step import build_gradient_model, build_step_model
+    from .video.filter import create_video_dreamer, dream_frames
     from .video.job import dream_video
     from .video.temporal import VideoDreamer
 
@@ -34,13 +39,19 @@ _HOMES = {
     "Objective": "objectives",
     "OnnxDreamError": "errors",
     "Progress": "dream",
+    "RayCluster": "cluster",
     "VideoDreamer": "video.temporal",
+    "activations": "feature.activations",
     "build_gradient_model": "step",
     "build_step_model": "step",
+    "create_video_dreamer": "video.filter",
+    "dream_frames": "video.filter",
     "dream_video": "video.job",
     "errors": "",
     "load_model": "model",
     "objectives": "",
+    "show": "feature.grid",
+    "visualize": "feature.visualize",
 }
 
 __all__ = [
@@ -50,13 +61,19 @@ __all__ = [
     "Objective",
     "OnnxDreamError",
     "Progress",
+    "RayCluster",
     "VideoDreamer",
+    "activations",
     "build_gradient_model",
     "build_step_model",
+    "create_video_dreamer",
+    "dream_frames",
     "dream_video",
     "errors",
     "load_model",
     "objectives",
+    "show",
+    "visualize",
 ]
 
 

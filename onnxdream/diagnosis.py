@@ -7,11 +7,12 @@ from importlib import metadata
 from typing import Any
 
 from . import __version__
+from .backends import opencv, openvino
 from .backends.ort import PROVIDERS, devices, runtime
 from .errors import BackendError
 
-_PARTS = ("onnx", "onnx-ir", "numpy", "imageio", "pillow")
-_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+_PARTS = ("openvino", "onnx", "onnx-ir", "numpy", "imageio", "pillow")
+_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml")
 _OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 
 
@@ -39,6 +40,9 @@ def diagnose() -> dict[str, Any]:
         problems.append(str(error))
     if "onnxruntime-gpu" in versions and found and "cuda" not in found:
         problems.append("onnxruntime-gpu is installed but offers no CUDA; install it with `pip install onnxdream[gpu]`")
+    found |= {engine.DEVICE: engine.PROVIDER for engine in (openvino, opencv) if not engine.unusable()}
+    if not found:
+        problems.append(opencv.unusable())
     twice = [p for p in _OPENCV if p in versions]
     if len(twice) > 1:
         problems.append(f"{' and '.join(twice)} are both installed and overwrite each other; keep one")

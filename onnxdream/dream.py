@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 
 from .autodiff.registry import RULES
-from .backends.ort import Session, SessionCache, resolve_device
+from .backends.choice import choose
+from .backends.ort import SessionCache
 from .errors import NoGradientError, OptionError, PictureError
 from .graph import inputs_of
 from .images import from_batch, resize, to_batch
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     import onnx
 
 DEFAULT_MAX_MEMORY = 4 << 30
+_OPTIONS = (
+    "octaves", "octave_scale", "steps", "step_size", "jitter", "smooth", "half", "seed", "max_memory", "device",
+    "threads",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,8 @@ class Dreamer:
     Octaves go from small to large (Mordvintsev et al. 2015): each starts from the source scaled to its size plus the
     detail dreamed so far, scaled up. One step moves each pixel by `step_size` (0..255 units) on average; a negative one
     goes downhill. `jitter` is the largest random roll in pixels, drawn anew for each step from `seed`. `smooth` blurs
-    the gradient by a cascade of Gaussians around this many pixels. Pictures whose step would need more than
-    `max_memory` bytes are dreamed in tiles.
+    the gradient by a cascade of Gaussians around this many pixels. With `half` the network ascends in half precision,
+    which some devices are faster at. Pictures whose step would need more than `max_memory` bytes are dreamed in tiles.
 
     The same arguments give the same bytes on CPU. Raises OptionError for settings out of range, and what
     `build_step_model` and the backend raise.
@@ -80,6 +85,7 @@ class Dreamer:
         step_size: float = 1.5,
         jitter: int = 32,
         smooth: float = 0.0,
+        half: bool = False,
         seed: int = 0,
         max_memory: int = DEFAULT_MAX_MEMORY,
         device: str = "auto",
@@ -97,9 +103,10 @@ class Dreamer:
         self.model, self.objective = model, objective or l2(model.default_layer())
         self.octaves, self.octave_scale, self.steps = octaves, octave_scale, steps
         self.step_size, self.jitter, self.smooth, self.seed = step_size, jitter, smooth, seed
-        self.max_memory = max_memory
-        resolve_device(device)
-        self._sessions = SessionCache(device, threads=threads, limit=max_memory)
+        self.half, self.max_memory = half, max_memory
+        self.device, self.threads = device, threads
+        self._engine = choose(device)
+        self._sessions = SessionCache(device, threads=threads, limit=max_memory, session=self._engine.session)
         self._graphs: dict[tuple[str, bool], onnx.ModelProto] = {}
         self._tiles: dict[tuple[int, ...], Tiling | None] = {}
         layers = self.objective.layers
@@ -113,6 +120,10 @@ class Dreamer:
                 f"{error}; {f'layers before it that work: {near}' if near else 'no layer works'}"
             ) from error
         self._per_pixel = bytes_per_pixel(self._graph("objective", False), model.probe)
+
+    def with_objective(self, objective: Objective) -> Dreamer:
+        """Another Dreamer, alike but for its objective. Raises as the constructor does."""
+        return Dreamer(self.model, objective, **{name: getattr(self, name) for name in _OPTIONS})
 
     def dream(
         self,
@@ -132,6 +143,8 @@ class Dreamer:
         before = self.measure(source)
         dreamed, done, cancelled = self.ascend(source, mask=mask, on_step=on_step)
         after = self.measure(dreamed)
+        if done and mask is None and self.step_size and before == after and np.array_equal(source, dreamed):
+            warnings.warn(f"{self.objective!r} does not respond to this picture, so nothing was dreamed", stacklevel=2)
         exact = from_batch(dreamed)
         return Dream(
             picture=np.rint(exact).astype(np.uint8),
@@ -151,23 +164,25 @@ class Dreamer:
         mask: np.ndarray | None = None,
         on_step: Callable[[Progress], bool | None] | None = None,
         rng: np.random.Generator | None = None,
-        steps: int | None = None,
+        steps: int | Sequence[int] | None = None,
         step_size: float | None = None,
     ) -> tuple[np.ndarray, int, bool]:
         """Dream a batch float32 [N,3,H,W] RGB 0..255; returns (the dreamed batch, steps taken, whether cancelled).
 
-        `steps` an octave and `step_size` are the Dreamer's own where they are None; `rng` draws the jitter, seeded anew
-        where it is None.
+        `steps` an octave, or for each octave from the smallest (the last ones where octaves are left out; fewer than
+        `octaves` leave out the smallest), and `step_size` are the Dreamer's own where they are None; `rng` draws the
+        jitter, seeded anew where it is None.
         """
-        steps = self.steps if steps is None else steps
+        each = self.steps if steps is None else steps
         step_size = self.step_size if step_size is None else step_size
         rng = rng or np.random.default_rng(self.seed)
         if mask is not None and (np.ndim(mask) != 2 or 0 in np.shape(mask) or not np.isfinite(mask).all()):
             raise PictureError(f"a mask must be [H,W] of numbers in 0..1; this one is {list(np.shape(mask))}")
-        sizes = self.octave_sizes(source.shape[2:])
+        sizes = self.octave_sizes(source.shape[2:], None if isinstance(each, int) else len(each))
         detail = np.zeros_like(source[:, :, :1, :1])
         image, done = source, 0
         for octave, size in enumerate(sizes):
+            steps = each if isinstance(each, int) else each[octave - len(sizes)]
             base = resize(source, size)
             image = base + resize(detail, size)
             np.clip(image, 0, 255, out=image)
@@ -209,29 +224,27 @@ class Dreamer:
                 "enlarge it or choose an earlier layer"
             )
 
-    def octave_sizes(self, size: tuple[int, int] | tuple[int, ...]) -> list[tuple[int, int]]:
-        """(height, width) of each octave, smallest first, none below the layer's smallest workable picture.
+    def octave_sizes(self, size: tuple[int, ...], octaves: int | None = None) -> list[tuple[int, int]]:
+        """(height, width) of each of `octaves`, smallest first, none below the layer's smallest workable picture.
 
         Raises PictureError when even the full size is below it; warns when octaves are left out.
         """
         self.check_size(size)
         (height, width), low = size, self.only_size or self.smallest
-        sizes = []
-        for octave in reversed(range(self.octaves)):
+        sizes, octaves = [], self.octaves if octaves is None else octaves
+        for octave in reversed(range(octaves)):
             scale = self.octave_scale**octave
             at = (round(height / scale), round(width / scale))
             if at[0] >= low[0] and at[1] >= low[1]:
                 sizes.append(at)
-        if len(sizes) < self.octaves:
-            left_out, layers = self.octaves - len(sizes), ", ".join(self.objective.layers)
-            warnings.warn(
-                f"{left_out} of {self.octaves} octaves left out: {layers} needs {low[1]}x{low[0]}", stacklevel=2
-            )
+        if len(sizes) < octaves:
+            left_out, layers = octaves - len(sizes), ", ".join(self.objective.layers)
+            warnings.warn(f"{left_out} of {octaves} octaves left out: {layers} needs {low[1]}x{low[0]}", stacklevel=2)
         return sizes
 
     def provider(self, shape: tuple[int, ...]) -> str:
-        """The ONNX Runtime provider that dreams batches of this shape."""
-        return self._session("objective", shape, self._tiling(shape, beside=8 * math.prod(shape))).provider
+        """What dreams batches of this shape: ONNX Runtime's name of its provider, or OpenCV."""
+        return str(self._session("objective", shape, self._tiling(shape, beside=8 * math.prod(shape))).provider)
 
     def _steps(
         self,
@@ -259,15 +272,17 @@ class Dreamer:
     def _graph(self, kind: str, mask: bool) -> onnx.ModelProto:
         key = (kind, mask)
         if key not in self._graphs:
+            about = (self.model, self.objective)
+            target = self._engine.target
             build: dict[str, Callable[[], Any]] = {
-                "step": lambda: build_step_model(self.model, self.objective, smooth=self.smooth, mask=mask),
-                "gradient": lambda: build_gradient_model(self.model, self.objective),
-                "objective": lambda: build_objective_model(self.model, self.objective),
+                "step": lambda: build_step_model(*about, smooth=self.smooth, mask=mask, target=target, half=self.half),
+                "gradient": lambda: build_gradient_model(*about, target=target, half=self.half),
+                "objective": lambda: build_objective_model(*about, target=target),
             }
             self._graphs[key] = build[kind]()
         return self._graphs[key]
 
-    def _session(self, kind: str, shape: tuple[int, ...], tiling: Tiling | None, *, mask: bool = False) -> Session:
+    def _session(self, kind: str, shape: tuple[int, ...], tiling: Tiling | None, *, mask: bool = False) -> Any:
         """The session that runs graphs of this kind on batches of this shape, or on their tiles."""
         batch, _, height, width = (*shape[:2], *tiling.tile) if tiling else shape
         held = self.max_memory if tiling else step_bytes(self._per_pixel, (height, width), batch)
@@ -323,7 +338,9 @@ def features(model: Model, layer: str, picture: np.ndarray, *, device: str = "au
     low = model.smallest_picture([layer])
     size = (max(low[0], round(height * scale)), max(low[1], round(width * scale)))
     size = model.only_size([layer]) or size
-    session = Session(build_feature_model(model, layer), device, fixed={"N": 1, "H": size[0], "W": size[1]})
+    engine = choose(device)
+    graph = build_feature_model(model, layer, target=engine.target)
+    session = engine.session(graph, device, fixed={"N": 1, "H": size[0], "W": size[1]})
     return session.run({"image": resize(batch, size)})["features"]
 
 

@@ -12,16 +12,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
-import imageio.v3 as iio
 import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from .errors import OutputError, PictureError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 # Above this a file is more likely a decompression bomb than a picture.
 MAX_PIXELS = 400_000_000
@@ -52,8 +50,6 @@ def read_picture(path: Path) -> Picture:
     EXIF rotation is applied, grey, palette and CMYK become RGB, alpha is kept apart. Raises PictureError when the file
     is missing, empty, damaged, no picture, or has more than 400 million pixels.
     """
-    from PIL import ImageOps
-
     with _opened(path) as image:
         _check_whole(image, path)
         icc = image.info.get("icc_profile")
@@ -70,10 +66,8 @@ def read_picture(path: Path) -> Picture:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image]:
+def _opened(path: Path) -> Iterator[Image.Image]:
     """The picture file, opened and its size checked; whatever goes wrong inside becomes a PictureError."""
-    from PIL import Image, UnidentifiedImageError
-
     limit = Image.MAX_IMAGE_PIXELS
     try:
         if path.is_dir():
@@ -100,7 +94,7 @@ def _opened(path: Path) -> Iterator[Image]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _check_whole(image: Image, path: Path) -> None:
+def _check_whole(image: Image.Image, path: Path) -> None:
     """Raise PictureError when strips or tiles of a TIFF lie behind the file's end, of which libtiff would complain."""
     tags = getattr(image, "tag_v2", {})
     for starts, lengths in ((273, 279), (324, 325)):
@@ -109,7 +103,7 @@ def _check_whole(image: Image, path: Path) -> None:
             raise PictureError(f"{path}: the picture is damaged or cut off (a part of it lies behind the file's end)")
 
 
-def _is_deep(image: Image, path: Path) -> bool:
+def _is_deep(image: Image.Image, path: Path) -> bool:
     """Whether the file has 16 bits a channel, which Pillow would cut to 8 in colour pictures."""
     if image.format == "PNG":
         with path.open("rb") as file:
@@ -118,7 +112,7 @@ def _is_deep(image: Image, path: Path) -> bool:
     return image.format == "TIFF" and max(bits) == 16
 
 
-def _read_deep(image: Image, path: Path) -> np.ndarray:
+def _read_deep(image: Image.Image, path: Path) -> np.ndarray:
     """A 16-bit PNG or TIFF as uint16 [H,W,1|3|4], in the orientation it is stored in."""
     tags = getattr(image, "tag_v2", {})
     if tags.get(_PLANES, 1) != 1 and len(image.getbands()) > 1:
@@ -147,10 +141,8 @@ def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
     return np.rot90(array, {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0))
 
 
-def _to_srgb(image: Image, icc: bytes) -> Image:
+def _to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
     """A CMYK picture in sRGB by its profile, or as it is where the profile is unusable."""
-    from PIL import ImageCms
-
     try:
         profiles = ImageCms.ImageCmsProfile(BytesIO(icc)), ImageCms.createProfile("sRGB")
         return ImageCms.profileToProfile(image, *profiles, outputMode="RGB") or image
@@ -205,16 +197,13 @@ def write_picture(path: Path, picture: Picture, settings: dict[str, Any] | None 
             to.write_bytes(_encode_deep(suffix, values, json.dumps(settings) if settings else "", picture.icc))
         else:
             pixels = np.rint(np.clip(values, 0, 255)).astype(np.uint8)
-            iio.imwrite(to, pixels, plugin="pillow", extension=suffix, **metadata(suffix, settings, picture.icc))
+            Image.fromarray(pixels).save(to, **metadata(suffix, settings, picture.icc))
 
     write_whole(path, write)
 
 
 def metadata(suffix: str, settings: dict[str, Any] | None, icc: bytes | None) -> dict[str, Any]:
     """Pillow's save options for a format: quality, profile, and the settings as text, comment or EXIF description."""
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
     text = json.dumps(settings) if settings else ""
     options: dict[str, Any] = {"icc_profile": icc} if icc else {}
     if suffix in (".jpg", ".jpeg", ".webp"):
@@ -298,14 +287,15 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], None], *, scratch: Path | None = None) -> None:
     """Call `write` with a temporary name beside `path`, and rename the result into place when it is whole.
 
-    Raises OutputError when it cannot be written; nothing is left behind and nothing overwritten then.
+    `scratch` is another folder for it, on the same disk. Raises OutputError when it cannot be written; nothing is left
+    behind and nothing overwritten then.
     """
     temporary = None
     try:
-        handle, name = tempfile.mkstemp(prefix=".onnxdream-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=".onnxdream-", suffix=path.suffix, dir=scratch or path.parent)
         temporary = Path(name)
         os.close(handle)
         umask = os.umask(0)
@@ -332,7 +322,7 @@ def to_batch(picture: np.ndarray) -> np.ndarray:
 
 def from_batch(batch: np.ndarray) -> np.ndarray:
     """float32 [1,3,H,W] -> float32 [H,W,3]."""
-    return np.ascontiguousarray(batch[0].transpose(1, 2, 0))
+    return np.asarray(cv2.merge(list(batch[0])))
 
 
 def resize(batch: np.ndarray, size: tuple[int, ...]) -> np.ndarray:

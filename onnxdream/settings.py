@@ -39,6 +39,7 @@ class Settings:
     step_size: float = 1.5
     jitter: int = 32
     smooth: float = 0.0
+    half: bool = False
     seed: int = 0
     keep_colors: bool = False
 
@@ -209,6 +210,7 @@ def build_dreamer(settings: Settings, *, max_memory: int, device: str = "auto", 
         step_size=settings.step_size,
         jitter=settings.jitter,
         smooth=settings.smooth,
+        half=settings.half,
         seed=settings.seed,
         max_memory=max_memory,
         device=device,

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import imageio.v3 as iio
 import numpy as np
+from PIL import Image
 
 from .dream import Dream, Dreamer, Progress
 from .errors import OptionError, OutputError, PictureError
@@ -166,10 +166,7 @@ def ouroboros(
 
     Raises OptionError or PictureError at once.
     """
-    if frames < 1 or not 0.5 <= zoom <= 2 or not math.isfinite(rotate):
-        raise OptionError(
-            f"a sequence needs frames from 1, zoom from 0.5 to 2 and a finite rotation, not {frames}, {zoom}, {rotate}"
-        )
+    check_sequence(frames, zoom, rotate)
     if max(picture.rgb.shape) > _LONGEST_TURNED:
         raise PictureError(f"a sequence's pictures have at most {_LONGEST_TURNED} pixels a side; make it smaller")
 
@@ -190,6 +187,14 @@ def keep_colors(dreamed: np.ndarray, source: np.ndarray) -> np.ndarray:
     return np.clip(cv2.cvtColor(mixed, cv2.COLOR_LAB2RGB), 0, 1) * 255
 
 
+def check_sequence(frames: int, zoom: float, rotate: float) -> None:
+    """Raise OptionError when there can be no such sequence."""
+    if frames < 1 or not 0.5 <= zoom <= 2 or not math.isfinite(rotate):
+        raise OptionError(
+            f"a sequence needs frames from 1, zoom from 0.5 to 2 and a finite rotation, not {frames}, {zoom}, {rotate}"
+        )
+
+
 def zoomed(picture: np.ndarray, zoom: float, degrees: float) -> np.ndarray:
     """`picture` [H,W,3] or [H,W] enlarged `zoom` times and turned counter-clockwise round its middle; edges mirror."""
     height, width = picture.shape[:2]
@@ -204,9 +209,9 @@ def write_sequence(target: Path, pictures: Iterator[Picture], settings: dict[str
     """
     suffix = target.suffix.lower()
     if suffix in ANIMATED:
-        frames = [np.rint(np.clip(p.rgb, 0, 255)).astype(np.uint8) for p in pictures]
+        frames = [Image.fromarray(np.rint(np.clip(p.rgb, 0, 255)).astype(np.uint8)) for p in pictures]
         options = {"duration": round(1000 / fps), "loop": 0, **metadata(suffix, settings, None)}
-        write_whole(target, lambda to: iio.imwrite(to, frames, plugin="pillow", extension=suffix, **options))
+        write_whole(target, lambda to: frames[0].save(to, save_all=True, append_images=frames[1:], **options))
         return len(frames)
     new = not target.exists()
     try:

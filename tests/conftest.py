@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from onnxdream.images import read_picture  # noqa: E402
 from onnxdream.model import Model, load_model  # noqa: E402
 
 DATA = ROOT / "tests" / "data"
+
+# Where a shell has started the tests in the background they ignore interrupts, and so would the programs they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

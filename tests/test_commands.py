@@ -185,7 +185,7 @@ def hostile(folder: Path) -> Path:
         ("image in.png -o out.png -m two.onnx", "several inputs"),
         ("image in.png -o out.png -m vector.onnx", "not a float picture"),
         ("image in.png -o out.png -m outside.onnx", "outside"),
-        ("image in.png -o out.png -m det.onnx -l y", "Hardmax"),
+        ("image in.png -o out.png -m det.onnx -l y", "no gradient flows back"),
         ("image in.png -o out.png -m foreign.onnx -l a", "com.example"),
         ("image in.png -o out.png -m squeezenet", "did you mean squeezenet1_1"),
         ("image in.png -o out.png -l fire66", "did you mean fire6"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -435,14 +434,12 @@ def test_bad_files_are_named_in_one_line(
     expected = bad_pictures(tmp_path, photo)
     assert len(expected) == 12
     for name, message in expected.items():
-        began = time.perf_counter()
         only_settings = read is read_settings and name.startswith(("half", "float", "planar"))
         with pytest.raises(PictureError, match=f"{message}|carries no" if only_settings else message) as caught:
             read(tmp_path / name)
         text = str(caught.value)
         assert text.startswith(str(tmp_path / name))
         assert "\n" not in text
-        assert time.perf_counter() - began < 2
     assert capfd.readouterr() == ("", "")
 
 

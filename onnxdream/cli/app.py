@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import __version__
+from .. import __version__, zoo
 from ..errors import OnnxDreamError
-from . import image, look, video
-from .terminal import error_line, note_line
+from . import atlas, bench, export, image, live, look, video, visualize
+from .cluster import RayCommand
+from .terminal import download_bar, error_line, note_line
 
 INTERRUPTED = 130
 
@@ -23,12 +24,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("image")(image.image)
-app.command("video")(video.video)
+app.command("image", cls=RayCommand)(image.image)
+app.command("video", cls=RayCommand)(video.video)
+app.command("live")(live.live)
 app.command("compare")(video.compare)
+app.command("export")(export.export)
+app.command("activations")(visualize.activations)
+app.command("visualize")(visualize.visualize)
+app.command("atlas", cls=RayCommand)(atlas.atlas)
 app.command("models")(look.models)
 app.command("layers")(look.layers)
 app.command("info")(look.info)
+app.command("bench")(bench.bench)
 
 
 def _print_version(wanted: bool) -> None:
@@ -60,8 +67,9 @@ def main() -> None:
     """Run the command line; every error on purpose is one line and an exit code."""
     warnings.filterwarnings("always", category=UserWarning)
     warnings.showwarning = _show_warning  # type: ignore[assignment]
+    zoo.watch(download_bar)
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="onnxdream")
         if code == INTERRUPTED:  # Typer takes the interrupt for itself
             error_line("interrupted")
     except OnnxDreamError as error:

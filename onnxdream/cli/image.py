@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,40 +14,28 @@ from rich.markup import escape
 
 from ..errors import OnnxDreamError, OptionError
 from . import options as o
+from .cluster import CpusOption, GpusOption, RayOption, WorkersOption, cluster_from, own_stdout
 from .terminal import error_line, line, print_json, progress_bar
 
 if TYPE_CHECKING:
     import numpy as np
     from rich.progress import Progress
 
+    from ..cluster import RayCluster
     from ..dream import Dream, Dreamer
     from ..images import Picture
     from ..settings import Settings
     from ..stills import Job
 
 
+@o.with_look()
 def image(
     pictures: Annotated[list[Path] | None, typer.Argument(metavar="IN…", help="Pictures to dream.")] = None,
     *,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A file; a folder for several. [NAME-dream.png]")
     ] = None,
-    preset: o.PresetOption = None,
-    like: o.LikeOption = None,
-    config: o.ConfigOption = None,
-    model: o.ModelOption = None,
-    layer: o.LayerOption = None,
-    objective: o.ObjectiveOption = None,
-    channels: o.ChannelsOption = None,
-    guide: o.GuideOption = None,
-    octaves: o.OctavesOption = None,
-    octave_scale: o.ScaleOption = None,
-    steps: o.StepsOption = None,
-    step_size: o.StepSizeOption = None,
-    jitter: o.JitterOption = None,
-    smooth: o.SmoothOption = None,
-    seed: o.SeedOption = None,
-    keep_colors: o.KeepColorsOption = None,
+    look: o.Look,
     mask: Annotated[Path | None, typer.Option(help="Dream only where this picture is white.")] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Bring the longer side to this many pixels first.")] = None,
     from_noise: Annotated[
@@ -57,32 +44,35 @@ def image(
     frames: Annotated[int, typer.Option(min=1, help="Dream again and again: a sequence of this many.")] = 1,
     zoom: Annotated[float, typer.Option(help="Enlarge this much between the frames.")] = 1.04,
     rotate: Annotated[float, typer.Option(help="Turn this many degrees between the frames.")] = 0.0,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    cpus_per_worker: CpusOption = 1,
+    gpus_per_worker: GpusOption = 0.0,
     device: o.DeviceOption = "auto",
+    backend: o.BackendOption = "auto",
     threads: o.ThreadsOption = 0,
     max_memory: o.MemoryOption = "4G",
+    offline: o.OfflineOption = False,
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
 ) -> None:
     """Dream a picture, or several, or a sequence that falls into itself (--frames)."""
     from .. import stills
+    from ..backends.choice import device_for
     from ..settings import build_dreamer
 
-    if quiet:
-        warnings.simplefilter("ignore")
-    given = {
-        "model": model, "layers": layer or None, "objective": objective, "channels": channels, "guide": guide,
-        "octaves": octaves, "octave_scale": octave_scale, "steps": steps, "step_size": step_size, "jitter": jitter,
-        "smooth": smooth, "seed": seed, "keep_colors": keep_colors,
-    }  # fmt: skip
-    settings = o.settings_from(given, preset=preset, config=config, like=like)
+    cluster = cluster_from(ray, workers, cpus_per_worker, gpus_per_worker)
+    settings = o.settings_from(look)
+    device = device_for(backend, device)
     if from_noise and pictures:
         raise OptionError("--from-noise starts from nothing; leave the picture out")
+    stills.check_sequence(frames, zoom, rotate)
     began = time.perf_counter()
     run = _Run(
         settings=settings,
         stored=settings.stored(),
         size=size,
-        noise_size=_size(from_noise) if from_noise else (0, 0),
+        noise_size=o.parse_size(from_noise) if from_noise else (0, 0),
         mask=stills.load_mask(mask) if mask else None,
         frames=frames,
         zoom=zoom,
@@ -95,15 +85,14 @@ def image(
     dreamer = build_dreamer(settings, max_memory=memory, device=device, threads=threads)
     records: list[dict[str, Any]] = []
     failure: OnnxDreamError | None = None
-    with progress_bar(quiet=quiet) as bar:
-        for job in jobs:
-            try:
-                dreams = run.dream(dreamer, job, first or run.load(job), bar)
-            except OnnxDreamError as error:
+    with own_stdout(cluster), progress_bar(quiet=quiet) as bar:
+        done = _here(run, dreamer, jobs, first, bar) if cluster is None else _spread(cluster, run, dreamer, jobs, bar)
+        for job, dreams in done:
+            if isinstance(dreams, OnnxDreamError):
                 if len(jobs) == 1:
-                    raise
-                error_line(str(error))
-                failure = error
+                    raise dreams
+                error_line(str(dreams))
+                failure = dreams
                 continue
             records.append(_record(job, dreams))
             if not quiet:
@@ -115,6 +104,8 @@ def image(
                     f"{dreamer.model.name} {dreamer.objective!r} x{gain:.1f} in {seconds:.1f} s on {last.provider}",
                 )
     if as_json:
+        order = [str(job.target) for job in jobs]
+        records.sort(key=lambda record: order.index(record["output"]))
         common = {
             "model": dreamer.model.name,
             "layer": ", ".join(dreamer.objective.layers),
@@ -144,10 +135,39 @@ class _Run:
 
         return stills.load_source(job, size=self.size, noise_size=self.noise_size, seed=self.settings.seed)
 
-    def dream(self, dreamer: Dreamer, job: Job, picture: Picture, bar: Progress) -> list[Dream]:
-        """Dream one job and write it."""
+    def parts(
+        self, dreamer: Dreamer, picture: Picture, on_step: Callable[[Any], None] | None = None
+    ) -> Iterable[tuple[Picture, Dream]]:
+        """Dream one picture, again and again where a sequence is asked for."""
+        from .. import stills
+
+        if self.frames == 1:
+            return [stills.dream_picture(dreamer, picture, self.settings, mask=self.mask, on_step=on_step)]
+        return stills.ouroboros(
+            dreamer, picture, self.settings, frames=self.frames, zoom=self.zoom, rotate=self.rotate, mask=self.mask,
+            on_step=on_step,
+        )  # fmt: skip
+
+    def write(self, job: Job, parts: Iterable[tuple[Picture, Dream]]) -> list[Dream]:
+        """Write what was dreamed; the dreams without their pictures."""
         from .. import images, stills
 
+        dreams: list[Dream] = []
+
+        def kept() -> Iterator[Picture]:
+            for part, dream in parts:
+                dreams.append(_bare(dream))
+                yield part
+
+        if self.frames > 1:
+            stills.write_sequence(job.target, kept(), self.stored)
+        else:
+            for dreamed in kept():
+                images.write_picture(job.target, dreamed, self.stored)
+        return dreams
+
+    def dream(self, dreamer: Dreamer, job: Job, picture: Picture, bar: Progress) -> list[Dream]:
+        """Dream one job and write it."""
         total = len(dreamer.octave_sizes(picture.rgb.shape[:2])) * self.settings.steps * self.frames
         task = bar.add_task(escape(job.source.name) if job.source else "noise", total=total, state="")
 
@@ -155,27 +175,75 @@ class _Run:
             height, width = progress.size
             bar.update(task, advance=1, state=f"{width}x{height}  objective {progress.objective:.4g}")
 
-        dreams: list[Dream] = []
-
-        def kept(parts: Iterable[tuple[Picture, Dream]]) -> Iterator[Picture]:
-            for part, dream in parts:
-                dreams.append(dataclasses.replace(dream, exact=dream.exact[:0], picture=dream.picture[:0]))
-                yield part
-
         try:
-            if self.frames > 1:
-                parts = stills.ouroboros(
-                    dreamer, picture, self.settings, frames=self.frames, zoom=self.zoom, rotate=self.rotate,
-                    mask=self.mask, on_step=on_step,
-                )  # fmt: skip
-                stills.write_sequence(job.target, kept(parts), self.stored)
-            else:
-                part = stills.dream_picture(dreamer, picture, self.settings, mask=self.mask, on_step=on_step)
-                for dreamed in kept([part]):
-                    images.write_picture(job.target, dreamed, self.stored)
+            return self.write(job, self.parts(dreamer, picture, on_step))
         finally:
             bar.remove_task(task)
-        return dreams
+
+
+_Done = Iterator[tuple["Job", "list[Dream] | OnnxDreamError"]]
+
+
+def _here(run: _Run, dreamer: Dreamer, jobs: list[Job], first: Picture | None, bar: Progress) -> _Done:
+    """Dream the jobs one after the other; what is wrong with one does not stop the others."""
+    for job in jobs:
+        try:
+            yield job, run.dream(dreamer, job, first or run.load(job), bar)
+        except OnnxDreamError as error:
+            yield job, error
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A job with its picture, which goes to the cluster with it; named by its source in errors."""
+
+    job: Job
+    picture: Picture
+
+    def __str__(self) -> str:
+        return str(self.job.source or self.job.target)
+
+
+@dataclass(frozen=True)
+class _Hand:
+    """Dreams a job's picture on a machine of the cluster; an error is handed back like a dream."""
+
+    run: _Run
+    dreamer: Dreamer
+
+    def __call__(self, loaded: _Loaded, report: Callable[[int], None]) -> list[tuple[Picture, Dream]] | OnnxDreamError:
+        try:
+            return [(part, _bare(dream)) for part, dream in self.run.parts(self.dreamer, loaded.picture)]
+        except OnnxDreamError as error:
+            return error
+
+
+def _spread(cluster: RayCluster, run: _Run, dreamer: Dreamer, jobs: list[Job], bar: Progress) -> _Done:
+    """Dream the jobs on a cluster: pictures are read and written here, and travel through its object store."""
+    task = bar.add_task("pictures", total=len(jobs), state="")
+    unread: list[tuple[Job, OnnxDreamError]] = []
+
+    def loaded() -> Iterator[_Loaded]:
+        for job in jobs:
+            try:
+                yield _Loaded(job, run.load(job))
+            except OnnxDreamError as error:
+                unread.append((job, error))
+
+    def on_progress(progress: Any) -> None:
+        bar.update(task, state=f"{progress.workers} workers")
+
+    for item, parts in cluster.map(_Hand(run, dreamer), loaded(), on_progress=on_progress):
+        bar.update(task, advance=1)
+        try:
+            yield item.job, parts if isinstance(parts, OnnxDreamError) else run.write(item.job, parts)
+        except OnnxDreamError as error:
+            yield item.job, error
+    yield from unread
+
+
+def _bare(dream: Dream) -> Dream:
+    return dataclasses.replace(dream, exact=dream.exact[:0], picture=dream.picture[:0])
 
 
 def _record(job: Any, dreams: list[Any]) -> dict[str, Any]:
@@ -189,11 +257,3 @@ def _record(job: Any, dreams: list[Any]) -> dict[str, Any]:
         "objective_before": dreams[0].objective_before,
         "objective_after": dreams[-1].objective_after,
     }
-
-
-def _size(text: str) -> tuple[int, int]:
-    """'640x480' -> (480, 640)."""
-    width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise OptionError(f"size {text!r} is not of the form 640x480")
-    return int(height), int(width)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -12,22 +13,18 @@ from .terminal import print_json
 
 
 def models(as_json: o.JsonOption = False) -> None:
-    """List the bundled networks and the presets."""
-    from .. import catalog
-    from ..model import Card
+    """List the networks, those that are downloaded on demand too, and the presets."""
+    from .. import catalog, zoo
     from ..settings import PRESETS
 
-    cards = {name: Card.read(path.with_suffix(".json")) for name, path in catalog.bundled().items()}
+    records = [_network(name, card) for name, card in catalog.networks().items()]
     if as_json:
-        records = [
-            {"name": name, "title": c.title, "licence": c.licence, "source": c.source, "sha256": c.sha256,
-             "recommended": list(c.recommended)}
-            for name, c in cards.items()
-        ]  # fmt: skip
         print_json({"models": records, "presets": PRESETS})
         return
-    show_table("Networks", ["name", "what", "recommended layers", "licence"], [
-        [name, c.title, " ".join(c.recommended), c.licence.partition(";")[0]] for name, c in cards.items()
+    show_table("Networks", ["name", "what", "size", "downloaded", "recommended layers", "licence"], [
+        [r["name"], r["title"], zoo.size_text(r["bytes"]), "yes" if r["downloaded"] else "no",
+         " ".join(r["recommended"]), r["licence"].partition(";")[0]]
+        for r in records
     ])  # fmt: skip
     show_table("Presets", ["name", "network", "layers", "and"], [
         [name, p["model"], " ".join(p["layers"]), " ".join(f"{k}={v}" for k, v in list(p.items())[2:])]
@@ -35,8 +32,29 @@ def models(as_json: o.JsonOption = False) -> None:
     ])  # fmt: skip
 
 
+def _network(name: str, card_path: Path) -> dict[str, Any]:
+    """What is known about a network without loading it. Raises ModelError naming what is wrong with its card."""
+    from .. import catalog, zoo
+    from ..model import Card
+
+    fields = ("title", "licence", "source", "sha256", "recommended")
+    about: dict[str, Any] = dict.fromkeys(fields, "") | {"recommended": []}
+    if card_path.is_file():
+        card = Card.read(card_path)
+        about = {field: getattr(card, field) for field in fields}
+    file = catalog.beside(card_path)
+    if file:
+        return {"name": name, **about, "bytes": file.stat().st_size, "downloaded": True, "file": str(file), "urls": []}
+    source = zoo.Source.read(card_path)
+    return {
+        "name": name, **about, "bytes": source.bytes, "downloaded": source.is_there(), "file": str(source.path),
+        "urls": source.urls,
+    }  # fmt: skip
+
+
 def layers(
-    model: Annotated[str, typer.Argument(help="A bundled network's name or an ONNX file.")],
+    model: Annotated[str, typer.Argument(help="A network's name or an ONNX file.")],
+    offline: o.OfflineOption = False,
     as_json: o.JsonOption = False,
 ) -> None:
     """List the layers of a network: operator, channels, stride, receptive field; * marks the recommended ones."""
@@ -86,7 +104,7 @@ def show_table(title: str, headings: list[str], rows: list[list[str]]) -> None:
 
     table = Table(title=title, title_justify="left", box=None, header_style="dim", padding=(0, 2, 0, 0))
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading == "name")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     Console(highlight=False, emoji=False).print(table)

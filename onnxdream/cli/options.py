@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import OptionError
+from . import terminal
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -16,7 +22,7 @@ _LOOK = "How it looks"
 _RUN = "How it runs"
 
 ModelOption = Annotated[
-    str | None, typer.Option("--model", "-m", help="A bundled network's name or an ONNX file.", rich_help_panel=_LOOK)
+    str | None, typer.Option("--model", "-m", help="A network's name or an ONNX file.", rich_help_panel=_LOOK)
 ]
 LayerOption = Annotated[
     list[str] | None,
@@ -41,6 +47,9 @@ JitterOption = Annotated[int | None, typer.Option(help="Largest random shift, in
 SmoothOption = Annotated[
     float | None, typer.Option(help="Blur the gradient around this many pixels. [0]", rich_help_panel=_LOOK)
 ]
+HalfOption = Annotated[
+    bool | None, typer.Option("--half/--single", help="Half precision: faster on some GPUs. [single]")
+]
 SeedOption = Annotated[int | None, typer.Option(help="Same seed, same dream. [0]", rich_help_panel=_LOOK)]
 KeepColorsOption = Annotated[
     bool | None, typer.Option("--keep-colors", help="Keep the picture's own colours.", rich_help_panel=_LOOK)
@@ -49,12 +58,36 @@ PresetOption = Annotated[str | None, typer.Option("--preset", "-p", help="A name
 ConfigOption = Annotated[Path | None, typer.Option(help="Settings from a TOML file.")]
 LikeOption = Annotated[Path | None, typer.Option(help="Settings from a picture onnxdream wrote.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, openvino, …", rich_help_panel=_RUN)]
+BackendOption = Annotated[
+    str, typer.Option(help="auto, onnxruntime or opencv: what runs the network.", rich_help_panel=_RUN)
+]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads, 0 for all cores.", rich_help_panel=_RUN)]
 MemoryOption = Annotated[
     str, typer.Option("--max-memory", metavar="4G", help="Tile pictures that need more.", rich_help_panel=_RUN)
 ]
+
+
+def _go_offline(wanted: bool) -> bool:
+    if wanted:
+        os.environ["ONNXDREAM_OFFLINE"] = "1"
+    return wanted
+
+
+def _be_quiet(wanted: bool) -> bool:
+    terminal.quiet = wanted
+    if wanted:
+        warnings.simplefilter("ignore")
+    return wanted
+
+
+OfflineOption = Annotated[
+    bool, typer.Option("--offline", help="Never download.", callback=_go_offline, rich_help_panel=_RUN)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.", rich_help_panel=_RUN)]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.", rich_help_panel=_RUN)]
+QuietOption = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="No progress and no notes.", callback=_be_quiet, rich_help_panel=_RUN),
+]
 
 
 def parse_bytes(text: str) -> int:
@@ -75,13 +108,57 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def settings_from(given: dict[str, Any], *, preset: str | None, config: Path | None, like: Path | None) -> Settings:
+# The options that decide the look, by parameter.
+_LOOK_OPTIONS = {
+    "preset": PresetOption, "like": LikeOption, "config": ConfigOption, "model": ModelOption, "layer": LayerOption,
+    "objective": ObjectiveOption, "channels": ChannelsOption, "guide": GuideOption, "octaves": OctavesOption,
+    "octave_scale": ScaleOption, "steps": StepsOption, "step_size": StepSizeOption, "jitter": JitterOption,
+    "smooth": SmoothOption, "half": HalfOption, "seed": SeedOption, "keep_colors": KeepColorsOption,
+}  # fmt: skip
+_BASES = ("preset", "config", "like")
+Look = dict[str, Any]
+
+
+def with_look(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator: in place of its parameter `look` the command has the options that decide the look, but for `left_out`.
+
+    It gets them as {name of the setting, or preset, config, like: value, None where not given}.
+    """
+    names = [name for name in _LOOK_OPTIONS if name not in left_out]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            look = {name: given.pop(name) for name in names}
+            look["layers"] = look.pop("layer") or None
+            command(look=look, **given)
+
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            options = {name: _LOOK_OPTIONS[name] for name in names} if parameter.name == "look" else {}
+            parameters += [
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+                for name, option in options.items()
+            ] or [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def has_base(look: Look) -> bool:
+    """Whether a preset, a file or a picture decides what was not given."""
+    return any(look.get(name) for name in _BASES)
+
+
+def settings_from(look: Look) -> Settings:
     """Settings from the options that were given (None: not given), over preset, file and picture."""
     from ..settings import layered, parse_channels
 
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes = {name: value for name, value in look.items() if value is not None and name not in _BASES}
     if isinstance(changes.get("channels"), str):
         changes["channels"] = parse_channels(changes["channels"])
     if "guide" in changes:
         changes["guide"] = str(changes["guide"])
-    return layered(changes, preset=preset, config=config, like=like)
+    return layered(changes, **{name: look.get(name) for name in _BASES})

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from ..zoo import size_text
 
 console = Console(stderr=True, highlight=False, emoji=False)
+quiet = False  # set by --quiet, for what is printed from deep inside
 
 
 def error_line(text: str) -> None:
@@ -31,18 +44,37 @@ def line(head: str, text: str) -> None:
 
 def progress_bar(*, quiet: bool) -> Progress:
     """A progress bar with a free text field `state`, elapsed and remaining time."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
+    return _bar(
+        quiet,
         TextColumn("{task.percentage:>3.0f}%"),
         TextColumn("{task.fields[state]}"),
         TimeElapsedColumn(),
+    )
+
+
+def _bar(quiet: bool, *figures: ProgressColumn) -> Progress:
+    """A bar with `figures` between what is done and the time left; only on terminals."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        *figures,
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console,
         transient=True,
         disable=quiet or not console.is_terminal,
     )
+
+
+@contextmanager
+def download_bar(name: str, size: int) -> Iterator[Callable[[int], None]]:
+    """Show a download of `size` bytes; yields what is to be told the bytes that are there by now."""
+    if not quiet and not console.is_terminal:
+        note_line(f"downloading {name}, {size_text(size)}")
+    bar = _bar(quiet, DownloadColumn(), TransferSpeedColumn())
+    with bar:
+        task = bar.add_task(escape(name), total=size)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def print_json(record: Mapping[str, Any]) -> None:
