@@ -115,8 +115,14 @@ def test_a_feed_that_fails_is_told_to_who_takes() -> None:
 
 @contextmanager
 def camera(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    script = str(ROOT / "tests" / "mjpeg_server.py")
-    server = subprocess.Popen([sys.executable, script, str(CLIP), str(port)], stdout=subprocess.PIPE, text=True)
+    with serving(sys.executable, ROOT / "tests" / "mjpeg_server.py", CLIP, port) as server:
+        yield server
+
+
+@contextmanager
+def serving(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A server in a process of its own, and the port that it prints."""
+    server = subprocess.Popen([str(a) for a in arguments], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
         yield server, int(server.stdout.readline())
@@ -144,6 +150,27 @@ def line_with(text: str, live: subprocess.Popen[str]) -> str:
         if text in line:
             return line
     pytest.fail(f"it ended without a word of {text!r}")
+
+
+SYSTEM_PYTHON = Path("/usr/bin/python3")
+
+
+def has_rtsp_server() -> bool:
+    code = "import gi; gi.require_version('GstRtspServer', '1.0')"
+    return (
+        SYSTEM_PYTHON.exists() and not subprocess.run([SYSTEM_PYTHON, "-c", code], stderr=subprocess.DEVNULL).returncode
+    )
+
+
+@pytest.mark.skipif(not has_rtsp_server(), reason="no GStreamer RTSP server")
+def test_a_network_camera(tmp_path: Path) -> None:
+    with serving(SYSTEM_PYTHON, ROOT / "tests" / "rtsp_server.py", CLIP) as (_, port):
+        address = f"rtsp://127.0.0.1:{port}/clip"
+        done = onnxdream("live", address, "--headless", "-o", "out.mp4", "--json", *LITTLE, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert (record["source"], record["losses"]) == (address, 0)
+    assert len(times(tmp_path / "out.mp4")) == record["frames"] >= 1
 
 
 def test_a_lost_stream_is_reached_again(tmp_path: Path) -> None:
