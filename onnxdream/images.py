@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import struct
-import tempfile
+import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -293,21 +293,17 @@ def write_whole(path: Path, write: Callable[[Path], None], *, scratch: Path | No
     `scratch` is another folder for it, on the same disk. Raises OutputError when it cannot be written; nothing is left
     behind and nothing overwritten then.
     """
-    temporary = None
+    # Named before it is there: an interruption can come in the very call that makes the file.
+    temporary = (scratch or path.parent) / f".onnxdream-{uuid.uuid4().hex}{path.suffix}"
     try:
-        handle, name = tempfile.mkstemp(prefix=".onnxdream-", suffix=path.suffix, dir=scratch or path.parent)
-        temporary = Path(name)
-        os.close(handle)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.touch(exist_ok=False)
         write(temporary)
         temporary.replace(path)
     except (OSError, ValueError, cv2.error) as error:
         raise OutputError(f"{path}: cannot be written: {_reason(error)}") from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where it could not be made
+            temporary.unlink()
 
 
 def to_batch(picture: np.ndarray) -> np.ndarray:

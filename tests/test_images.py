@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import struct
 import zlib
 from collections.abc import Callable
@@ -364,6 +365,28 @@ def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
     assert path.stat().st_mode & 0o777 == 0o644
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_an_interruption_at_any_moment_leaves_nothing_behind(tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    interrupted = 0
+    try:
+        for delay in np.linspace(1e-6, 4e-4, 400):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, delay)
+                for number in range(50):
+                    write_whole(tmp_path / f"{number}.txt", lambda to: to.write_text("whole") and None)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupted += 1
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted > 100
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"whole"}
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_picture_that_cannot_be_encoded_leaves_the_old_one(tmp_path: Path) -> None:
