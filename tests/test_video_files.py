@@ -950,6 +950,60 @@ def test_sound_that_does_not_fit_is_encoded_anew(tmp_path: Path) -> None:
         assert container.streams.audio[0].language == "eng"
 
 
+def with_sound(path: Path, codec: str, *more: str) -> Path:
+    """The clip's pictures with its sound in another codec, made by FFmpeg."""
+    options = ["-y", "-i", str(CLIP), "-c:v", "copy", "-c:a", codec, "-strict", "-2", *more]
+    subprocess.run(["ffmpeg", "-v", "error", *options, str(path)], check=True)
+    return path
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs ffmpeg")
+@pytest.mark.parametrize(
+    ("given", "codec", "target"),
+    [
+        ("a.avi", "pcm_s16le", "b.mp4"),
+        *[("a.mkv", f"pcm_{kind}", "b.mp4") for kind in ("s16le", "s16be", "s24le", "f32le")],
+        ("a.mkv", "flac", "b.mov"),
+        ("a.mkv", "libopus", "b.mov"),
+    ],
+)
+def test_sound_that_is_refused_when_it_comes_to_it(tmp_path: Path, given: str, codec: str, target: str) -> None:
+    """FFmpeg says that the container holds the codec, and then does not write it."""
+    source = with_sound(tmp_path / given, codec)
+    with pytest.warns(UserWarning, match="is encoded anew as AAC"):
+        result = convert(source, tmp_path / target)
+    with av.open(str(result)) as container:
+        assert container.streams.audio[0].codec_context.name == "aac"
+        assert abs(container.streams.audio[0].duration * container.streams.audio[0].time_base - 2) < 0.1
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs ffmpeg")
+@pytest.mark.parametrize(("codec", "target"), [("flac", "b.mp4"), ("pcm_s16le", "b.mov"), ("pcm_s24le", "b.mkv")])
+def test_sound_that_the_container_takes_is_copied(tmp_path: Path, codec: str, target: str) -> None:
+    source = with_sound(tmp_path / "a.mkv", codec)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = convert(source, tmp_path / target)
+    with av.open(str(source)) as ours, av.open(str(result)) as theirs:
+        sounds = [b"".join(bytes(p) for p in file.demux(audio=0)) for file in (ours, theirs)]
+    assert sounds[0] == sounds[1]
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs ffmpeg")
+def test_of_two_films_in_a_file_the_default_one_is_meant(tmp_path: Path) -> None:
+    source = tmp_path / "a.mkv"
+    streams = "-map 0:v -map 1:v -map 0:a -metadata:s:v:0 title=first -metadata:s:v:1 title=second"
+    chosen = "-disposition:v:0 0 -disposition:v:1 default"
+    inputs = ["-i", str(CLIP), "-f", "lavfi", "-i", "testsrc=size=64x48:duration=1"]
+    subprocess.run(["ffmpeg", "-v", "error", *inputs, *streams.split(), *chosen.split(), str(source)], check=True)
+    with pytest.warns(UserWarning, match="video stream 0"):
+        result = convert(source, tmp_path / "b.mkv")
+    with av.open(str(result)) as container:
+        assert [s.metadata["title"] for s in container.streams.video] == ["second"]
+        assert container.streams.video[0].width == 64
+        assert len(container.streams.audio) == 1
+
+
 @pytest.fixture(scope="module")
 def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Matroska file with two languages of sound, two kinds of subtitles, chapters, a font, a cover, and tags."""

@@ -13,7 +13,7 @@ from ..errors import VideoError
 from . import pixels
 from .colors import FULL, matrix_of
 from .frames import ColorTags, VideoFrame, VideoInfo, VideoSource, seconds
-from .streams import is_cover
+from .streams import main_video
 
 if TYPE_CHECKING:
     import av
@@ -95,11 +95,10 @@ class FileSource(VideoSource):
 
     def _main(self, container: InputContainer) -> int:
         """The number of the stream that is the video, not a cover picture."""
-        videos: list[Any] = [s for s in container.streams.video if not is_cover(s)]
-        if not videos:
+        chosen = main_video(container)
+        if chosen is None:
             container.close()
             raise VideoError(f"{self.name}: has no video stream")
-        chosen = next((s for s in videos if s.disposition.default in s.disposition), videos[0])
         if not chosen.codec_context:
             container.close()
             raise VideoError(f"{self.name}: there is no decoder for its video")

@@ -168,12 +168,11 @@ def _finish_video(
             video = run.add_to(out, kind)
             packets = [run.packets(video, ticks)]
             if source is not None:
-                main = next(s for s in source.streams.video if not streams.is_cover(s))
+                main = streams.main_video(source)
+                assert main is not None, "what has given frames has a film"
                 video.metadata.update(streams.tags(main.metadata))
                 video.disposition = main.disposition
-                others = SourceStreams(
-                    source, main, out, reopen=reopen, kind=kind, name=path.name, cut=cut, damage=av.FFmpegError
-                )
+                others = SourceStreams(source, main, out, reopen=reopen, kind=kind, name=path.name, cut=cut)
                 packets.append(others.packets())
                 out.metadata.update(streams.tags(source.metadata))
                 out.set_chapters(streams.chapters(source, cut))

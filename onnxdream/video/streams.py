@@ -8,11 +8,13 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from io import BytesIO
 from math import floor
 from typing import TYPE_CHECKING, Any
 
+import av
+
 if TYPE_CHECKING:
-    import av
     from av.container import Chapter, InputContainer, OutputContainer
     from av.stream import Stream
 
@@ -48,6 +50,13 @@ def decode_times(pts: list[int], step: int) -> list[int]:
 def is_cover(stream: Stream) -> bool:
     """Whether a video stream is only a picture to show with the file."""
     return stream.disposition.attached_pic in stream.disposition
+
+
+def main_video(container: InputContainer) -> Stream | None:
+    """The stream that is the film: the default one of those that are no cover, else the first; None without any."""
+    films = [stream for stream in container.streams.video if not is_cover(stream)]
+    default = (stream for stream in films if stream.disposition.default in stream.disposition)
+    return next(default, films[0] if films else None)
 
 
 def tags(metadata: dict[str, str]) -> dict[str, str]:
@@ -110,10 +119,9 @@ class SourceStreams:
         kind: str,
         name: str,
         cut: Cut,
-        damage: type[Exception],
     ) -> None:
         self.source, self.out, self.kind, self.name, self.cut = source, out, kind, name, cut
-        self.reopen, self.damage = reopen, damage
+        self.reopen = reopen
         self.targets: dict[int, Stream] = {}
         self.encoded: set[int] = set()
         held = out.supported_codecs
@@ -140,6 +148,7 @@ class SourceStreams:
             context
             and context.name in held
             and (stream.type == "subtitle" or (picture and self.kind in ("mp4", "mov")))
+            and self._goes_in(stream)
         ):
             return self._template(stream)
         again = "timecode" in stream.metadata or (stream.name == "bin_data" and self.source.chapters())
@@ -161,12 +170,29 @@ class SourceStreams:
     def _template(self, stream: Stream) -> Stream:
         return self.out.add_stream_from_template(stream, opaque=True)
 
+    def _goes_in(self, stream: Stream) -> bool:
+        """Whether the container takes a stream as it is. Tried: its list of codecs promises more than it keeps."""
+        with self.reopen() as again:
+            given = again.streams[stream.index]
+            try:
+                with av.open(BytesIO(), "w", format=self.kind) as trial:
+                    target = trial.add_stream_from_template(given, opaque=True)
+                    trial.start_encoding()
+                    packet = next(again.demux(given)) if stream.type == "audio" else None
+                    if packet is not None and packet.size:
+                        packet.pts = packet.dts = 0
+                        packet.stream = target
+                        trial.mux(packet)
+            except (av.FFmpegError, ValueError):
+                return False
+        return True
+
     def _sound(self, stream: Stream, held: set[str]) -> Stream | None:
         context: Any = stream.codec_context
         if context is None:
             self._warn(f"audio stream {stream.index} is left out; there is no decoder for it")
             return None
-        if context.name in held:
+        if context.name in held and self._goes_in(stream):
             return self._template(stream)
         opus = self.kind == "webm"
         rate = 48000 if opus or context.sample_rate not in _AAC_RATES else context.sample_rate
@@ -204,7 +230,7 @@ class SourceStreams:
             return
         try:
             yield from self.source.demux(wanted)
-        except self.damage as error:
+        except av.FFmpegError as error:
             self._warn(f"sound and subtitles end early, where the source is damaged ({error})")
 
     def _moved(self, packet: av.Packet[Any]) -> Iterator[av.Packet[Any]]:
