@@ -170,10 +170,12 @@ class Model:
         wanted = set(map(self._own_name, layers))
         keep_only(model.graph, [o for node in model.graph for o in node.outputs if o.name in wanted])
         try:
-            probe_shapes(ir.to_proto(model), {self.input_name: (*self.probe[:2], *PROBE[1:])})
+            shapes = probe_shapes(ir.to_proto(model), {self.input_name: (*self.probe[:2], *PROBE[1:])})
         except ValueError:
             return self.probe[2:]
-        return None
+        # Flattened places are channels: a picture of another size would have others.
+        alike = all(shapes[name][1] == self.shapes[name][1] for name in wanted if len(self.shapes[name]) == 2)
+        return None if alike else self.probe[2:]
 
     @property
     def input_dims(self) -> tuple[int, int, int, int]:
@@ -243,7 +245,8 @@ class Model:
             return self.card.recommended[len(self.card.recommended) // 2]
         spatial = [layer.name for layer in self.layers.values() if layer.spatial and layer.receptive_field < math.inf]
         if not spatial:
-            raise ModelError(f"{self.name}: no layer keeps a spatial grid, so there is nothing to dream with")
+            named = f"; name one with --layer: {', '.join(list(self.layers)[:4])}" if self.layers else ""
+            raise ModelError(f"{self.name}: no layer keeps a spatial grid, so there is nothing to dream with{named}")
         return spatial[len(spatial) * 2 // 3]
 
     def output_layer(self) -> str:

@@ -8,22 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage
+from onnx import save
 
 import onnxdream
 from onnxdream import objectives as obj
 from onnxdream.backends.ort import Session
 from onnxdream.dream import features
-from onnxdream.errors import LayerError, OptionError, PictureError
+from onnxdream.errors import LayerError, ModelError, OptionError, PictureError
 from onnxdream.feature.activations import _grid_of_tokens
 from onnxdream.feature.excite import excitement, read_square
 from onnxdream.feature.leak import leaky
 from onnxdream.feature.parametrize import Fourier, MaCo, Parametrisation, Pixel, natural_magnitude
 from onnxdream.feature.steer import family, steered
 from onnxdream.feature.transform import Moves, Warp
-from onnxdream.feature.visualize import Visualizer
+from onnxdream.feature.visualize import Climb, Visualizer
 from onnxdream.images import resize, to_batch
 from onnxdream.model import Model
 from onnxdream.step import build_gradient_model, build_objective_model
+from small import classifier, conv, network, node, weights
 
 RNG = np.random.default_rng(5)
 
@@ -143,6 +145,31 @@ def test_a_leaking_rectifier_lets_shut_channels_start(squeezenet: Model) -> None
     np.testing.assert_allclose(np.maximum(after, 0), before, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize("rectifier", ["Clip", "Max", "Min"])
+def test_what_holds_values_back_leaks_at_both_ends(rectifier: str, tmp_path: Path) -> None:
+    bounds = {"Clip": ["low", "high"], "Max": ["low"], "Min": ["high"]}[rectifier]
+    constants = {"low": np.array(-0.1, np.float32), "high": np.array(0.2, np.float32)}
+    nodes = [*conv("x", "a")[:1], node(rectifier, ["a_before", *bounds], "out")]
+    save(network(nodes, w_a=weights(8, 3, 3, 3), **{b: constants[b] for b in bounds}), tmp_path / "held.onnx")
+    model = onnxdream.load_model(tmp_path / "held.onnx")
+    picture = RNG.uniform(0, 255, (20, 20, 3)).astype(np.float32)
+    x, held, leaking = (
+        features(m, layer, picture)
+        for m, layer in ((model, "a_before"), (model, "out"), (leaky(model, ("out",), 0.1), "out"))
+    )
+    assert (x != held).any()
+    np.testing.assert_allclose(leaking, held + 0.1 * (x - held), atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", ["head", "features", "block14/depthwise", "block15/depthwise", "block15/expand"])
+def test_filters_behind_a_relu6_start(efficientnet: Model, layer: str) -> None:
+    goals = [obj.channel(layer, c) for c in range(8)]
+    visualizer = Visualizer(efficientnet, size=(64, 64), steps=24)
+    values = visualizer.measure(goals, visualizer(goals))
+    assert (values > 0).sum() >= 6
+    assert visualizer.unreached(goals, values) == list(np.flatnonzero(values == 0))
+
+
 def test_a_visualisation_excites_its_channel_more_than_a_photograph(squeezenet: Model, rocket: np.ndarray) -> None:
     channels = [3, 60, 125, 200]  # 60 and 125 answer to nearly everything
     goals = [obj.channel("fire5", c) for c in channels]
@@ -185,6 +212,41 @@ def test_diverse_pictures_of_one_channel_differ(squeezenet: Model) -> None:
         float(visualizer.measure([measure] * 3, visualizer(goals)).mean()) for goals in (unlike, [goal] * 3)
     )
     assert apart > alike + 0.02
+
+
+def test_flattened_places_have_one_size(tmp_path: Path) -> None:
+    save(classifier(size=("N", 3, 48, 64)), tmp_path / "fixed.onnx")
+    model = onnxdream.load_model(tmp_path / "fixed.onnx")
+    assert [model.only_size([layer]) for layer in ("a", "flat", "out")] == [None, (48, 64), (48, 64)]
+    assert onnxdream.visualize(model, obj.channel("flat", 1500), size=(48, 64), steps=2).shape == (1, 48, 64, 3)
+    with pytest.raises(PictureError, match="only pictures of 64x48"):
+        onnxdream.visualize(model, obj.channel("flat", 1500), size=32, steps=2)
+
+
+def test_large_pictures_are_climbed_a_few_at_a_time(squeezenet: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    goals = [obj.channel("fire4", c) for c in range(6)]
+    together = Visualizer(squeezenet, size=(64, 64), steps=4)(goals)
+    steps: list[Climb] = []
+    monkeypatch.setattr("onnxdream.feature.visualize._MEMORY", 8 * 2**20)
+    few = Visualizer(squeezenet, size=(64, 64), steps=4, threads=4)
+    finished: dict[int, np.ndarray] = {}
+    np.testing.assert_array_equal(few(goals, on_step=steps.append, on_picture=finished.__setitem__), together)
+    assert max(step.pictures for step in steps) == 1
+    assert sorted(finished) == list(range(6))
+    np.testing.assert_array_equal(finished[3], together[3])
+
+
+def test_a_gradient_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
+    nodes = [*conv("x", "a"), node("Sqrt", ["a_before"], "out")]
+    save(network(nodes, w_a=weights(8, 3, 3, 3)), tmp_path / "root.onnx")
+    with pytest.raises(ModelError, match="out of root is not finite"):
+        onnxdream.visualize(str(tmp_path / "root.onnx"), obj.channel("out", 1), size=32, steps=3)
+
+
+def test_diverse_pictures_from_one_start_differ(squeezenet: Model, rocket: np.ndarray) -> None:
+    goals = [obj.channel("fire3", 7) + obj.diversity("fire3")] * 2
+    first, second = Visualizer(squeezenet, size=(48, 48), steps=4)(goals, start=rocket).astype(np.float32)
+    assert 1 < np.abs(first - second).mean() < 20
 
 
 def test_stopping_and_progress(squeezenet: Model) -> None:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..backends.ort import Session, resolve_device
-from ..errors import OptionError, PictureError
+from ..errors import ModelError, OptionError, PictureError
 from ..images import resize, to_batch
 from ..model import Model, load_model
 from ..objectives import Objective
 from ..step import build_gradient_model, build_objective_model
+from ..tiles import bytes_per_pixel, step_bytes
 from .leak import leaky
 from .parametrize import Fourier, MaCo, Parametrisation, Pixel
 from .steer import family, steered
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     import onnx
 
 BATCH = 4  # pictures a CPU thread climbs at once; more leave its cache
+_MEMORY = 2 * 2**30  # bytes that all pictures climbed at once may take
+_OWN_BYTES = 200  # what a climb holds for each pixel besides the network's step: spectrum, Adam's means, moves
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class Visualizer:
         self.device, self.threads = device, threads or os.cpu_count() or 1
         self._on_cpu = resolve_device(device)[0] == "cpu"
         self._graphs: dict[tuple[object, int], onnx.ModelProto] = {}
+        self._measures: dict[object, onnx.ModelProto] = {}
         self._building = threading.Lock()
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -106,16 +110,20 @@ class Visualizer:
         *,
         start: np.ndarray | None = None,
         on_step: Callable[[Climb], bool | None] | None = None,
+        on_picture: Callable[[int, np.ndarray], None] | None = None,
     ) -> np.ndarray:
         """A picture for each of `objectives`, uint8 [n,H,W,3] RGB.
 
         Objectives that couple the pictures of a batch must all be of one kind, and are climbed together. `start` is a
-        picture [H,W,3] in 0..255 to start from instead of noise. When `on_step` returns False the climb ends there.
+        picture [H,W,3] in 0..255 to start from instead of noise; repetitions of an objective start near it. When
+        `on_step` returns False the climb ends there. `on_picture` gets each finished picture and its position at once.
+        Raises what `check` raises, and ModelError when the network's gradient is not finite.
         """
         self.check(objectives)
         pictures = np.empty((len(objectives), *self.size, 3), np.uint8)
         groups = self._groups(objectives)
-        workers = max(1, min(len(groups), self.threads)) if self._on_cpu else 1
+        kinds = {family(objective): objective for objective in objectives}
+        workers = min(len(groups), self.threads, *map(self._fitting, kinds.values())) if self._on_cpu else 1
         seen: Counter[str] = Counter()
         repeats = []
         for objective in objectives:
@@ -132,6 +140,10 @@ class Visualizer:
         def climb(group: list[int]) -> None:
             goals, noises = [objectives[i] for i in group], [repeats[i] for i in group]
             pictures[group] = self._climb(goals, noises, began, self.threads // workers, report, stop)
+            with lock:
+                if on_picture is not None and not stop.is_set():
+                    for position in group:
+                        on_picture(position, pictures[position])
 
         pool = ThreadPoolExecutor(workers)
         try:
@@ -148,10 +160,18 @@ class Visualizer:
         for group in self._groups(objectives):
             goal, feeds = steered(self.model, [objectives[i] for i in group])
             fixed = dict(zip("NHW", (len(group), *pictures.shape[1:3]), strict=True))
-            session = Session(build_objective_model(self.model, goal), self.device, fixed=fixed)
+            session = Session(self._measure(goal), self.device, fixed=fixed)
             batch = np.ascontiguousarray(pictures[group].transpose(0, 3, 1, 2), np.float32)
             values[group] = session.run({"image": batch, **feeds})["objective"]
         return values
+
+    def unreached(self, objectives: Sequence[Objective], values: np.ndarray) -> list[int]:
+        """Positions of the objectives that want a channel and still, by their `values` [n], find it shut everywhere."""
+        return [
+            position
+            for position, (objective, value) in enumerate(zip(objectives, values, strict=True))
+            if value == 0 and all(weight > 0 and term.reading for weight, term in objective.terms)
+        ]
 
     def with_steps(self, steps: int) -> Visualizer:
         """The same with another number of steps."""
@@ -182,10 +202,26 @@ class Visualizer:
             if any(term.couples for _, term in objectives[positions[0]].terms):
                 groups.append(positions)
                 continue
-            busy = self.threads if len(families) < self.threads else 1
-            rounds = math.ceil(len(positions) / (BATCH * busy)) * busy if self._on_cpu else 1
+            fitting = self._fitting(objectives[positions[0]])
+            busy = min(self.threads, fitting) if self._on_cpu and len(families) < self.threads else 1
+            most = min(BATCH, fitting // min(self.threads, fitting)) if self._on_cpu else fitting
+            rounds = math.ceil(len(positions) / (most * busy)) * busy
             groups += [list(map(int, part)) for part in np.array_split(positions, rounds) if part.size]
         return groups
+
+    def _fitting(self, objective: Objective) -> int:
+        """How many pictures, at least 1, may be climbed at once within `_MEMORY`."""
+        goal, _ = steered(self.model, [objective])
+        per_pixel = bytes_per_pixel(self._measure(goal), (1, 3, *self.size)) + _OWN_BYTES
+        return max(1, int(_MEMORY / step_bytes(per_pixel, self.size)))
+
+    def _measure(self, goal: Objective) -> onnx.ModelProto:
+        """The value of a steered objective, which is the same for all of its family."""
+        with self._building:
+            key = family(goal)
+            if key not in self._measures:
+                self._measures[key] = build_objective_model(self.model, goal)
+            return self._measures[key]
 
     def _graph(self, goal: Objective, batch: int) -> onnx.ModelProto:
         """The gradient of a steered objective, which is the same for all of its family."""
@@ -212,7 +248,7 @@ class Visualizer:
         if start is None:
             drawn = [parametrisation.start(np.random.default_rng((self.seed, noise))) for noise in noises]
         else:
-            drawn = [parametrisation.encode(start)] * len(noises)
+            drawn = [parametrisation.encode(_shaken(start, self.seed, noise)) for noise in noises]
         parameters = np.stack(drawn)
         ascent = Adam(parameters, self.recipe.rate)
         moving = np.random.default_rng(self.seed)
@@ -223,11 +259,24 @@ class Visualizer:
             warp = self.recipe.moves.draw(moving, self.size) if self.recipe.moves else None
             moved = warp(pictures) if warp else pictures
             gradient = session.run({"image": moved, **feeds})["gradient"]
+            if not np.isfinite(gradient).all():
+                raise ModelError(
+                    f"the gradient of {', '.join(goal.layers)} of {self.model.name} is not finite (NaN or infinite); "
+                    "choose another layer"
+                )
             fade = 0.5 + 0.5 * math.cos(math.pi * step / self.steps) if self.recipe.fades else 1.0
             ascent.step(pull(warp.pull(gradient) if warp else gradient), fade)
             report(Climb(step + 1, self.steps, len(objectives)))
         pictures, _ = parametrisation(parameters)
         return np.asarray(np.rint(pictures), np.uint8).transpose(0, 2, 3, 1)
+
+
+def _shaken(start: np.ndarray, seed: int, noise: int) -> np.ndarray:
+    """`start` [3,H,W] in 0..255, with a little noise for repetitions: alike, they would stay so."""
+    if not noise:
+        return start
+    rng = np.random.default_rng((seed, noise))
+    return np.clip(start + rng.normal(0, 4, start.shape), 0, 255).astype(np.float32)
 
 
 class Adam:
