@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 
 import cv2
@@ -136,14 +137,19 @@ def test_wrong_options_are_refused(dreamer: Dreamer, options: dict) -> None:
         VideoDreamer(dreamer, **options)
 
 
+def standing_still(frame: np.ndarray, count: int) -> Iterator[np.ndarray]:
+    """One picture with a camera's noise."""
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        yield np.clip(frame + rng.normal(0, 1.5, frame.shape), 0, 255).astype(np.float32)
+
+
 @pytest.mark.slow
 def test_a_long_static_shot_neither_burns_in_nor_drifts(dreamer: Dreamer, clip: list[np.ndarray]) -> None:
-    """300 frames of one picture with a camera's noise: strength and brightness stay level."""
-    rng = np.random.default_rng(0)
+    """300 frames: strength and brightness stay level, and near those of the first frame."""
     video = VideoDreamer(dreamer)
     strengths, lights = [], []
-    for _ in range(300):
-        frame = np.clip(clip[0] + rng.normal(0, 1.5, clip[0].shape), 0, 255).astype(np.float32)
+    for frame in standing_still(clip[0], 300):
         dreamed = video.dream(frame)
         strengths.append(dreamer.measure(to_batch(dreamed)))
         lights.append(float((dreamed - frame).mean()))
@@ -153,4 +159,21 @@ def test_a_long_static_shot_neither_burns_in_nor_drifts(dreamer: Dreamer, clip: 
         f"light {lights[0]:+.2f} {lights[-1]:+.2f}"
     )
     assert late == pytest.approx(early, rel=0.2)
+    assert 0.75 < late / strengths[0] < 1.75
     assert abs(np.mean(lights[-50:]) - np.mean(lights[50:100])) < 1.0
+
+
+def test_what_stands_still_grows_no_stronger_than_the_scene_began(dreamer: Dreamer, clip: list[np.ndarray]) -> None:
+    video = VideoDreamer(dreamer)
+    strengths = [dreamer.measure(to_batch(video.dream(frame))) for frame in standing_still(clip[0], 30)]
+    assert 0.75 < np.mean(strengths[-5:]) / strengths[0] < 1.75
+
+
+def test_another_objective_is_measured_by_itself(dreamer: Dreamer, clip: list[np.ndarray]) -> None:
+    """One that is a thousand times as large does not fade the dream away."""
+    plain, scaled = VideoDreamer(dreamer), VideoDreamer(dreamer)
+    plain.dream(clip[0]), scaled.dream(clip[0])
+    scaled.dreamer = dreamer.with_objective(1000 * objectives.l2("fire5"))
+    for _ in range(4):
+        expected, dreamed = plain.dream(clip[0]), scaled.dream(clip[0])
+        assert np.std(dreamed - clip[0]) > 0.95 * np.std(expected - clip[0])

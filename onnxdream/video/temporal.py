@@ -5,8 +5,9 @@ With source I, dream D and the flow F from frame t to t-1, estimated on the sour
     start = I_t + gain * M * warp(D_{t-1} - I_{t-1}, F)
 
 and a few small ascent steps go on from there. The residual is warped, never the picture, so that the picture stays
-sharp; M is 0 where the flow cannot be trusted (`flow.visible`), so that nothing is dragged along; and the residual
-loses its mean, so that a long scene grows neither brighter nor darker. Warm starts along the flow follow Ruder,
+sharp; M is 0 where the flow cannot be trusted (`flow.visible`), so that nothing is dragged along; the residual loses
+its mean, so that a long scene grows neither brighter nor darker; and the gain keeps the objective near where the scene
+began, so that what stands still grows no stronger than what moves. Warm starts along the flow follow Ruder,
 Dosovitskiy and Brox 2016, "Artistic Style Transfer for Videos".
 """
 
@@ -33,6 +34,7 @@ from .habits import Habits
 
 METHODS = ("flow", "warp", "blend", "independent")
 _CATCH_UP = 3.0  # where a rate is kept, steps are at most this much larger while a dream is weaker than the first
+_FAINTEST = 0.7  # of the residual a scene began with; a source that responds more by itself fades the dream no further
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Memory:
     residual: np.ndarray  # RGB float32 [h,w,3], dream minus source, at the working size
     dream: np.ndarray  # RGB float32 [h,w,3]
     strength: float  # root mean square of the residual that the scene began with
+    level: float  # the objective that the scene began with, or the first frame with this objective
+    goal: str  # the objective that this is of
 
 
 class VideoDreamer(Habits):
@@ -68,7 +72,8 @@ class VideoDreamer(Habits):
     `flow` is the flow method (`flow.METHODS`). A scene's first frame takes `dreamer.steps` steps an octave, later ones
     `frame_steps` at the full size and one in each smaller octave, for what is large has come along already; each is
     `frame_step` times the dreamer's step size. Nowhere may the carried residual exceed `strength` times the size it had
-    in the scene's first frame, on average around each place: what stands still does not burn in.
+    in the scene's first frame, on average around each place: what stands still does not burn in. The residual fades a
+    little while the objective is above that of the scene's first frame.
     `size` (height, width) is the size to dream at; the residual is then scaled up onto the full frame.
 
     With `target_fps` above 0, `apply` keeps that many frames a second: it chooses steps, octaves and working size, none
@@ -200,7 +205,8 @@ class VideoDreamer(Habits):
             return cv2.resize(picture, size[::-1], interpolation=cv2.INTER_LINEAR)
 
         self.last = scaled(self.last)
-        self.memory = Memory(scaled(self.memory.residual), scaled(self.memory.dream), self.memory.strength)
+        memory = self.memory
+        self.memory = replace(memory, residual=scaled(memory.residual), dream=scaled(memory.dream))
 
     def dream(self, frame: np.ndarray) -> np.ndarray:
         """Dream the next frame, RGB float32 [H,W,3] in 0..255 in and out, whatever time it takes."""
@@ -261,7 +267,7 @@ class VideoDreamer(Habits):
                 dreamed = self._ascend(small, each, _CATCH_UP * step_size)
         else:
             start = self._start(prepared, self.memory)
-            if self._effort is not None:
+            if self._effort is not None and not self.objective > self.memory.level:
                 behind = self.memory.strength / max(_rms(start - small), 1e-6)
                 step_size *= min(max(behind, 1.0), _CATCH_UP)
             if self.method == "flow":
@@ -270,7 +276,10 @@ class VideoDreamer(Habits):
                 dreamed = self._ascend(start)
         self.count += 1
         residual = np.asarray(dreamed - small)
-        self.memory = Memory(residual, dreamed, _rms(residual) if strength is None else strength)
+        goal = repr(self.dreamer.objective)
+        before = None if strength is None else self.memory
+        level = before.level if before is not None and before.goal == goal else self.objective
+        self.memory = Memory(residual, dreamed, _rms(residual) if strength is None else strength, level, goal)
         return residual
 
     def _start(self, prepared: Prepared, memory: Memory) -> np.ndarray:
@@ -287,9 +296,16 @@ class VideoDreamer(Habits):
         carried = warp(memory.residual, prepared.motion)
         carried -= np.array(cv2.mean(carried)[:3], np.float32)
         gain = np.minimum(1, self.strength * memory.strength / np.maximum(_local_rms(carried), 1e-6))
-        share = cv2.multiply(gain, prepared.trust)
+        share = cv2.multiply(gain, prepared.trust, scale=self._fading(memory))
         start = cv2.add(small, cv2.multiply(carried, cv2.merge([share, share, share])))
         return np.clip(start, 0, 255, out=start)
+
+    def _fading(self, memory: Memory) -> float:
+        """The share of the residual to go on with, so that the objective comes back to where the scene began."""
+        if memory.goal != repr(self.dreamer.objective) or not self.objective > memory.level > 0:
+            return 1.0
+        faintest = _FAINTEST * memory.strength / max(_rms(memory.residual), 1e-6)
+        return min(1.0, max(math.sqrt(memory.level / self.objective), faintest))
 
     def _ascend(
         self, start: np.ndarray, steps: Sequence[int] | None = None, step_size: float | None = None
@@ -308,11 +324,13 @@ class VideoDreamer(Habits):
 
     def memory_state(self) -> dict[str, np.ndarray]:
         """What `develop` remembers, as arrays."""
-        memory = self.memory or Memory(_none, _none, 0.0)
+        memory = self.memory or Memory(_none, _none, 0.0, 0.0, "")
         return {
             "residual": memory.residual,
             "dream": memory.dream,
             "strength": np.array(memory.strength),
+            "level": np.array(memory.level),
+            "goal": np.array(memory.goal),
             "count": np.array(self.count),
             "objective": np.array(self.objective),
         }
@@ -323,7 +341,8 @@ class VideoDreamer(Habits):
         self.cuts = CutDetector.restored(state)
         residual, self.count = state["residual"], int(state["count"])
         self.objective = float(state["objective"])
-        self.memory = Memory(residual, state["dream"], float(state["strength"])) if residual.size else None
+        scene = float(state["strength"]), float(state["level"]), str(state["goal"])
+        self.memory = Memory(residual, state["dream"], *scene) if residual.size else None
 
 
 _none = np.zeros((0, 0, 3), np.float32)
