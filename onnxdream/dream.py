@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from .autodiff.registry import RULES
-from .backends.choice import choose
+from .backends.choice import choose, resolved
 from .backends.ort import SessionCache
 from .errors import NoGradientError, OptionError, PictureError
 from .graph import inputs_of
@@ -245,6 +245,11 @@ class Dreamer:
     def provider(self, shape: tuple[int, ...]) -> str:
         """What dreams batches of this shape: ONNX Runtime's name of its provider, or OpenCV."""
         return str(self._session("objective", shape, self._tiling(shape, beside=8 * math.prod(shape))).provider)
+
+    @property
+    def engine(self) -> str:
+        """What is to run the network: a device of ONNX Runtime, or an engine that is a device of its own."""
+        return resolved(self.device)
 
     def _steps(
         self,

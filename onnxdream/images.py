@@ -298,6 +298,8 @@ def write_whole(path: Path, write: Callable[[Path], None], *, scratch: Path | No
     try:
         temporary.touch(exist_ok=False)
         write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # else a power failure could leave the name without the content
         temporary.replace(path)
     except (OSError, ValueError, cv2.error) as error:
         raise OutputError(f"{path}: cannot be written: {_reason(error)}") from error

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -522,12 +524,12 @@ def test_a_reader_that_goes_away(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 600 kB."""
+    """A disk of 800 kB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if not shutil.which("mount"):
         pytest.skip("no small disk can be made here: there is no mount")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "none", str(disk)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=800k", "none", str(disk)], capture_output=True)
     if mounted.returncode:
         pytest.skip(f"no small disk can be made here: {mounted.stderr.decode().strip()}")
     yield disk
@@ -699,12 +701,93 @@ def test_two_runs_of_one_job_do_not_mix(tmp_path: Path, look: Dreamer) -> None:
     assert names(tmp_path) == ["a.mp4", "b.mp4"]
 
 
-def test_a_workspace_that_lost_a_file_begins_anew(tmp_path: Path, look: Dreamer) -> None:
-    source, target = write_video(tmp_path / "a.mp4", clip_pictures(12)), tmp_path / "b.mp4"
-    stopped(source, target, look, 8, segment_frames=3)
-    (tmp_path / ".b.mp4.onnxdream" / "segment-00000").unlink()
-    assert job(source, target, look, segment_frames=3).resumed_frames == 0
-    assert len(times(target)) == 12
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def one_bit_turned(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def line_changed(number: int, old: bytes, new: bytes) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        lines = path.read_bytes().splitlines(keepends=True)
+        assert old in lines[number]
+        lines[number] = lines[number].replace(old, new, 1)
+        path.write_bytes(b"".join(lines))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "kept"),
+    [
+        ("segment-00002", emptied, 6),
+        ("segment-00002", cut_short, 6),
+        ("segment-00002", one_bit_turned, 6),
+        ("segment-00002", Path.unlink, 6),
+        ("segment-00001", one_bit_turned, 0),  # no state is kept to go on from before it
+        ("state-00002.npz", emptied, 6),
+        ("state-00002.npz", one_bit_turned, 6),
+        ("manifest.jsonl", line_changed(3, b"segment", b"segm\xffnt"), 6),
+        ("manifest.jsonl", line_changed(3, b'"frames"', b'"framse"'), 6),
+        ("manifest.jsonl", line_changed(3, b'"frames": 3', b'"frames": "3"'), 6),
+        ("manifest.jsonl", line_changed(3, b"{", b""), 6),
+        ("manifest.jsonl", line_changed(0, b"{", b"\xff"), 0),
+    ],
+)
+def test_what_is_damaged_is_dreamed_again(
+    tmp_path: Path, look: Dreamer, name: str, damage: Callable[[Path], None], kept: int
+) -> None:
+    source, target = write_video(tmp_path / "a.mp4", clip_pictures(16)), tmp_path / "b.mp4"
+    stopped(source, target, look, 11, segment_frames=3)
+    damage(tmp_path / ".b.mp4.onnxdream" / name)
+    with pytest.warns(UserWarning, match=f"parts of the unfinished job are damaged; {kept} frames are kept") as told:
+        result = job(source, target, look, segment_frames=3)
+    assert len(told) == 1
+    assert (result.resumed_frames, result.frames) == (kept, 16)
+    job(source, tmp_path / "c.mp4", look, segment_frames=3)
+    assert_same_film(target, tmp_path / "c.mp4")
+
+
+def test_parts_that_do_not_depend_on_each_other_are_kept(tmp_path: Path, look: Dreamer) -> None:
+    source, target = write_video(tmp_path / "a.mp4", clip_pictures(16)), tmp_path / "b.mp4"
+    options = {"segment_frames": 4, "overlap": 2}
+    stopped(source, target, look, 15, **options)
+    (tmp_path / ".b.mp4.onnxdream" / "plan.json").write_text("{}")
+    emptied(tmp_path / ".b.mp4.onnxdream" / "segment-00001")
+    with pytest.warns(UserWarning, match="8 frames are kept"):
+        result = job(source, target, look, **options)
+    assert (result.resumed_frames, result.frames) == (8, 16)
+    job(source, tmp_path / "c.mp4", look, **options)
+    assert_same_film(target, tmp_path / "c.mp4")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="files are told by their numbers on Linux")
+def test_what_the_manifest_names_is_on_the_disk_before(
+    tmp_path: Path, look: Dreamer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_video(tmp_path / "a.mp4", clip_pictures(6))
+    synced: list[str] = []
+
+    def noting(number: int, sync: Callable[[int], None] = os.fsync) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{number}")).name)
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    job(source, tmp_path / "b.mp4", look, segment_frames=3)
+    kinds = [re.sub(r"\.onnxdream-\w+(\.\w+)$", r"new\1", name) for name in synced]
+    folder, manifest, both = ".b.mp4.onnxdream", "manifest.jsonl", tmp_path.name
+    begun = [manifest, folder, both]
+    first = [".segment-00000.part", "new.npz", folder, manifest]
+    last = [".segment-00001.part", folder, manifest]
+    assert kinds == [*begun, *first, *last, "new.mp4", both]
 
 
 @pytest.mark.parametrize("options", [{"start": Fraction(60)}, {"start": Fraction(1, 5), "end": Fraction(1, 5)}])

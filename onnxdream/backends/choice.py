@@ -46,6 +46,15 @@ def choose(device: str = "auto") -> Engine:
     return CUDA if ort.resolve_device(device)[0] == "cuda" else ONNXRUNTIME
 
 
+def resolved(device: str) -> str:
+    """The device that `choose` gives for a device's name. Raises as it does."""
+    if device in _OWN:
+        return device
+    if device == "auto" and importlib.util.find_spec("onnxruntime") is None:
+        return opencv.DEVICE
+    return ort.resolve_device(device)[0]
+
+
 def device_for(backend: str, device: str) -> str:
     """The device's name for a backend's name and a device's, as the command line has them. Raises OptionError."""
     if backend not in BACKENDS:

@@ -84,7 +84,7 @@ def video(
     from ..backends.choice import device_for
     from ..video.files import Encoding
     from ..video.job import dream_video
-    from ..video.schedule import schedule, video_defaults
+    from ..video.schedule import Schedule, video_defaults
     from ..video.temporal import VideoDreamer
 
     if out == "-":
@@ -93,7 +93,7 @@ def video(
     cluster = cluster_from(ray, workers, cpus_per_worker, gpus_per_worker)
     settings = o.settings_from(video_defaults(look, preset=o.has_base(look)))
     device = device_for(backend, device)
-    dreamer_at = schedule(settings, timeline, max_memory=o.parse_bytes(max_memory), device=device, threads=threads)
+    dreamer_at = Schedule(settings, timeline, max_memory=o.parse_bytes(max_memory), device=device, threads=threads)
     encoding = Encoding(codec, crf, pix_fmt, _pairs(encoder_option or []))
     source_options = _source_options(rate, raw_size)
     temporal: dict[str, Any] = {"method": method, "flow": flow, "frame_steps": frame_steps, "strength": strength}
@@ -124,6 +124,7 @@ def video(
             resume=not restart,
             overwrite=overwrite,
             settings=stored,
+            identity=dreamer_at.identity,
             on_frame=on_frame,
             preview=preview,
             source_options=source_options,

@@ -22,10 +22,11 @@ from ..cluster import ClusterProgress, RayCluster, Report
 from ..errors import OutputError
 from ..shipment import Shipment
 from .frames import VideoSource
+from .manifest import Segment
 from .plan import Stretch
 from .segments import Recipe, Segments, Step
 from .sequences import find_pictures
-from .workspace import Segment, fingerprint, write_data
+from .workspace import fingerprint, write_data
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from .files import (
     settings_metadata,
     sink_kind,
 )
+from .identity import identity as identity_of
 from .plan import OVERLAP, Stretch
 from .segments import Recipe, Segments, Step
 from .sequences import is_there
@@ -84,6 +85,7 @@ def dream_video(
     resume: bool = True,
     overwrite: bool = False,
     settings: Mapping[str, Any] | None = None,
+    identity: Mapping[str, str] | None = None,
     on_frame: Callable[[VideoProgress], bool | None] | None = None,
     preview: Path | None = None,
     source_options: Mapping[str, Any] | None = None,
@@ -97,7 +99,8 @@ def dream_video(
     taken. The dream is made at `scale` times the source's size, or with its longer side at `longest` pixels, and
     delivered at the source's. Only each `every`-th frame takes ascent steps; the dream moves along on the others.
     `schedule` gives the Dreamer for a time in seconds, where it changes. `settings` identify the job and are stored in
-    the result. `on_frame` is called for each finished frame; when it returns False the job stops and can be resumed.
+    the result; `identity`, see there, is what else it depends on, by default that of `dreamer`. `on_frame` is called for
+    each finished frame; when it returns False the job stops and can be resumed.
     `preview` is a picture file that shows the newest frame about once a second.
 
     A segment ends at a cut when it has a quarter of `segment_frames`, and where a shot has gone on for
@@ -135,6 +138,7 @@ def dream_video(
             "encoding": repr(encoding),
             "options": [str(option) for option in options],
             "settings": dict(settings or {}),
+            **(identity or identity_of([dreamer.dreamer])),
         }
         lasting = not piped and str(source) != "-"
         beside = target
@@ -144,6 +148,7 @@ def dream_video(
             beside,
             job,
             resume=resume and lasting,
+            chain=not planned,
             unchanged=lambda segments: not planned and same_frames(segments, video.frames(start=start, end=end)),
         )
         recipe = Recipe(
@@ -232,7 +237,7 @@ class _Run:
         self.workspace.remove()
         return VideoResult(
             target=recipe.target,
-            frames=self.done,
+            frames=self.workspace.frames,
             resumed_frames=self.resumed,
             segments=len(files),
             seconds=time.perf_counter() - self.began,
@@ -294,19 +299,20 @@ class _Run:
     def _plan(self) -> Iterator[Stretch]:
         """The job's stretches, each as soon as it is known; the whole plan is kept for a resumed run."""
         path = self.workspace.folder / PLAN
-        if path.is_file():
-            yield from plan.load(path)
-            return
-        found, damage = [], None
-        try:
-            for stretch in self.recipe.plan(self.video):
-                found.append(stretch)
-                yield stretch
-        except VideoError as error:
-            damage = error
-        plan.save(path, found, str(damage) if damage else None)
+        known = plan.load(path)
+        found, damage = known or ([], None)
+        if known:
+            yield from found
+        else:
+            try:
+                for stretch in self.recipe.plan(self.video):
+                    found.append(stretch)
+                    yield stretch
+            except VideoError as error:
+                damage = str(error)
+            plan.save(path, found, damage)
         if damage:
-            raise damage
+            raise VideoError(damage)
 
     def _end_of(self, segment: Path) -> Fraction:
         """When the last frame of `segment` goes away, in seconds, if it stays as long as usual."""

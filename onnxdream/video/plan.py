@@ -111,13 +111,14 @@ def save(path: Path, found: list[Stretch], damage: str | None) -> None:
     write_data(path, text.encode())
 
 
-def load(path: Path) -> Iterator[Stretch]:
-    """The stretches of a saved plan; raises VideoError after them where the source was found damaged there."""
-    plan: dict[str, Any] = json.loads(path.read_text())
-    for stretch in plan["stretches"]:
-        yield Stretch(**{**stretch, "cuts": tuple(stretch["cuts"])})
-    if plan["damage"]:
-        raise VideoError(plan["damage"])
+def load(path: Path) -> tuple[list[Stretch], str | None] | None:
+    """What was saved; None when nothing was, or it is damaged."""
+    try:
+        plan: dict[str, Any] = json.loads(path.read_bytes())
+        found = [Stretch(**{**stretch, "cuts": tuple(stretch["cuts"])}) for stretch in plan["stretches"]]
+        return found, plan["damage"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _clock(seconds: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from ..dream import Dreamer
 from ..errors import OptionError
 from ..settings import Settings, build_dreamer
+from .identity import identity
 
 # A little smoothing: what one frame leaves in speckle, the next ones would sharpen.
 SMOOTH = 0.5
@@ -50,18 +51,24 @@ def read_timeline(path: Path, settings: Settings) -> list[tuple[Fraction, Settin
     return moments
 
 
-def schedule(
-    settings: Settings, timeline: Path | None, *, max_memory: int, device: str, threads: int
-) -> Callable[[Fraction], Dreamer]:
+class Schedule:
     """The Dreamer for a time in seconds. All are built now, so that what is wrong with one is found before any work."""
-    moments = [(Fraction(0), settings)] if timeline is None else read_timeline(timeline, settings)
-    built: dict[Settings, Dreamer] = {}
-    for _, wanted in moments:
-        if wanted not in built:
-            built[wanted] = build_dreamer(wanted, max_memory=max_memory, device=device, threads=threads)
-    times = [time for time, _ in moments]
 
-    def at(time: Fraction) -> Dreamer:
-        return built[moments[max(0, bisect_right(times, time) - 1)][1]]
+    def __init__(
+        self, settings: Settings, timeline: Path | None, *, max_memory: int, device: str, threads: int
+    ) -> None:
+        self.moments = [(Fraction(0), settings)] if timeline is None else read_timeline(timeline, settings)
+        self.built: dict[Settings, Dreamer] = {}
+        for _, wanted in self.moments:
+            if wanted not in self.built:
+                self.built[wanted] = build_dreamer(wanted, max_memory=max_memory, device=device, threads=threads)
 
-    return at
+    def __call__(self, time: Fraction) -> Dreamer:
+        """The Dreamer at `time`."""
+        place = bisect_right([moment for moment, _ in self.moments], time)
+        return self.built[self.moments[max(0, place - 1)][1]]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What its dreams depend on besides the settings, see `identity`."""
+        return identity(self.built.values(), [s.guide for s in self.built if s.guide])

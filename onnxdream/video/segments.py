@@ -23,9 +23,10 @@ from ..images import write_whole
 from .ahead import ahead
 from .files import Encoding, FrameSink, VideoFrame, VideoSource, open_sink, open_source
 from .flow import CutDetector
+from .manifest import Segment
 from .plan import Divider, Stretch, stretches
 from .temporal import Prepared, VideoDreamer
-from .workspace import FramesDigest, Segment, segment_name
+from .workspace import FramesDigest, segment_name
 
 _AHEAD = 3  # frames each stage may run before the next
 State = dict[str, np.ndarray]

@@ -187,6 +187,8 @@ class VideoSink(FrameSink):
         self._mux(None)
         with self._told():
             self._container.close()
+            with self._part.open("rb+") as file:
+                os.fsync(file.fileno())
             self._part.replace(self._whole)
 
     def discard(self) -> None:

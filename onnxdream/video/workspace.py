@@ -1,8 +1,4 @@
-"""The folder of an unfinished video job: finished segments, the state to go on from, and a manifest.
-
-The manifest has one JSON line for the job and one for each finished segment, in the order they were finished; a line
-counts once it is written whole.
-"""
+"""The folder of an unfinished video job: finished segments, the states to go on from, and a manifest."""
 
 from __future__ import annotations
 
@@ -11,9 +7,10 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +18,7 @@ from typing import IO, Any
 from ..errors import InputError, OptionError, OutputError, VideoError
 from ..images import write_whole
 from .frames import VideoFrame
+from .manifest import Manifest, Segment, digest_of, keep_entries, written
 from .sequences import find_pictures
 
 if sys.platform != "win32":
@@ -28,18 +26,7 @@ if sys.platform != "win32":
 
 
 PLAN = "plan.json"  # how the source is cut, in jobs whose segments do not depend on each other
-
-
-@dataclass
-class Segment:
-    """A finished run of frames, as the manifest knows it."""
-
-    file: str
-    frames: int
-    objective: float  # summed over the frames
-    next_frame: int  # index in the source of the frame after it
-    state: str  # file with the dreamer's state there
-    digest: str  # of the source's frames, see `FramesDigest`
+MANIFEST = "manifest.jsonl"
 
 
 def segment_name(number: int) -> str:
@@ -104,10 +91,17 @@ class Workspace:
 
     @classmethod
     def open(
-        cls, target: Path, job: Mapping[str, Any], *, resume: bool, unchanged: Callable[[list[Segment]], bool]
+        cls,
+        target: Path,
+        job: Mapping[str, Any],
+        *,
+        resume: bool,
+        chain: bool,
+        unchanged: Callable[[list[Segment]], bool],
     ) -> Workspace:
-        """The workspace of `target`, with the segments already finished.
+        """The workspace of `target`, with the segments already finished and still whole.
 
+        In a `chain` each segment goes on from the state after the one before: what follows a damaged one is lost too.
         A job's "source" may have changed when `unchanged` says of the segments that what they were made from is still
         there. Raises OptionError when anything else has, and OutputError when the folder cannot be made or another run
         is at work in it.
@@ -118,7 +112,7 @@ class Workspace:
             with workspace._told("cannot be written"):
                 if workspace.folder.is_dir():
                     workspace._hold(target)
-                if resume and workspace._restore(target, header, unchanged):
+                if resume and workspace._restore(target, header, chain, unchanged):
                     return workspace
         except InputError:
             workspace.release(keep=True)
@@ -129,7 +123,9 @@ class Workspace:
             workspace.folder.mkdir()
             workspace._hold(target)
             try:
-                workspace._append(header)
+                workspace._append(written(header))
+                keep_entries(workspace.folder)
+                keep_entries(workspace.folder.parent)
             except OSError:
                 workspace.release(keep=False)
                 raise
@@ -155,22 +151,39 @@ class Workspace:
             self._held.close()
             self._held = None
 
-    def _restore(self, target: Path, header: dict[str, Any], unchanged: Callable[[list[Segment]], bool]) -> bool:
-        """Take up the job that is there; False when there is none, or not all of its files."""
-        lines = _whole_lines(self.folder / "manifest.jsonl")
-        if not lines:
+    def _restore(
+        self, target: Path, header: dict[str, Any], chain: bool, unchanged: Callable[[list[Segment]], bool]
+    ) -> bool:
+        """Take up the job that is there; False when there is none."""
+        manifest = Manifest.read(self.folder / MANIFEST)
+        job = manifest.job
+        if job is not None:
+            changed = sorted(k for k in {*header, *job} if header.get(k) != job.get(k))
+            if changed not in ([], ["source"]):
+                raise _other_job(target, changed)
+            self.segments = self._intact(manifest.segments, chain)
+            if changed and not unchanged(self.segments):
+                raise _other_job(target, changed)
+        if manifest.damaged or self.segments != manifest.segments:
+            warnings.warn(
+                f"{target}: parts of the unfinished job are damaged; {self.frames} frames are kept, the others are "
+                "dreamed again",
+                stacklevel=2,
+            )
+        if job is None:
             return False
-        changed = sorted(k for k in {*header, *lines[0]} if header.get(k) != lines[0].get(k))
-        if changed not in ([], ["source"]):
-            raise _other_job(target, changed)
-        segments = {line["file"]: Segment(**line) for line in lines[1:]}
-        self.segments = [segments[name] for name in sorted(segments)]
-        if not all((self.folder / name).is_file() for name in self._known()):
-            return False
-        if changed and not unchanged(self.segments):
-            raise _other_job(target, changed)
         self._forget_unfinished(header)
         return True
+
+    def _intact(self, segments: list[Segment], chain: bool) -> list[Segment]:
+        """Those of `segments` that are whole; of a chain, those up to the last one that can be gone on from."""
+        whole = [s for s in segments if s.file_digest and digest_of(self.folder / s.file) == s.file_digest]
+        if not chain:
+            return whole
+        whole = [s for n, s in enumerate(whole) if s.file == segment_name(n)]
+        while whole and whole[-1].state and digest_of(self.folder / whole[-1].state) != whole[-1].state_digest:
+            whole.pop()
+        return whole
 
     @property
     def frames(self) -> int:
@@ -182,16 +195,21 @@ class Workspace:
         return [self.folder / s.file for s in self.segments]
 
     def add(self, segment: Segment) -> None:
-        """Note a finished segment; its files must be whole on the disk. Raises OutputError."""
+        """Note a finished segment; its files must be whole. Raises OutputError."""
+        with self._told("cannot be written"):
+            state_digest = digest_of(self.folder / segment.state) if segment.state else ""
+            segment = replace(segment, file_digest=digest_of(self.folder / segment.file), state_digest=state_digest)
+            keep_entries(self.folder)
         # In memory first: an interruption now must not make the folder look empty.
-        self.segments = sorted([*self.segments, segment], key=lambda s: s.file)
+        before = self.segments
+        self.segments = sorted([*(s for s in before if s.file != segment.file), segment], key=lambda s: s.file)
         try:
             with self._told("cannot be written"):
-                self._append(asdict(segment))
+                self._append(written(None, [segment]))
         except OutputError:
-            self.segments.remove(segment)
+            self.segments = before
             raise
-        for old in self.segments[:-1]:
+        for old in self.segments[:-2]:  # of two, for the last segment may be damaged one day
             if old.state:
                 (self.folder / old.state).unlink(missing_ok=True)
 
@@ -200,7 +218,9 @@ class Workspace:
         return {segment_name(n) for n in range(number, number + count)} <= {s.file for s in self.segments}
 
     def remove(self) -> None:
-        """Delete the folder."""
+        """Delete the folder, once the disk keeps the result beside it."""
+        if self.folder.is_dir():
+            keep_entries(self.folder.parent)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextmanager
@@ -210,28 +230,24 @@ class Workspace:
         except OSError as error:
             raise OutputError(f"{self.folder}: {what}: {error.strerror or error}") from error
 
-    def _append(self, line: Mapping[str, Any]) -> None:
-        with (self.folder / "manifest.jsonl").open("a") as manifest:
-            manifest.write(json.dumps(line) + "\n")
+    def _append(self, lines: str) -> None:
+        with (self.folder / MANIFEST).open("a") as manifest:
+            manifest.write(lines)
             manifest.flush()
             os.fsync(manifest.fileno())
 
     def _known(self) -> set[str]:
         """The files that count."""
-        known = {"manifest.jsonl", *(s.file for s in self.segments)}
-        known |= {PLAN} if (self.folder / PLAN).is_file() else set()
-        return known | {s.state for s in self.segments[-1:] if s.state}
+        return {MANIFEST, PLAN, "lock", *(s.file for s in self.segments), *(s.state for s in self.segments[-2:])}
 
     def _forget_unfinished(self, header: Mapping[str, Any]) -> None:
-        known = self._known() | {"lock"}
+        known = self._known()
         for path in self.folder.iterdir():
             if path.name not in known:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
         # Written anew, for a line that was cut off must not run into the next one.
-        lines = [header, *map(asdict, self.segments)]
-        temporary = self.folder / "manifest.tmp"
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        temporary.replace(self.folder / "manifest.jsonl")
+        write_data(self.folder / MANIFEST, written(header, self.segments).encode())
+        keep_entries(self.folder)
 
 
 def _other_job(target: Path, changed: list[str]) -> OptionError:
@@ -239,18 +255,3 @@ def _other_job(target: Path, changed: list[str]) -> OptionError:
         f"{target}: an unfinished job with other settings is there ({', '.join(changed)} changed); "
         "use the same settings to go on, or --restart to begin anew"
     )
-
-
-def _whole_lines(manifest: Path) -> list[dict[str, Any]]:
-    """The manifest's lines that were written whole."""
-    if not manifest.is_file():
-        return []
-    lines = []
-    for text in manifest.read_text().splitlines(keepends=True):
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-        if not text.endswith("\n"):
-            lines.pop()
-    return lines
