@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
 import shutil
@@ -17,8 +18,9 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from conftest import DATA
+from conftest import DATA, ROOT
 from onnxdream.video.files import open_source, read_video_settings
+from test_video_files import write_video
 
 CLIP = DATA / "clip.mp4"
 COMMAND = [sys.executable, "-m", "onnxdream.cli.app", "video"]
@@ -77,13 +79,21 @@ def test_the_record_and_the_settings_inside(whole: tuple[Path, dict]) -> None:
     assert read_video_settings(out)["layers"] == ["fire3"]
 
 
-def kill_after(delay: float, out: Path) -> None:
-    process = subprocess.Popen([*COMMAND, str(CLIP), "-o", str(out), *LOOK], stderr=subprocess.DEVNULL)
-    try:
-        process.wait(delay)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+def lines_in(manifest: Path) -> int:
+    return manifest.read_bytes().count(b"\n") if manifest.is_file() else 0
+
+
+def killed(out: Path, segments: int, *more: str, by: signal.Signals = signal.SIGKILL) -> subprocess.Popen[str]:
+    """A job that was killed once so many more segments were finished; it has not ended by then."""
+    manifest = out.parent / f".{out.name}.onnxdream" / "manifest.jsonl"
+    wanted = max(1, lines_in(manifest)) + segments
+    command = [*COMMAND, str(CLIP), "-o", str(out), *LOOK, *more]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and lines_in(manifest) < wanted:
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()
+    process.send_signal(by)
+    return process
 
 
 def assert_same(first: Path, second: Path) -> None:
@@ -95,12 +105,7 @@ def assert_same(first: Path, second: Path) -> None:
 
 def test_a_killed_job_goes_on_and_ends_the_same(whole: tuple[Path, dict], tmp_path: Path) -> None:
     out = tmp_path / "out.mp4"
-    manifest = tmp_path / ".out.mp4.onnxdream" / "manifest.jsonl"
-    process = subprocess.Popen([*COMMAND, str(CLIP), "-o", str(out), *LOOK], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (manifest.is_file() and len(manifest.read_text().splitlines()) >= 3):
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
+    killed(out, 2).wait()
     assert not out.exists()
     record = json.loads(dream(CLIP, out, "--json").stdout)
     assert record["resumed_frames"] >= 16
@@ -109,45 +114,49 @@ def test_a_killed_job_goes_on_and_ends_the_same(whole: tuple[Path, dict], tmp_pa
 
 
 @pytest.mark.slow
-def test_twenty_random_kills(whole: tuple[Path, dict], tmp_path: Path) -> None:
-    out = tmp_path / "out.mp4"
+def test_twenty_random_kills(tmp_path: Path) -> None:
+    """One job of 96 segments, killed twenty times at any moment after it has got further."""
+    clip = frames_of(CLIP)
+    source = write_video(tmp_path / "long.mp4", [*clip, *clip[::-1]] * 2)
+    out, whole, options = tmp_path / "out.mp4", tmp_path / "whole.mp4", ["--segment-frames", "2"]
+    dream(source, whole, *options)
     rng = random.Random(0)
-    kills = 0
-    while not out.exists() and kills < 20:
-        kill_after(rng.uniform(0.3, 3.5), out)
-        kills += 1
-    while kills < 20:  # finished early: the rest of the kills hit jobs begun anew
-        out.unlink(missing_ok=True)
-        while not out.exists() and kills < 20:
-            kill_after(rng.uniform(0.3, 3.5), out)
-            kills += 1
-    out.exists() or dream(CLIP, out)
-    assert_same(out, whole[0])
+    manifest = tmp_path / ".out.mp4.onnxdream" / "manifest.jsonl"
+    reached = [0]
+    for _ in range(20):
+        command = [*COMMAND, str(source), "-o", str(out), *LOOK, *options]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while process.poll() is None and lines_in(manifest) - 1 <= reached[-1]:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.15))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "it was to be killed before its end"
+        assert lines_in(manifest) - 1 > reached[-1]
+        reached.append(lines_in(manifest) - 1)
+    assert not out.exists()
+    record = json.loads(dream(source, out, *options, "--json").stdout)
+    assert record["resumed_frames"] == 2 * reached[-1]
+    for ours, theirs in zip(frames_of(out), frames_of(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert times_of(out) == times_of(whole)
     assert leftovers(tmp_path) == []
 
 
 def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
     out = tmp_path / "out.mp4"
     manifest = tmp_path / ".out.mp4.onnxdream" / "manifest.jsonl"
-    process = subprocess.Popen([*COMMAND, str(CLIP), "-o", str(out), *LOOK], stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not (manifest.is_file() and len(manifest.read_text().splitlines()) >= 2):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process = killed(out, 1, by=signal.SIGINT)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert not out.exists()
-    assert len(manifest.read_text().splitlines()) >= 2
+    assert lines_in(manifest) >= 2
 
 
 def test_changed_settings_on_resume_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "out.mp4"
     manifest = tmp_path / ".out.mp4.onnxdream" / "manifest.jsonl"
-    process = subprocess.Popen([*COMMAND, str(CLIP), "-o", str(out), *LOOK], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (manifest.is_file() and len(manifest.read_text().splitlines()) >= 2):
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
+    killed(out, 1).wait()
     before = manifest.read_text()
     refused = dream(CLIP, out, "--seed", "7", check=False)
     assert refused.returncode == 2
@@ -157,6 +166,34 @@ def test_changed_settings_on_resume_are_refused(tmp_path: Path) -> None:
     assert manifest.read_text() == before
     dream(CLIP, out, "--seed", "7", "--restart")
     assert len(frames_of(out)) == len(frames_of(CLIP))
+
+
+def test_another_network_guide_or_engine_on_resume_is_refused(tmp_path: Path) -> None:
+    out, guide, network = tmp_path / "out.mp4", tmp_path / "guide.png", tmp_path / "mine.onnx"
+    frames = frames_of(CLIP)
+    iio.imwrite(guide, frames[0])
+    shutil.copy(ROOT / "models" / "squeezenet1_1.onnx", network)
+    card = json.loads((ROOT / "models" / "squeezenet1_1.json").read_text())
+    network.with_suffix(".json").write_text(json.dumps({**card, "labels": []}))
+    options = ["-m", str(network), "--guide", str(guide), "--end", "1.2"]
+    killed(out, 1, *options).wait()
+
+    def refused(what: str, *more: str) -> None:
+        done = dream(CLIP, out, *options, *more, check=False)
+        assert done.returncode == 2, done.stderr
+        assert f"other settings is there ({what} changed)" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+    refused("engine", "--backend", "opencv")
+    if importlib.util.find_spec("openvino"):
+        refused("engine", "--device", "openvino")
+    iio.imwrite(guide, frames[-1])
+    refused("guide")
+    iio.imwrite(guide, frames[0])
+    network.with_suffix(".json").write_text(json.dumps({**card, "labels": [], "title": "another"}))
+    refused("network")
+    network.with_suffix(".json").write_text(json.dumps({**card, "labels": []}))
+    assert json.loads(dream(CLIP, out, *options, "--threads", "1", "--json").stdout)["resumed_frames"] >= 8
 
 
 def test_an_existing_result_is_not_overwritten(tmp_path: Path) -> None:
