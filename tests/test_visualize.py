@@ -301,6 +301,14 @@ def test_grids_for_notebooks(rocket: np.ndarray) -> None:
         onnxdream.show(tiles, ["a", "b"])
     with pytest.raises(OptionError, match="no pictures"):
         onnxdream.show([])
+    activations = RNG.normal(0, 9, (3, 13, 13)).astype(np.float32)
+    activations[0, 0, 0] = np.nan
+    maps = np.asarray(onnxdream.show(activations, columns=3))
+    assert maps.shape == (136, 4 + 3 * 132, 3)
+    assert maps.max() > 200
+    for wrong in (tiles[0].astype(np.float32)[None], activations[:, 0, 0], tiles[0][None].astype(np.int64)):
+        with pytest.raises(OptionError, match="uint8"):
+            onnxdream.show(wrong)
 
 
 @pytest.mark.slow

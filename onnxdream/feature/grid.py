@@ -27,25 +27,20 @@ def show(
 ) -> Image.Image:
     """Pictures uint8 [n,H,W,3] RGB as one labelled grid; a notebook shows what is returned.
 
-    `columns` is chosen so that the grid is about square where it is None. Raises OptionError for labels that do not fit
-    the pictures, and PictureError for a grid beyond 65,000 pixels a side.
+    Activations, float [n,h,w], are drawn by `maps`. `columns` is chosen so that the grid is about square where it is
+    None. Raises OptionError for arrays that are neither and labels that do not fit, and PictureError for a grid beyond
+    65,000 pixels a side.
     """
-    tiles = [np.asarray(picture) for picture in pictures]
+    tiles = [_tile(np.asarray(picture)) for picture in pictures]
     if not tiles:
         raise OptionError("there are no pictures to show")
     if labels and len(labels) != len(tiles):
         raise OptionError(f"{len(labels)} labels for {len(tiles)} pictures; give one each")
-    if columns is not None and columns < 1:
-        raise OptionError(f"columns is {columns}; it must be at least 1")
     height, width = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
-    columns = min(len(tiles), columns or math.ceil(math.sqrt(len(tiles) * height / width)))
-    rows = math.ceil(len(tiles) / columns)
-    text = max(10, min(18, width // 9))
+    columns, size = layout(len(tiles), (height, width), columns, gap=gap, labelled=bool(labels))
+    text = _text(width)
     line = text + 6 if labels else 0
-    size = (gap + columns * (width + gap), gap + rows * (height + line + gap))
-    if max(size) > _LARGEST:
-        raise PictureError(f"a grid of {len(tiles)} pictures would be {size[0]}x{size[1]}; show fewer or smaller ones")
-    grid = Image.new("RGB", size, _BACKGROUND)
+    grid = Image.new("RGB", size[::-1], _BACKGROUND)
     pen, font = ImageDraw.Draw(grid), ImageFont.load_default(text)
     for position, tile in enumerate(tiles):
         row, column = divmod(position, columns)
@@ -56,27 +51,74 @@ def show(
     return grid
 
 
+def layout(
+    count: int, tile: tuple[int, int], columns: int | None = None, *, gap: int = 4, labelled: bool = True
+) -> tuple[int, tuple[int, int]]:
+    """The columns of a grid of `count` tiles, each of (height, width), and its size (height, width).
+
+    Raises OptionError for columns that cannot be, and PictureError for a grid beyond 65,000 pixels a side.
+    """
+    if columns is not None and columns < 1:
+        raise OptionError(f"columns is {columns}; it must be at least 1")
+    height, width = tile
+    columns = min(count, columns or math.ceil(math.sqrt(count * height / width)))
+    line = _text(width) + 6 if labelled else 0
+    return columns, _checked(gap + math.ceil(count / columns) * (height + line + gap), gap + columns * (width + gap))
+
+
+def _text(width: int) -> int:
+    """The height of the labels under tiles of `width` pixels."""
+    return max(10, min(18, width // 9))
+
+
+def _checked(height: int, width: int) -> tuple[int, int]:
+    if max(height, width) > _LARGEST:
+        raise PictureError(
+            f"the grid would be {width}x{height}, beyond {_LARGEST:,} a side; show fewer or smaller tiles"
+        )
+    return height, width
+
+
+def _tile(array: np.ndarray) -> np.ndarray:
+    """A picture uint8 as it is, an activation [h,w] as a map."""
+    if array.dtype.kind == "f" and array.ndim == 2 and array.size:
+        return maps(array[None])[0]
+    if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.size:
+        return array
+    raise OptionError(
+        "show() takes pictures uint8 [n,H,W,3] RGB in 0..255, or activations float [n,h,w]; one of these is "
+        f"{array.dtype} {list(array.shape)}"
+    )
+
+
+def map_size(shape: tuple[int, ...], tile: int) -> tuple[int, int]:
+    """The size (height, width) of what has `shape`, its longer side brought to `tile` pixels."""
+    scale = tile / max(shape)
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
 def maps(
     answer: np.ndarray, *, colors: str = "viridis", tile: int = 128, over: np.ndarray | None = None
 ) -> list[np.ndarray]:
     """Channels [n,h,w] as pictures uint8 [H,W,3], each from its own lowest to its highest value.
 
-    The longer side becomes `tile` pixels. With `over`, a picture uint8 [H,W,3], the map is laid over it: the picture
-    shows where the channel answers, and is dark elsewhere. Raises OptionError for an unknown colour map.
+    The longer side becomes `tile` pixels; what is no number is shown as the lowest. With `over`, a picture uint8
+    [H,W,3], the map is laid over it: the picture shows where the channel answers, and is dark elsewhere. Raises
+    OptionError for an unknown colour map.
     """
     if colors not in COLORMAPS:
         raise OptionError(f"unknown colours {colors!r}; there are {', '.join(COLORMAPS)}")
-    shape = over.shape[:2] if over is not None else answer.shape[1:]
-    scale = tile / max(shape)
-    size = (max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale)))
+    size = map_size(over.shape[:2] if over is not None else answer.shape[1:], tile)[::-1]
     below = None if over is None else cv2.resize(over, size, interpolation=cv2.INTER_AREA).astype(np.float32)
     pictures = []
     for channel in answer:
-        low, high = float(channel.min()), float(channel.max())
+        finite = channel[np.isfinite(channel)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
         unit = (channel - low) / (high - low) if high > low else np.zeros_like(channel)
         # Smooth over a picture; as the numbers are, in squares, alone.
         method = cv2.INTER_NEAREST if below is None else cv2.INTER_CUBIC
-        unit = np.clip(cv2.resize(unit.astype(np.float32), size, interpolation=method), 0, 1)
+        unit = np.nan_to_num(unit.astype(np.float32), nan=0.0, posinf=1.0, neginf=0.0)
+        unit = np.clip(cv2.resize(unit, size, interpolation=method), 0, 1)
         colored = _colored(unit, COLORMAPS[colors])
         if below is not None:
             share = unit[..., None]
@@ -89,7 +131,7 @@ def bars(values: np.ndarray, labels: Sequence[str], *, width: int = 640) -> Imag
     """Values [n] as horizontal bars with their labels, for layers without places; negative ones go left of the zero."""
     line, text = 22, 13
     named = [f"{label}" for label in labels]
-    picture = Image.new("RGB", (width, line * len(named) + 8), _BACKGROUND)
+    picture = Image.new("RGB", _checked(line * len(named) + 8, width)[::-1], _BACKGROUND)
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(text)
     left, right = width * 2 // 5, width - 80
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
