@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,9 +20,10 @@ from onnx import save
 
 from conftest import DATA
 from onnxdream.images import read_settings
-from small import classifier, command, conv, network, onnxdream, weights
+from small import classifier, command, conv, network, node, onnxdream, weights
 
 ROCKET = DATA / "rocket.jpg"
+PARTS = ("squeeze1x1", "expand1x1", "expand3x3")
 QUICK = ("--steps", 8, "--size", 48)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -63,7 +65,7 @@ def test_visualize(tmp_path: Path) -> None:
     assert [p["label"] for p in record["pictures"]] == ["0", "1", "2", "3", "4"]
     assert all(p["objective"] > 0 for p in record["pictures"])
     assert read_settings(tmp_path / "g.png")["objectives"][4] == "channel(fire3, 4)"
-    cat = good("visualize", "squeezenet1_1", "--class", "tabby cat", *QUICK, "--size", 64, folder=tmp_path)
+    cat = good("visualize", "squeezenet1_1", "--class", "tabby", "--class", 281, *QUICK, "--size", 64, folder=tmp_path)
     assert cat["objectives"] == ["neuron(logits, 281)"]
     assert (tmp_path / "squeezenet1_1-logits.png").is_file()
 
@@ -84,6 +86,75 @@ def test_visualize_in_other_ways(tmp_path: Path) -> None:
         "squeezenet1_1-fire2-2.png",
     ]
     assert iio.imread(tmp_path / "single" / "squeezenet1_1-fire2-1.png").shape == (48, 48, 3)
+    labels("--channels", "3,3", "-l", "fire2", "-o", "made/")
+    assert [p.name for p in (tmp_path / "made").iterdir()] == ["squeezenet1_1-fire2-3.png"]
+
+
+def test_interrupted_single_pictures_are_there(tmp_path: Path) -> None:
+    arguments = ("visualize", "squeezenet1_1", "-l", "fire4", "--channels", "0-63", "--size", 64, "-o", "single/")
+    process = subprocess.Popen(
+        command(*arguments, "--steps", 40), cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    until = time.monotonic() + 120
+    while not list((tmp_path / "single").glob("*.png")) and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, stderr
+    made = list((tmp_path / "single").iterdir())
+    assert 0 < len(made) < 64
+    for path in made:
+        assert iio.imread(path).shape == (64, 64, 3)
+        assert read_settings(path)["objectives"] == [f"channel(fire4, {path.stem.rpartition('-')[2]})"]
+
+
+def test_channels_that_stay_shut_are_named(tmp_path: Path) -> None:
+    shut = {"w_out": -np.abs(weights(6, 8, 3, 3))}
+    shut["w_out"][0] *= -1
+    save(network([*conv("x", "a"), *conv("a", "out")], w_a=weights(8, 3, 3, 3), **shut), tmp_path / "shut.onnx")
+    done = onnxdream("visualize", "shut.onnx", "-l", "out", *QUICK, "-o", "s.png", folder=tmp_path)
+    assert "note: nothing found for 1, 2, 3, 4, 5 of out: shut everywhere" in done.stderr
+    assert good("visualize", "shut.onnx", "-l", "out", *QUICK, "-o", "s.png", folder=tmp_path)["pictures"][1] == {
+        "label": "1",
+        "objective": 0,
+    }
+
+
+def test_what_is_no_number_is_null_or_an_error(tmp_path: Path) -> None:
+    nodes = [*conv("x", "a"), node("Log", ["a_before"], "out")]
+    save(network(nodes, w_a=weights(8, 3, 3, 3)), tmp_path / "log.onnx")
+    record = good("visualize", "log.onnx", "-l", "out", *QUICK, "--channels", 1, "-o", "l.png", folder=tmp_path)
+    assert record["pictures"] == [{"label": "1", "objective": None}]
+    done = onnxdream("activations", ROCKET, "-m", "log.onnx", "-l", "out", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "error: layer out of log gives numbers that are not finite; choose another layer"
+    )
+
+
+def test_names_that_are_too_long_are_shortened(tmp_path: Path) -> None:
+    name = "a/" + "very/" * 60 + "long"
+    save(network(conv("x", name), outputs=(name,), **{f"w_{name}": weights(4, 3, 3, 3)}), tmp_path / "long.onnx")
+    output = good("visualize", "long.onnx", "-l", name, *QUICK, folder=tmp_path)["output"]
+    assert (tmp_path / output).is_file()
+    assert good("visualize", "long.onnx", "-l", name, *QUICK, "-o", "each/", folder=tmp_path)["output"] == "each"
+    assert len(list((tmp_path / "each").iterdir())) == 4
+    many = [f"fire{number}" for number in (2, 3, 4, 5, 6, 7, 8)] + [f"fire{n}/{p}" for n in (2, 3) for p in PARTS]
+    named = [part for layer in many for part in ("-l", layer)]
+    output = good("visualize", "squeezenet1_1", *named, "--channels", 1, "--steps", 1, "--size", 64, folder=tmp_path)
+    assert output["output"] == "squeezenet1_1-fire2-and-12-more.png"
+
+
+def test_classes_have_signs_and_numbers(strange: Path) -> None:
+    (strange / "fixed.json").write_text(
+        json.dumps(
+            {"preprocessing": {"channels": "RGB", "mean": [0] * 3, "std": [255] * 3}, "labels": ["hen", "b", "c"]}
+        )
+    )
+    both = ("visualize", "fixed.onnx", "--class", "hen", "--class", 7, "--sign", "both", *QUICK, "-o", "c.png")
+    labels = [picture["label"] for picture in good(*both, folder=strange)["pictures"]]
+    (strange / "fixed.json").unlink()
+    assert labels == ["0", "-0", "7", "-7"]
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +168,7 @@ def strange(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(classifier(size=("N", 3, 48, 64)), folder / "fixed.onnx")
     (folder / "text.png").write_text("no picture")
     (folder / "empty").mkdir()
+    (folder / "folder.npz").mkdir()
     (folder / "full").mkdir()
     (folder / "full" / "mine.txt").write_text("precious")
     (folder / "texts").mkdir()
@@ -123,11 +195,13 @@ def test_thousands_of_channels_and_no_labels(strange: Path) -> None:
         ("visualize squeezenet1_1 -l fire5 --channels 256", "channels 0 to 255"),
         ("visualize squeezenet1_1 -l fire55", "did you mean"),
         ("visualize squeezenet1_1 --class tabbi", "did you mean tabby"),
+        ("visualize squeezenet1_1 --class 'hen house'", "did you mean hen"),
+        ("visualize squeezenet1_1 --class 'tabby dog'", "did you mean tabby"),
         ("visualize squeezenet1_1 --class 1000", "no class"),
         ("visualize fixed.onnx --class tabby", "no class names"),
         ("visualize squeezenet1_1 -l fire8 --size 16", "at least"),
         ("visualize squeezenet1_1 --recipe soup", "fourier, maco, pixel"),
-        ("visualize squeezenet1_1 --spectrum full", "for the recipe maco"),
+        ("visualize squeezenet1_1 --spectrum full", "for --recipe maco"),
         ("visualize squeezenet1_1 --recipe maco --spectrum empty", "holds no pictures"),
         ("visualize squeezenet1_1 --objective joy", "channel, neuron, cosine, layer"),
         ("visualize squeezenet1_1 --sign up", "positive, negative, both"),
@@ -135,6 +209,32 @@ def test_thousands_of_channels_and_no_labels(strange: Path) -> None:
         ("visualize squeezenet1_1 -l fire5 --channels 1 --diversity 40", "between 2 and 16"),
         ("visualize squeezenet1_1 -l logits --channels 1 --diversity 2 --steps 8 --size 64", "no places"),
         ("visualize squeezenet1_1 --class tabby --channels 3", "choose one"),
+        ("visualize squeezenet1_1 --class hen --neuron", "--class and --neuron"),
+        ("visualize squeezenet1_1 --class hen --objective cosine", "--class and --objective"),
+        ("visualize squeezenet1_1 -l fire5 --class hen", "has 256 channels, not one for each class"),
+        ("visualize fixed.onnx --class 10", "classes are 0 to 9"),
+        ("visualize squeezenet1_1 --interpolate 1,2 --sign both", "--interpolate and --sign"),
+        ("visualize squeezenet1_1 --interpolate 1,1", "two channels"),
+        ("visualize squeezenet1_1 --neuron --objective cosine", "--neuron and --objective"),
+        ("visualize squeezenet1_1 --objective layer --channels 3", "--objective layer and --channels"),
+        ("visualize squeezenet1_1 --frames 5", "--frames is for --interpolate"),
+        ("visualize squeezenet1_1 --interpolate 1,2 --frames 0", "frames is 0"),
+        ("visualize squeezenet1_1 --diversity-weight 2", "for --diversity"),
+        ("visualize wide.onnx -l out --channels all --size 4096 --columns 1", "beyond 65,000"),
+        ("visualize wide.onnx -l out --channels 0-99 --size 256 --columns 100 -o g.webp", "more than .webp can hold"),
+        ("visualize squeezenet1_1 -o nowhere/new/", "no folder nowhere"),
+        ("visualize squeezenet1_1 -o text.png/", "is a file"),
+        ("visualize squeezenet1_1 -o full --columns 3", "for one grid"),
+        (f"visualize squeezenet1_1 -o {'x' * 300}.png", "File name too long"),
+        (f"activations {ROCKET} -o {'x' * 300}.png", "File name too long"),
+        (f"activations {ROCKET} -m wide.onnx -l out --tile 2048 --top 512 --columns 1", "beyond 65,000"),
+        (
+            f"activations {ROCKET} -m wide.onnx -l out --tile 400 --top 100 --columns 50 -o g.webp",
+            "more than .webp can hold",
+        ),
+        (f"activations {ROCKET} -l logits --overlay", "no places"),
+        (f"activations {ROCKET} --npz nowhere/x.npz", "nowhere/x.npz: there is no folder nowhere"),
+        (f"activations {ROCKET} --npz folder.npz", "folder.npz: is a folder"),
         ("visualize squeezenet1_1 --start text.png", "text.png"),
         ("visualize squeezenet1_1 -o nowhere/g.png", "nowhere"),
         ("visualize squeezenet1_1 -o g.xyz", ".xyz"),
@@ -153,7 +253,7 @@ def test_thousands_of_channels_and_no_labels(strange: Path) -> None:
 )
 def test_bad_input_is_one_clear_line(strange: Path, arguments: str, says: str) -> None:
     before = sorted(strange.rglob("*"))
-    done = onnxdream(*arguments.split(), "--quiet", folder=strange)
+    done = onnxdream(*shlex.split(arguments), "--quiet", folder=strange)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert done.stderr.startswith("error: ")

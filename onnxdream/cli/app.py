@@ -11,7 +11,7 @@ import typer
 
 from .. import __version__, zoo
 from ..errors import OnnxDreamError
-from . import atlas, bench, export, image, live, look, video, visualize
+from . import activations, atlas, bench, export, image, live, look, video, visualize
 from .cluster import RayCommand
 from .terminal import download_bar, error_line, note_line
 
@@ -29,7 +29,7 @@ app.command("video", cls=RayCommand)(video.video)
 app.command("live")(live.live)
 app.command("compare")(video.compare)
 app.command("export")(export.export)
-app.command("activations")(visualize.activations)
+app.command("activations")(activations.activations)
 app.command("visualize")(visualize.visualize)
 app.command("atlas", cls=RayCommand)(atlas.atlas)
 app.command("models")(look.models)

@@ -1,9 +1,11 @@
-"""`onnxdream activations` and `visualize`: what a network sees in a picture, and what it learned to see."""
+"""`onnxdream visualize`: pictures of what a network learned to see."""
 
 from __future__ import annotations
 
-import re
+import math
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +15,12 @@ from rich.markup import escape
 from ..errors import OptionError
 from . import options as o
 from . import terminal
+from .outputs import check_file, check_folder, counted, default_name, is_folder, make_folder, plain, write_grid
 from .terminal import line, note_line, print_json, progress_bar
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..feature.visualize import Climb, Visualizer
     from ..feature.wanted import Wanted
     from ..model import Model
@@ -26,68 +31,6 @@ ModelArgument = Annotated[str, typer.Argument(help="A network's name or an ONNX 
 RecipeOption = Annotated[str, typer.Option(help="fourier, maco or pixel.", rich_help_panel=_HOW)]
 StepsOption = Annotated[int, typer.Option(help="Ascent steps.", rich_help_panel=_HOW)]
 SeedOption = Annotated[int, typer.Option(help="Same seed, same pictures.", rich_help_panel=_HOW)]
-
-
-def activations(
-    picture: Annotated[Path, typer.Argument(help="A picture.")],
-    *,
-    layer: Annotated[str | None, typer.Option("--layer", "-l", help="The layer. [a recommended one]")] = None,
-    model: o.ModelOption = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The grid. [NAME-LAYER.png]")] = None,
-    channels: Annotated[str | None, typer.Option(metavar="3,5-8", help="Only these channels.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="Only the strongest.")] = 16,
-    colors: Annotated[str, typer.Option(help="grey, viridis, magma, inferno or turbo.")] = "viridis",
-    overlay: Annotated[bool, typer.Option("--overlay", help="Lay the activations over the picture.")] = False,
-    npz: Annotated[Path | None, typer.Option(help="Write the raw numbers of all channels here.")] = None,
-    size: Annotated[int, typer.Option(min=16, help="Bring the longer side down to this many pixels first.")] = 384,
-    tile: Annotated[int, typer.Option(min=16, max=2048, help="Pixels of a tile's longer side.")] = 160,
-    columns: Annotated[int | None, typer.Option(min=1, help="Tiles in a row.")] = None,
-    device: o.DeviceOption = "auto",
-    offline: o.OfflineOption = False,
-    as_json: o.JsonOption = False,
-    quiet: o.QuietOption = False,
-) -> None:
-    """Show what the channels of a layer answer to a picture, strongest first."""
-    import numpy as np
-
-    from .. import catalog, images
-    from ..feature import grid
-    from ..feature.activations import activations as compute
-    from ..feature.activations import strength
-    from ..feature.wanted import channel_label, chosen_channels
-    from ..model import load_model
-
-    loaded = load_model(model or catalog.DEFAULT)
-    name = layer or loaded.default_layer()
-    target = out or Path(f"{picture.stem}-{name.replace('/', '_')}.png")
-    images.check_writable(target)
-    if npz is not None:
-        _check_npz(npz)
-    if colors not in grid.COLORMAPS:
-        raise OptionError(f"unknown colours {colors!r}; there are {', '.join(grid.COLORMAPS)}")
-    rgb = images.read_picture(picture).rgb
-    picked = chosen_channels(loaded, name, channels or "all")
-    answer = compute(loaded, rgb, name, longest=size, device=device)
-    strengths = strength(answer)
-    order = sorted(picked, key=lambda c: -float(strengths[c]))[:top]
-    labels = [channel_label(loaded, name, c) for c in order]
-    if answer.ndim == 1:
-        shown = grid.bars(answer[order], labels)
-    else:
-        over = np.rint(np.clip(rgb, 0, 255)).astype(np.uint8) if overlay else None
-        tiles = grid.maps(answer[order], colors=colors, tile=tile, over=over)
-        shown = grid.show(
-            tiles, [f"{t}: {strengths[c]:.3g}" for t, c in zip(labels, order, strict=True)], columns=columns
-        )
-    _write(target, shown, {"model": loaded.name, "layer": name, "channels": [int(c) for c in order]})
-    if npz is not None:
-        images.write_whole(npz, lambda to: _save_npz(to, activation=answer, mean=strengths, order=np.array(order)))
-    if as_json:
-        strongest = [{"channel": int(c), "mean": float(strengths[c])} for c in order]
-        print_json({"model": loaded.name, "layer": name, "shape": list(answer.shape), "strongest": strongest,
-                    "output": str(target), "npz": str(npz) if npz else None})  # fmt: skip
-    elif not quiet:
-        line(f"[green]{escape(str(target))}[/]", f"{len(order)} of {answer.shape[0]} channels of {name}")
 
 
 def visualize(
@@ -104,24 +47,28 @@ def visualize(
         list[str] | None, typer.Option("--class", help="A class by name or number; repeatable.", rich_help_panel=_WHAT)
     ] = None,
     objective: Annotated[
-        str, typer.Option(help="channel, neuron, cosine or layer.", rich_help_panel=_WHAT)
-    ] = "channel",
+        str | None, typer.Option(help="channel, neuron, cosine or layer. [channel]", rich_help_panel=_WHAT)
+    ] = None,
     neuron: Annotated[
         bool, typer.Option("--neuron", help="The neuron in the middle: --objective neuron.", rich_help_panel=_WHAT)
     ] = False,
     sign: Annotated[
-        str, typer.Option(help="positive, negative or both: what excites, what inhibits.", rich_help_panel=_WHAT)
-    ] = "positive",
+        str | None,
+        typer.Option(help="positive, negative or both: what excites, what inhibits. [positive]", rich_help_panel=_WHAT),
+    ] = None,
     diversity: Annotated[
         int, typer.Option(min=0, metavar="N", help="N pictures unlike each other of each.", rich_help_panel=_WHAT)
     ] = 0,
-    diversity_weight: Annotated[float, typer.Option(min=0, help="How unlike.", rich_help_panel=_WHAT)] = 0.3,
+    diversity_weight: Annotated[
+        float | None, typer.Option(min=0, help="How unlike. [0.3]", rich_help_panel=_WHAT)
+    ] = None,
     interpolate: Annotated[
         str | None, typer.Option(metavar="A,B", help="The way from channel A to B.", rich_help_panel=_WHAT)
     ] = None,
-    frames: Annotated[int, typer.Option(help="Pictures on that way.", rich_help_panel=_WHAT)] = 7,
+    frames: Annotated[int | None, typer.Option(help="Pictures on that way. [7]", rich_help_panel=_WHAT)] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The grid, or a folder for single ones. [MODEL-LAYER.png]")
+        str | None,
+        typer.Option("--out", "-o", help="The grid, or a folder/ for single ones as they are made. [MODEL-LAYER.png]"),
     ] = None,
     recipe: RecipeOption = "fourier",
     spectrum: Annotated[
@@ -144,65 +91,113 @@ def visualize(
     """Make pictures of what channels, neurons or classes of a network look for."""
     from .. import images
     from ..feature import wanted as w
+    from ..feature.grid import layout, show
     from ..feature.visualize import Visualizer
     from ..model import load_model
 
     began = time.perf_counter()
+    _check_together({
+        "--class": bool(classes), "--channels": channels is not None, "--interpolate": interpolate is not None,
+        "--objective": objective is not None, "--neuron": neuron, "--sign": sign is not None,
+        "--objective layer": objective == "layer", "--frames": frames is not None,
+        "--diversity": diversity > 0, "--diversity-weight": diversity_weight is not None,
+        "--spectrum": spectrum is not None, "--recipe maco": recipe == "maco",
+    })  # fmt: skip
     loaded = load_model(model)
-    layers = [loaded.layer(name).name for name in layer or []]
+    layers = list(dict.fromkeys(loaded.layer(name).name for name in layer or []))
+    kind = "neuron" if neuron else objective or "channel"
     goals = _goals(
-        loaded, layers, channels, classes or [], "neuron" if neuron else objective, sign, interpolate, frames
+        loaded, layers, channels, classes or [], kind, sign or "positive", interpolate, 7 if frames is None else frames
     )
     shown = list(dict.fromkeys(goal.objective.layers[0] for goal in goals))
     name = ", ".join(shown)
-    target = out or Path(f"{loaded.name}-{'-'.join(shown).replace('/', '_')}.png")
-    files = [
-        target / re.sub(r"[^\w.-]+", "_", f"{loaded.name}-{goal.objective.layers[0]}-{goal.label}.png")
-        for goal in goals
-    ]
-    for file in files if target.is_dir() else [target]:
-        images.check_writable(file)
-    began_from = images.read_picture(start).rgb if start else None
+    target = Path(out or default_name(loaded.name, shown))
+    single = (out or "").endswith(("/", os.sep)) or is_folder(target)
+    if single and (diversity or columns):
+        raise OptionError(f"{'--diversity' if diversity else '--columns'} is for one grid; name a file with -o")
+    files = _single_files(target, loaded.name, goals) if single else []
+    if single:
+        check_folder(target)
+    for file in files if target.is_dir() else [] if single else [target]:
+        check_file(file)
     only = loaded.only_size(shown)
-    if spectrum and recipe != "maco":
-        raise OptionError(f"--spectrum is for the recipe maco, not {recipe}")
+    sides = only or (size, size)
+    columns = columns or diversity or (len(goals) if interpolate else len(shown) if len(shown) > 1 else None)
+    began_from = images.read_picture(start).rgb if start else None
     visualizer = Visualizer(
         loaded,
-        recipe=w.natural_maco(spectrum, only or (size, size)) if spectrum else recipe,
-        size=only or (size, size),
+        recipe=w.natural_maco(spectrum, sides, lambda text: None if quiet else note_line(text)) if spectrum else recipe,
+        size=sides,
         steps=steps,
         seed=seed,
         device=device,
         threads=threads,
     )
+    visualizer.check([goal.objective for goal in goals])
+    if not single:
+        images.check_size(target, layout(len(goals) * (diversity or 1), sides, columns)[1])
+    facets = [goals]
     if diversity:
-        visualizer.check([goal.objective for goal in goals])
-        if target.is_dir():
-            raise OptionError("--diversity makes one grid; name a file with -o")
-        facets = [w.diversified(visualizer, goal, diversity, diversity_weight) for goal in goals]
-        columns = columns or diversity
-    else:
-        facets = [goals]
-    pictures, values = _climbed(visualizer, facets, began_from, quiet=quiet)
+        weight = 0.3 if diversity_weight is None else diversity_weight
+        facets = [w.diversified(visualizer, goal, diversity, weight) for goal in goals]
     labels = [goal.label for facet in facets for goal in facet]
     about: dict[str, Any] = {
         "model": loaded.name, "layer": name, "recipe": recipe, "steps": steps, "seed": seed,
         "size": list(visualizer.size), "objectives": [repr(goal.objective) for facet in facets for goal in facet],
     }  # fmt: skip
-    if target.is_dir():
-        for file, picture, text in zip(files, pictures, about["objectives"], strict=True):
-            images.write_picture(file, images.Picture(picture.astype("float32")), {**about, "objectives": [text]})
-    else:
-        from ..feature.grid import show
+    if single:
+        make_folder(target)
 
-        columns = columns or (len(labels) if interpolate else len(shown) if len(shown) > 1 else None)
-        _write(target, show(pictures, labels, columns=columns), about)
+    def keep(position: int, picture: np.ndarray) -> None:
+        if single:
+            record = {**about, "objectives": [about["objectives"][position]]}
+            images.write_picture(files[position], images.Picture(picture.astype("float32")), record)
+
+    pictures, values, shut = _climbed(visualizer, facets, began_from, keep, quiet=quiet)
+    if not single:
+        write_grid(target, show(pictures, labels, columns=columns), about)
+    if shut and not (quiet or as_json):
+        note_line(w.shut_note([labels[position] for position in shut], name))
     seconds = time.perf_counter() - began
     if as_json:
-        found = [{"label": text, "objective": value} for text, value in zip(labels, values, strict=True)]
+        found = [
+            {"label": text, "objective": value if math.isfinite(value) else None}
+            for text, value in zip(labels, values, strict=True)
+        ]
         print_json({**about, "pictures": found, "seconds": round(seconds, 3), "output": str(target)})
     elif not quiet:
-        line(f"[green]{escape(str(target))}[/]", f"{len(labels)} pictures of {name} in {seconds:.1f} s")
+        line(f"[green]{escape(str(target))}[/]", f"{counted(len(labels), 'picture')} of {name} in {seconds:.1f} s")
+
+
+# Options that do not go together, and those that mean nothing without another.
+_APART = (
+    ("--class", "--channels"), ("--class", "--interpolate"), ("--class", "--objective"), ("--class", "--neuron"),
+    ("--interpolate", "--channels"), ("--interpolate", "--objective"), ("--interpolate", "--neuron"),
+    ("--interpolate", "--sign"), ("--neuron", "--objective"), ("--objective layer", "--channels"),
+    ("--objective layer", "--sign"),
+)  # fmt: skip
+_NEEDS = {"--frames": "--interpolate", "--diversity-weight": "--diversity", "--spectrum": "--recipe maco"}
+
+
+def _check_together(given: dict[str, bool]) -> None:
+    """Raise OptionError for options that contradict each other, or would be ignored."""
+    for one, other in _APART:
+        if given[one] and given[other]:
+            raise OptionError(f"{one} and {other} do not go together; choose one")
+    for one, needed in _NEEDS.items():
+        if given[one] and not given[needed]:
+            raise OptionError(f"{one} is for {needed}; give that too, or leave it out")
+
+
+def _single_files(folder: Path, model: str, goals: list[Wanted]) -> list[Path]:
+    """A file in `folder` for each of `goals`."""
+    from ..feature.site import slug
+
+    names = [(goal.objective.layers[0], goal.label) for goal in goals]
+    return [
+        folder / f"{plain(model, 60)}-{slug(layer)}-{plain(label.removeprefix(f'{layer} '), 40)}.png"
+        for layer, label in names
+    ]
 
 
 def _goals(
@@ -215,21 +210,19 @@ def _goals(
     interpolate: str | None,
     frames: int,
 ) -> list[Wanted]:
-    """What was asked for. Raises OptionError where it contradicts itself."""
+    """What was asked for. Raises OptionError and LayerError."""
     from ..feature import wanted as w
     from ..settings import parse_channels
 
-    if classes and (channels or interpolate):
-        raise OptionError("--class, --channels and --interpolate each say what to show; choose one")
     if len(layers) > 1 and (classes or interpolate):
         raise OptionError("--class and --interpolate take one --layer")
     if classes:
-        return w.wanted_classes(model, classes, layers[0] if layers else None)
+        return w.wanted_classes(model, classes, layers[0] if layers else None, sign)
     layers = layers or [model.default_layer()]
     if interpolate:
         ends = parse_channels(interpolate.replace("-", ","))
-        if len(ends) != 2 or channels:
-            raise OptionError(f"--interpolate {interpolate} needs two channels such as 3,17, and no --channels")
+        if len(set(ends)) != 2 or len(ends) != 2:
+            raise OptionError(f"--interpolate {interpolate} needs two channels such as 3,17")
         w.chosen_channels(model, layers[0], interpolate.replace("-", ","))
         return w.between(layers[0], *ends, frames)
     columns = []
@@ -245,12 +238,23 @@ def _goals(
     return [goal for row in zip(*columns, strict=True) for goal in row]
 
 
-def _climbed(visualizer: Visualizer, facets: list[list[Wanted]], start: Any, *, quiet: bool) -> tuple[Any, list[float]]:
-    """The pictures of all facets, [n,H,W,3], and what each reaches."""
+def _climbed(
+    visualizer: Visualizer,
+    facets: list[list[Wanted]],
+    start: Any,
+    keep: Callable[[int, np.ndarray], None],
+    *,
+    quiet: bool,
+) -> tuple[np.ndarray, list[float], list[int]]:
+    """The pictures of all facets, [n,H,W,3], what each reaches, and positions of those that found their channel shut.
+
+    `keep` gets each picture, and its position, as soon as it is finished.
+    """
     import numpy as np
 
     pictures: list[np.ndarray] = []
     values: list[float] = []
+    shut: list[int] = []
     with progress_bar(quiet=quiet) as bar:
         total = visualizer.steps * sum(map(len, facets))
         task = bar.add_task("climbing", total=total, state="")
@@ -260,32 +264,8 @@ def _climbed(visualizer: Visualizer, facets: list[list[Wanted]], start: Any, *, 
 
         for facet in facets:
             goals = [goal.objective for goal in facet]
-            pictures.append(visualizer(goals, start=start, on_step=on_step))
-            values += map(float, visualizer.measure(goals, pictures[-1]))
-    return np.concatenate(pictures), values
-
-
-def _write(path: Path, grid: Any, about: dict[str, Any]) -> None:
-    """Write a Pillow picture, with what it shows inside."""
-    import numpy as np
-
-    from .. import images
-
-    images.check_size(path, grid.size[::-1])
-    images.write_picture(path, images.Picture(np.asarray(grid, np.float32)), about)
-
-
-def _check_npz(path: Path) -> None:
-    """Raise OutputError or OptionError when numbers cannot be written to `path`."""
-    from ..images import check_writable
-
-    if path.suffix.lower() != ".npz":
-        raise OptionError(f"{path}: raw values go into a file ending in .npz")
-    check_writable(path.with_suffix(".png"))  # the same folder
-
-
-def _save_npz(to: Path, **arrays: Any) -> None:
-    import numpy as np
-
-    with to.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+            pictures.append(visualizer(goals, start=start, on_step=on_step, on_picture=keep))
+            reached = visualizer.measure(goals, pictures[-1])
+            shut += [len(values) + position for position in visualizer.unreached(goals, reached)]
+            values += map(float, reached)
+    return np.concatenate(pictures), values, shut

@@ -13,7 +13,6 @@ Every file is written whole or not at all, and what is there is not made again.
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -182,13 +181,6 @@ def _made(
     return cluster.map(climbers, batches)
 
 
-def slug(name: str) -> str:
-    """A layer's name as a file's; different names stay different."""
-    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "layer"
-    changed = plain != name or len(plain) > 80 or plain in ("index", "atlas")
-    return f"{plain[:80]}-{sum(ord(c) * 31**i for i, c in enumerate(name)) % 16**6:06x}" if changed else plain
-
-
 def _numbers(layer: Layer, channels: str) -> tuple[int, ...]:
     """The layer's own of the channels that the plan names. Raises LayerError when that leaves none."""
     if channels == "all":
@@ -229,7 +221,7 @@ def _open(folder: Path, plan: Plan) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         site.write_text(folder / "atlas.json", json.dumps(asdict(plan), indent=1))
         for name in plan.layers:
-            (folder / slug(name)).mkdir(exist_ok=True)
+            (folder / site.slug(name)).mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror}; choose another folder") from error
 
@@ -242,7 +234,7 @@ def _look(
     found = excitement(model, layer.name, pictures, device=device, on_picture=on_picture)
     for c in numbers:
         strip = patches(found, c, pictures, layer.receptive_field, _PATCHES, _PATCH_SIDE)
-        _save(folder / slug(layer.name) / f"patches-{c}.jpg", strip)
+        _save(folder / site.slug(layer.name) / f"patches-{c}.jpg", strip)
     record: dict[str, Any] = {
         str(c): {
             "mean": float(found.mean[c]), "deviation": float(found.deviation[c]), "active": float(found.active[c]),
@@ -260,7 +252,7 @@ def _render(
     """Write the pages for what there is by now."""
     shown = []
     for layer in layers:
-        home, statistics = slug(layer.name), {}
+        home, statistics = site.slug(layer.name), {}
         if _statistics(folder, layer.name).is_file():
             statistics = json.loads(_statistics(folder, layer.name).read_text(encoding="utf-8"))
         there = {path.name for path in (folder / home).iterdir()}
@@ -278,8 +270,8 @@ def _save(path: Path, picture: np.ndarray) -> None:
 
 
 def _picture(folder: Path, layer: str, number: int) -> Path:
-    return folder / slug(layer) / f"channel-{number}.jpg"
+    return folder / site.slug(layer) / f"channel-{number}.jpg"
 
 
 def _statistics(folder: Path, layer: str) -> Path:
-    return folder / slug(layer) / "statistics.json"
+    return folder / site.slug(layer) / "statistics.json"

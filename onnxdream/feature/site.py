@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +83,13 @@ def write(folder: Path, title: str, plan: dict[str, Any], pages: Sequence[Page])
         write_text(
             folder / f"{page.home}.html", site.get_template("layer.html").render({**common, **around, "page": page})
         )
+
+
+def slug(name: str) -> str:
+    """A layer's name as a file's; different names stay different, where upper and lower case are alike too."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "layer"
+    changed = plain != name or name != name.lower() or len(plain) > 80 or plain in ("index", "atlas")
+    return f"{plain[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:10]}" if changed else plain
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import LayerError, OptionError
+from ..errors import LayerError, OptionError, PictureError
 from ..model import Model
 from ..objectives import Objective, channel, direction, diversity, l2, logit, neuron
 from ..settings import parse_channels
-from .excite import picture_files, read_square
+from .excite import picture_files, readable
 from .parametrize import MaCo, natural_magnitude
 from .visualize import RECIPES, Recipe, Visualizer
 
@@ -40,30 +41,29 @@ def chosen_channels(model: Model, layer: str, text: str | None) -> tuple[int, ..
     count = model.layer(layer).channels
     if text is None:
         return tuple(range(min(count, _FIRST)))
-    numbers = tuple(range(count)) if text == "all" else parse_channels(text)
+    numbers = tuple(range(count)) if text == "all" else tuple(dict.fromkeys(parse_channels(text)))
     for number in numbers:
         if number >= count:
             raise LayerError(f"layer {layer} has channels 0 to {count - 1}; there is no channel {number}")
     return numbers
 
 
-def class_index(model: Model, name: str) -> int:
-    """The class called `name`, or numbered so. Raises OptionError with the nearest names when there is none."""
-    labels = model.card.labels
-    if name.isdecimal() and (not labels or int(name) < len(labels)):
-        return int(name)
+def class_index(model: Model, name: str, count: int) -> int:
+    """Which of `count` classes is called `name`, or numbered so. Raises OptionError, with the nearest names."""
+    labels = model.card.labels[:count]
+    if name.isdecimal():
+        if int(name) < count:
+            return int(name)
+        raise OptionError(f"{model.name} has no class {name}; its classes are 0 to {count - 1}")
     if not labels:
         raise OptionError(f"{model.name} has no class names (labels in its card); give the class by its number")
     folded = [label.casefold().strip() for label in labels]
     wanted = name.casefold().strip()
     if wanted in folded:
         return folded.index(wanted)
-    # A longer name, "tabby cat", for the class "tabby".
-    parts = [i for i, label in enumerate(folded) if wanted.split()[:-1] == label.split()]
-    if wanted and len(parts) == 1:
-        return parts[0]
-    holding = [labels[i] for i, label in enumerate(folded) if wanted and wanted in label]
-    near = holding[:4] or [labels[folded.index(m)] for m in difflib.get_close_matches(wanted, folded, n=4, cutoff=0.5)]
+    close = difflib.get_close_matches(wanted, folded, n=4, cutoff=0.5)
+    within = [label for label in folded if wanted and (wanted in label or set(label.split()) <= set(wanted.split()))]
+    near = [labels[folded.index(label)] for label in dict.fromkeys([*within[:4], *close])][:4]
     hint = f"did you mean {', '.join(near)}?" if near else "see the labels of its card"
     raise OptionError(f"{model.name} has no class {name!r}; {hint}")
 
@@ -83,7 +83,7 @@ def wanted_channels(
     `kind` is channel (its mean), neuron (the one in the middle), cosine (its direction with lucid's cosine squared) or
     layer (all channels at once, whatever `numbers`). Raises OptionError for other words.
     """
-    if kind not in KINDS:
+    if kind not in (*KINDS, "logit"):
         raise OptionError(f"unknown objective {kind!r}; objectives are {', '.join(KINDS)}")
     if sign not in SIGNS:
         raise OptionError(f"unknown sign {sign!r}; signs are {', '.join(SIGNS)}")
@@ -93,6 +93,7 @@ def wanted_channels(
     makers: dict[str, Callable[[int], Objective]] = {
         "channel": lambda c: channel(layer, c),
         "neuron": lambda c: neuron(layer, c),
+        "logit": lambda c: logit(layer, c),
         "cosine": lambda c: direction(layer, np.eye(count, dtype=np.float32)[c], cosine_power=2),
     }
     make = makers[kind]
@@ -104,25 +105,42 @@ def wanted_channels(
     ]
 
 
-def wanted_classes(model: Model, names: Sequence[str], layer: str | None = None) -> list[Wanted]:
-    """A picture for each class, of its logit in the classifier's output. Raises OptionError or LayerError."""
+def wanted_classes(
+    model: Model, names: Sequence[str], layer: str | None = None, sign: str = "positive"
+) -> list[Wanted]:
+    """A picture for each class, of its logit in the classifier's output, as `wanted_channels` makes them.
+
+    Raises OptionError, and LayerError for a `layer` that has not a channel for each class.
+    """
     output = layer or model.output_layer()
-    numbers = [class_index(model, name) for name in names]
-    return [Wanted(channel_label(model, output, number), logit(output, number)) for number in numbers]
+    count = model.layer(output).channels
+    classes = {len(model.card.labels)} - {0}
+    with contextlib.suppress(LayerError):
+        classes.add(model.layer(model.output_layer()).channels)
+    if classes and count not in classes:
+        raise LayerError(f"layer {output} has {count} channels, not one for each class; leave --layer out")
+    numbers = dict.fromkeys(class_index(model, name, count) for name in names)
+    return wanted_channels(model, output, list(numbers), kind="logit", sign=sign)
 
 
 def between(layer: str, first: int, last: int, frames: int) -> list[Wanted]:
-    """`frames` pictures on the way from channel `first` to `last`. Raises OptionError for fewer than 2 frames."""
-    if frames < 2:
-        raise OptionError(f"frames is {frames}; it takes at least 2 from one channel to another")
+    """`frames` pictures, 2 to 10,000, on the way from channel `first` to `last`. Raises OptionError for others."""
+    if not 2 <= frames <= 10_000:
+        raise OptionError(f"frames is {frames}; from one channel to another it takes 2 to 10000")
     a, b = channel(layer, first), channel(layer, last)
     shares = [frame / (frames - 1) for frame in range(frames)]
-    return [Wanted(f"{first}-{last} {share:.0%}", (1 - share) * a + share * b) for share in shares]
+    digits = 0 if frames <= 101 else 2  # so that no two labels are alike
+    return [Wanted(f"{first}-{last} {share:.{digits}%}", (1 - share) * a + share * b) for share in shares]
 
 
-def natural_maco(folder: Path, size: tuple[int, int]) -> Recipe:
-    """The recipe maco with the mean magnitude of the pictures in `folder`. Raises PictureError."""
-    pictures = [read_square(file, size)[0] for file in picture_files(folder)]
+def natural_maco(folder: Path, size: tuple[int, int], on_skip: Callable[[str], None] = lambda message: None) -> Recipe:
+    """The recipe maco with the mean magnitude of the pictures in `folder`.
+
+    Those that cannot be read are told to `on_skip` and left out. Raises PictureError where none is left.
+    """
+    pictures = [picture[0] for picture in readable(picture_files(folder), size, on_skip)]
+    if not pictures:
+        raise PictureError(f"{folder}: none of its pictures can be read; name a folder of PNG or JPEG files")
     magnitude = natural_magnitude(pictures, size)
     return replace(RECIPES["maco"], parametrisation=partial(MaCo, magnitude=magnitude))
 
@@ -138,3 +156,9 @@ def diversified(visualizer: Visualizer, wanted: Wanted, count: int, weight: floa
     scale = abs(float(rough.measure([wanted.objective], rough([wanted.objective]))[0]))
     goal = wanted.objective + (weight * scale) * diversity(wanted.objective.layers[0])
     return [Wanted(f"{wanted.label} {chr(97 + i)}", goal) for i in range(count)]
+
+
+def shut_note(labels: Sequence[str], layer: str) -> str:
+    """What to say of the channels `labels` of `layer` that a climb left shut."""
+    named = ", ".join(labels[:12]) + (f" and {len(labels) - 12} more" if len(labels) > 12 else "")
+    return f"nothing found for {named} of {layer}: shut everywhere; try other --steps, --size or --seed"
