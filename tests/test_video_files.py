@@ -630,11 +630,16 @@ def test_lossless_results_are_exact(tmp_path: Path) -> None:
         ("a.webm", {}, "libvpx-vp9", "yuv420p"),
         ("a.mov", {}, "libx264", "yuv420p"),
         ("a.mp4", {"bits": 10}, "libx265", "yuv420p10le"),
-        ("a.mov", {"bits": 12}, "libx265", "yuv420p12le"),
+        ("a.mov", {"bits": 12}, "libx265", "yuv420p10le"),
+        ("a.mkv", {"bits": 16}, "libx265", "yuv420p10le"),
         ("a.webm", {"bits": 10}, "libsvtav1", "yuv420p10le"),
         ("a.webm", {"alpha": True}, "libvpx-vp9", "yuva420p"),
         ("a.mov", {"alpha": True}, "prores_ks", "yuva444p10le"),
+        ("a.mov", {"alpha": True, "bits": 12}, "prores_ks", "yuva444p10le"),
+        ("a.mov", {"alpha": True, "bits": 16}, "prores_ks", "yuva444p10le"),
         ("a.mp4", {"alpha": True}, "libx264", "yuv420p"),
+        ("a.mp4", {"alpha": True, "bits": 10}, "libx265", "yuv420p10le"),
+        ("a.mkv", {"alpha": True, "bits": 12}, "libx265", "yuv420p10le"),
         ("a.mp4", {"width": 63}, "libx264", "yuv444p"),
         ("a.mp4", {"height": 47, "bits": 10}, "libx265", "yuv444p10le"),
         ("a.webm", {"width": 63, "height": 47}, "libvpx-vp9", "yuv420p"),
@@ -731,10 +736,38 @@ def test_opacity_that_cannot_be_kept_is_laid_over_white(tmp_path: Path) -> None:
     opacity = np.zeros((48, 64), np.uint8)
     opacity[:, 32:] = 255
     black = np.zeros((48, 64, 3), np.uint8)
-    shown = frames_of(encode([(black, 0, opacity)], info_of(alpha=True), tmp_path / "a.mp4"))[0]
+    with pytest.warns(UserWarning, match=r"a\.mp4: cannot hold opacity"):
+        shown = frames_of(encode([(black, 0, opacity)], info_of(alpha=True), tmp_path / "a.mp4"))[0]
     assert shown.alpha is None
     assert shown.image[:, :24].min() > 245
     assert shown.image[:, 40:].max() < 10
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs ffmpeg")
+@pytest.mark.parametrize(
+    ("target", "codec", "pix_fmt"),
+    [("b.mov", "prores", "yuva444p12le"), ("b.mp4", "hevc", "yuv420p10le"), ("b.mkv", "hevc", "yuv420p10le")],
+)
+def test_prores_with_opacity(tmp_path: Path, target: str, codec: str, pix_fmt: str) -> None:
+    source = tmp_path / "a.mov"
+    red = ["-f", "lavfi", "-i", "color=c=red@0.5:s=96x54:d=0.2:r=25,format=yuva444p10le"]
+    subprocess.run(["ffmpeg", "-v", "error", *red, "-c:v", "prores_ks", "-profile:v", "4444", str(source)], check=True)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        result = convert(source, tmp_path / target)
+    kept = target == "b.mov"
+    assert [str(w.message).split(",")[0] for w in told] == (
+        [] if kept else [f"{tmp_path / target}: cannot hold opacity"]
+    )
+    with open_source(result) as video:
+        assert (video.info.codec, video.info.pix_fmt) == (codec, pix_fmt)
+        shown = next(video.frames())
+    blue, _, red_value = shown.image[27, 48].astype(float) / 65535
+    if kept:
+        assert shown.alpha is not None
+        assert abs(shown.alpha[27, 48] / 65535 - 0.5) < 0.02
+    assert red_value > 0.95
+    assert abs(blue - (0 if kept else 0.5)) < 0.05
 
 
 def test_pixels_that_are_not_square_stay_so(tmp_path: Path) -> None:
@@ -773,6 +806,9 @@ def test_two_runs_give_the_same_bytes(tmp_path: Path, target: str) -> None:
         ("a.mp4", Encoding(options={"preset": "sloow"}), OptionError, "preset=sloow"),
         ("a.mov", Encoding(codec="prores", crf=18), OptionError, "prores_ks has no option crf"),
         ("a.webm", Encoding(crf=99), OptionError, "crf=99"),
+        ("a.mp4", Encoding(crf=999), OptionError, "crf=999 is out of range; libx264 takes 0 to 51"),
+        ("a.mp4", Encoding(crf=float("nan")), OptionError, "crf=nan"),
+        ("%d_%03d.png", Encoding(), OutputError, "holds 2 numbers"),
         ("a.gif", Encoding(codec="h264"), OptionError, "for video files"),
         ("-", Encoding(codec="h264"), OptionError, "y4m or rawvideo"),
     ],

@@ -454,13 +454,67 @@ def test_pictures_in_and_out(tmp_path: Path, look: Dreamer, nothing: Dreamer, sp
 
 def test_pictures_that_are_there_are_not_overwritten(tmp_path: Path, look: Dreamer) -> None:
     folder = stills(tmp_path / "in", 3)
+    shutil.copytree(folder, tmp_path / "out")
     kept = (folder / "p0.png").read_bytes()
     with pytest.raises(OutputError, match="exists already"):
-        job(folder, folder / "p%d.png", look)
-    assert (folder / "p0.png").read_bytes() == kept
-    job(folder, folder / "p%d.png", look, overwrite=True)
-    assert (folder / "p0.png").read_bytes() != kept
-    assert names(folder) == ["p0.png", "p1.png", "p2.png"]
+        job(folder, tmp_path / "out" / "p%d.png", look)
+    assert (tmp_path / "out" / "p0.png").read_bytes() == kept
+    job(folder, tmp_path / "out" / "p%d.png", look, overwrite=True)
+    assert (tmp_path / "out" / "p0.png").read_bytes() != kept
+    assert names(tmp_path / "out") == ["p0.png", "p1.png", "p2.png"]
+
+
+@pytest.mark.parametrize("name", ["out", "out/f_%02d.png"])
+def test_of_older_pictures_none_stays(tmp_path: Path, look: Dreamer, name: str) -> None:
+    folder, out = stills(tmp_path / "in", 5), tmp_path / "out"
+    out.mkdir()
+    job(folder, tmp_path / name, look)
+    (out / "notes.txt").write_text("mine")
+    shutil.copy(folder / "p0.png", out / "mine.png")
+    job(folder, tmp_path / name, look, overwrite=True, end=Fraction(2, 25))
+    kinds = ["00000.png", "00001.png"] if name == "out" else ["f_00.png", "f_01.png"]
+    assert names(out) == sorted([*kinds, "mine.png", "notes.txt"])
+
+
+def test_a_percent_sign_in_the_name_of_pictures(tmp_path: Path, look: Dreamer) -> None:
+    job(stills(tmp_path / "in", 2), tmp_path / "50%_f_%03d.png", look)
+    assert names(tmp_path) == ["50%_f_000.png", "50%_f_001.png", "in"]
+    assert len(times(tmp_path / "50%_f_%03d.png")) == 2
+
+
+def test_nothing_is_put_in_the_place_of_the_source(tmp_path: Path, look: Dreamer) -> None:
+    folder = stills(tmp_path / "in", 2)
+    film, other = write_video(tmp_path / "a.mp4", clip_pictures(2)), write_video(tmp_path / "c.mp4", clip_pictures(2))
+    (tmp_path / "link.mp4").symlink_to(film)
+    text = tmp_path / "notes.txt"
+    text.write_text("mine")
+    before = {path: path.read_bytes() for path in (*folder.iterdir(), film, other, text)}
+    for source, target in (
+        (film, film),
+        (film, tmp_path / "link.mp4"),
+        (film, tmp_path / "in" / ".." / "a.mp4"),
+        (folder, folder),
+        (folder, folder / "p%d.png"),
+        (folder / "*.png", folder),
+    ):
+        with pytest.raises(OutputError, match="is what the dream is made from"):
+            job(source, target, look, overwrite=True)
+    for source, preview, says in (
+        (film, film, "made from"),
+        (folder, folder / "p1.png", "made from"),
+        (folder, folder / "new.jpg", "made from"),
+        (film, tmp_path / "b.mp4", "where the result goes"),
+        (film, other, "is no JPEG"),
+        (film, text, "is no JPEG"),
+        (film, tmp_path / "in", "is no JPEG"),
+        (film, tmp_path / "no" / "a.jpg", "no folder"),
+    ):
+        with pytest.raises(OutputError, match=says):
+            job(source, tmp_path / "b.mp4", look, preview=preview)
+    assert {path: path.read_bytes() for path in before} == before
+    for _ in range(2):  # an older preview may be replaced
+        job(film, tmp_path / "b.mp4", look, preview=tmp_path / "now.jpg", overwrite=True)
+    assert read_picture(tmp_path / "now.jpg").rgb.shape == (54, 96, 3)
 
 
 def through(*commands: list[str], folder: Path) -> bytes:

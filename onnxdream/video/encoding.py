@@ -46,8 +46,11 @@ _X264 = {
     "tune": "film animation grain stillimage psnr ssim fastdecode zerolatency touhou",
     "profile": "baseline main high high10 high422 high444",
 }
+_MOST_CRF = {"libx264": 51, "libx265": 51}
 # These take odd sizes with halved chroma; the others get full chroma then.
 _ODD_SIZES = ("libvpx", "libvpx-vp9", "ffv1", "mjpeg")
+_LOSSLESS = ("ffv1", "png")
+_NO_ALPHA = ("libx265",)  # its formats with opacity are refused unless it was built in a special way
 _LIMITED_ONLY = ("prores_ks", "prores_aw", "prores", "dnxhd")
 _USABLE = re.compile(
     r"(yuva?(420|422|444)p|yuvj(420|444)p|gbra?p)(\d+le)?|(rgb24|rgba|argb|bgr0|bgra|(rgb48|rgba64)[bl]e)"
@@ -101,7 +104,9 @@ def sink_kind(target: str | Path) -> Kind:
         return "pipe"
     if Path(name).is_dir() or not suffix:
         return "pictures"
-    if re.search(r"%0?\d*d", Path(name).name) and suffix in PICTURES:
+    if (numbers := re.findall(r"%0?\d*d", Path(name).name)) and suffix in PICTURES:
+        if len(numbers) > 1:
+            raise OutputError(f"{name}: holds {len(numbers)} numbers; a pattern has one, such as f_%05d.png")
         return "pictures"
     if suffix in CONTAINERS:
         return "video"
@@ -115,10 +120,10 @@ def plan(target: str | Path, info: VideoInfo, encoding: Encoding, find: Callable
     """Fill in what `encoding` leaves open; `find` knows the encoders there are.
 
     .mp4, .mkv and .mov get H.264 (libx264, crf 16), .webm VP9; a source of more than 8 bits gets HEVC or H.264 of 10
-    bits (.webm: AV1). Opacity is kept in .webm (VP9) and .mov (ProRes 4444 or PNG) and laid over white elsewhere.
-    Chroma is halved (4:2:0) as every player expects, except that H.264 and HEVC of an odd size get 4:4:4, which alone
-    allows it. GIF, WebP and pictures pass through lossless FFV1. Raises OptionError for an unknown codec or a pixel
-    format it does not take.
+    bits (.webm: AV1), for few players know more. Opacity is kept in .webm (VP9) and .mov (ProRes 4444) and laid over
+    white elsewhere. Chroma is halved (4:2:0) as every player expects, except that H.264 and HEVC of an odd size get
+    4:4:4, which alone allows it. GIF, WebP and pictures pass through lossless FFV1. Raises OptionError for an unknown
+    codec, a crf out of range, or a pixel format it does not take.
     """
     if sink_kind(target) in ("animation", "pictures"):
         if encoding != Encoding():
@@ -139,6 +144,9 @@ def plan(target: str | Path, info: VideoInfo, encoding: Encoding, find: Callable
     if alpha and encoder.name in ("libvpx", "libvpx-vp9"):
         options.setdefault("auto-alt-ref", "0")
     if encoding.crf is not None:
+        most = _MOST_CRF.get(encoder.name, 63)
+        if not 0 <= encoding.crf <= most:
+            raise OptionError(f"crf={encoding.crf:g} is out of range; {encoder.name} takes 0 to {most}")
         options["crf"] = f"{encoding.crf:g}"
     return Plan(encoder.name, pix_fmt, options, alpha, *_colors(pix_fmt, encoder.name, info))
 
@@ -186,14 +194,13 @@ def _default_codecs(suffix: str, info: VideoInfo) -> list[str]:
 
 
 def _formats(encoder: Encoder) -> list[str]:
-    return [f for f in encoder.pix_fmts or ("yuv420p", "yuv420p10le") if _USABLE.fullmatch(f)]
+    usable = [f for f in encoder.pix_fmts or ("yuv420p", "yuv420p10le") if _USABLE.fullmatch(f)]
+    return [f for f in usable if not (encoder.name in _NO_ALPHA and _has_alpha(f))]
 
 
 def _badness(pix_fmt: str, encoder: Encoder, info: VideoInfo) -> tuple[int, ...]:
     """Smaller is better: opacity kept, then depth, then YUV with as little chroma as the size allows."""
-    depth, wanted = depth_named(pix_fmt), min(info.bits, 12)
-    if encoder.name == "ffv1":
-        wanted = info.bits
+    depth, wanted = depth_named(pix_fmt), info.bits if encoder.name in _LOSSLESS else min(info.bits, 10)
     odd = (info.width % 2 or info.height % 2) and encoder.name not in _ODD_SIZES
     return (
         int(_has_alpha(pix_fmt) != info.alpha),

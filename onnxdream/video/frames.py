@@ -56,6 +56,15 @@ class VideoInfo:
     start: Fraction = Fraction(0)
     aspect: Fraction = Fraction(1)
 
+    def frames_within(self, start: Fraction | None, end: Fraction | None) -> int | None:
+        """About how many frames lie between two times in seconds, where the source says enough."""
+        if start is None and end is None:
+            return self.frames
+        if self.rate is None or self.duration is None:
+            return None
+        length = min(end or self.duration, self.duration) - (start or 0)
+        return max(1, round(length * self.rate))
+
 
 @dataclass(frozen=True)
 class VideoFrame:

@@ -16,17 +16,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from ..cluster import ClusterProgress, RayCluster
 from ..dream import Dreamer
 from ..errors import ClusterError, OptionError, OutputError, PictureError, VideoError
-from ..images import write_whole
 from . import plan
+from .checks import check_files, check_options, working_size
 from .files import (
     Encoding,
-    VideoInfo,
     VideoSource,
     check_encoding,
     finish,
@@ -37,8 +35,8 @@ from .files import (
 )
 from .identity import identity as identity_of
 from .plan import OVERLAP, Stretch
+from .preview import Preview
 from .segments import Recipe, Segments, Step
-from .sequences import is_there
 from .temporal import VideoDreamer
 from .workspace import PLAN, Workspace, fingerprint, same_frames
 
@@ -99,9 +97,9 @@ def dream_video(
     taken. The dream is made at `scale` times the source's size, or with its longer side at `longest` pixels, and
     delivered at the source's. Only each `every`-th frame takes ascent steps; the dream moves along on the others.
     `schedule` gives the Dreamer for a time in seconds, where it changes. `settings` identify the job and are stored in
-    the result; `identity`, see there, is what else it depends on, by default that of `dreamer`. `on_frame` is called for
-    each finished frame; when it returns False the job stops and can be resumed.
-    `preview` is a picture file that shows the newest frame about once a second.
+    the result; `identity`, see there, is what else it depends on, by default that of `dreamer`. `on_frame` is called
+    for each finished frame; when it returns False the job stops and can be resumed. `preview` is a JPEG that shows the
+    newest frame about once a second.
 
     A segment ends at a cut when it has a quarter of `segment_frames`, and where a shot has gone on for
     `segment_frames`. There the next one goes on from the last one's state, or, with an `overlap` of K frames, begins
@@ -111,26 +109,26 @@ def dream_video(
     machine, and each can go on with what the other began.
 
     An unfinished job with the same settings is resumed; with others, or with `resume` false, see `Workspace.open`.
-    Raises ClusterError, naming the times that could not be dreamed, OutputError when `target` exists and `overwrite` is
-    false, and what reading, dreaming and writing raise; finished segments stay for the next try. Where the source is
-    damaged, `target` ends and VideoError is raised; once it has been mended, the same job goes on from there.
+    Raises ClusterError, naming the times that could not be dreamed, OutputError when `target` is the source, or exists
+    and `overwrite` is false, and what reading, dreaming and writing raise; finished segments stay for the next try.
+    Where the source is damaged, `target` ends and VideoError is raised; once it has been mended, the same job goes on
+    from there.
     """
     encoding = encoding or Encoding()
     if overlap is None:
         overlap = 0 if cluster is None else min(OVERLAP, segment_frames)
     piped = sink_kind(target) == "pipe"
     planned = cluster is not None or overlap > 0
-    _check(dreamer.method, every, segment_frames, overlap)
+    check_options(dreamer.method, every, segment_frames, overlap)
     if planned and (piped or str(source) == "-"):
         raise OptionError("a pipe cannot be dreamed in parts; name files, or leave the cluster and the overlap out")
-    if not (overwrite or piped) and is_there(target):
-        raise OutputError(f"{target}: exists already; choose another name or use --overwrite")
+    check_files(source, target, preview, overwrite=overwrite)
     with ExitStack() as stack:
         if cluster is not None:
             stack.enter_context(cluster.connected())
         video = stack.enter_context(open_source(source, **(source_options or {})))
         check_encoding(target, video.info, encoding)
-        dreamer.size = _working_size(video.info, scale, longest) or dreamer.size
+        dreamer.size = working_size(video.info, scale, longest) or dreamer.size
         options = [start, end, every, dreamer.size, segment_frames, *([f"overlap {overlap}"] if planned else [])]
         job = {
             "source": fingerprint(source),
@@ -164,7 +162,7 @@ def dream_video(
             longest=None if piped else segment_frames,
             overlap=overlap,
         )
-        run = _Run(video, recipe, workspace, planned, lasting, cluster, on_frame, preview)
+        run = _Run(video, recipe, workspace, planned, lasting, cluster, on_frame, Preview(preview) if preview else None)
         try:
             return run(settings or {})
         finally:
@@ -182,15 +180,14 @@ class _Run:
     lasting: bool  # the workspace outlives the run
     cluster: RayCluster | None
     on_frame: Callable[[VideoProgress], bool | None] | None
-    preview: Path | None
+    preview: Preview | None
 
     def __post_init__(self) -> None:
         self.resumed = self.workspace.frames
         self.done = self.resumed
-        self.total = _expected(self.video.info, self.recipe.start, self.recipe.end)
+        self.total = self.video.info.frames_within(self.recipe.start, self.recipe.end)
         self.provider = ""
         self.began = time.perf_counter()
-        self._previewed = 0.0
         self._broken_off: list[Path] = []  # the segment that damage ended
         self._objective, self._image = 0.0, np.zeros((0, 0, 3), np.uint8)
 
@@ -328,49 +325,10 @@ class _Run:
         self._tell_frames(self.done + progress.amount, progress.workers)
 
     def _tell_frames(self, frame: int, workers: int) -> None:
-        now = time.perf_counter()
-        if self.preview is not None and now - self._previewed > 1 and self._image.size:
-            self._previewed = now
-            _write_preview(self.preview, self._image)
+        if self.preview is not None and self._image.size:
+            self.preview.show(self._image)
         if self.on_frame is not None:
-            fps = (frame - self.resumed) / (now - self.began)
+            fps = (frame - self.resumed) / (time.perf_counter() - self.began)
             progress = VideoProgress(frame, self.total, self._objective, fps, self._image, workers)
             if self.on_frame(progress) is False:
                 raise KeyboardInterrupt
-
-
-def _check(method: str, every: int, segment_frames: int, overlap: int) -> None:
-    if every < 1:
-        raise OptionError(f"every is {every}; it must be at least 1")
-    if every > 1 and method != "flow":
-        raise OptionError(f"every is {every}, but the method {method} dreams each frame anew; leave one of them out")
-    if not 0 <= overlap <= segment_frames:
-        raise OptionError(
-            f"overlap is {overlap}; it must be at least 0 and at most the {segment_frames} frames of a segment"
-        )
-
-
-def _expected(info: VideoInfo, start: Fraction | None, end: Fraction | None) -> int | None:
-    """How many frames the job will have, where the container says enough."""
-    if start is None and end is None:
-        return info.frames
-    if info.rate is None or info.duration is None:
-        return None
-    length = min(end or info.duration, info.duration) - (start or 0)
-    return max(1, round(length * info.rate))
-
-
-def _write_preview(path: Path, image: np.ndarray) -> None:
-    scale = min(1.0, 480 / max(image.shape[:2]))
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    pixels = cv2.convertScaleAbs(small, alpha=255 / np.iinfo(image.dtype).max)
-    write_whole(path, lambda to: np.asarray(cv2.imencode(".jpg", pixels)[1]).tofile(to))
-
-
-def _working_size(info: VideoInfo, scale: float, longest: int | None) -> tuple[int, int] | None:
-    """(height, width) to dream at; None: the source's own."""
-    if longest is not None:
-        scale = min(1.0, longest / max(info.height, info.width))
-    if not 0 < scale <= 1:
-        raise OptionError(f"scale is {scale}; it must be above 0 and at most 1")
-    return None if scale == 1 else (max(1, round(info.height * scale)), max(1, round(info.width * scale)))

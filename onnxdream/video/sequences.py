@@ -39,11 +39,8 @@ def find_pictures(spec: str | Path) -> list[Path] | None:
         missing = f"{path}: there are no pictures in this folder"
     elif path.exists():
         return None
-    elif number := _NUMBER.search(path.name):
-        digits = f"\\d{{{number[2] or 1},}}" if number[1] else "\\d+"
-        before, after = path.name[: number.start()], path.name[number.end() :]
-        name = re.compile(re.escape(before) + digits + re.escape(after))
-        found = [p for p in path.parent.iterdir() if name.fullmatch(p.name)] if path.parent.is_dir() else []
+    elif _NUMBER.search(path.name):
+        found = [p for p in path.parent.iterdir() if _fits(path.name, p.name)] if path.parent.is_dir() else []
         missing = f"{path}: no picture fits this pattern"
     elif glob.has_magic(text):
         found = [p for p in map(Path, glob.glob(text)) if p.is_file()]
@@ -55,8 +52,43 @@ def find_pictures(spec: str | Path) -> list[Path] | None:
     return sorted(found, key=_natural)
 
 
+def source_files(source: str | Path) -> list[Path]:
+    """The files that a source is made of; none for a pipe."""
+    return [] if str(source) == "-" else find_pictures(source) or [Path(source)]
+
+
+def _fits(pattern: str, name: str) -> bool:
+    """Whether a printf pattern gives a name for some number."""
+    number = _NUMBER.search(pattern)
+    assert number is not None
+    digits = f"\\d{{{number[2] or 1},}}" if number[1] else "\\d+"
+    before, after = pattern[: number.start()], pattern[number.end() :]
+    return re.fullmatch(re.escape(before) + digits + re.escape(after), name) is not None
+
+
+def _numbered(pattern: str, number: int) -> str:
+    """The name that a printf pattern gives for a number; any other % in it is a plain one."""
+    return _NUMBER.sub(lambda found: found[0] % number, pattern, count=1)
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file or folder."""
+    return one.absolute() == other.absolute() or (one.exists() and other.exists() and one.samefile(other))
+
+
+def would_write(target: Path, file: Path) -> bool:
+    """Whether writing to `target`, a file, a folder or a pattern of pictures, may replace `file` or mix with it."""
+    if target.is_dir():
+        return same_file(target, file.parent) and file.suffix.lower() in READABLE
+    if _NUMBER.search(target.name) and target.suffix:
+        return same_file(target.parent, file.parent) and _fits(target.name, file.name)
+    return same_file(target, file)
+
+
 def is_there(target: Path) -> bool:
     """Whether writing to `target`, a file, a folder or a pattern of pictures, would replace anything."""
+    if target.is_dir():
+        return any(target.iterdir())
     try:
         return target.exists() or bool(_NUMBER.search(target.name) and find_pictures(target))
     except VideoError:
@@ -202,8 +234,8 @@ def write_pictures(
 ) -> None:
     """Write frames as numbered pictures from 0 on: into a folder, as 00000.png, or by a pattern such as f_%05d.png.
 
-    A new folder appears when it is whole, in one that exists each picture does. `scratch` is where the new folder is
-    made up. Raises OutputError.
+    A new folder appears when it is whole, in one that exists each picture does, and then older ones of such names go.
+    `scratch` is where the new folder is made up. Raises OutputError.
     """
     number = _NUMBER.search(target.name)
     if number:
@@ -224,16 +256,27 @@ def write_pictures(
                     leftover.unlink()
                 building.rmdir()
         return
-    _write_each(folder / name, frames, settings)
+    written = _write_each(folder / name, frames, settings)
+    try:
+        for old in folder.iterdir():
+            if _fits(name, old.name) and old.name not in written:
+                old.unlink()
+    except OSError as error:
+        raise OutputError(f"{target}: older pictures cannot be removed: {error.strerror}") from error
 
 
-def _write_each(pattern: Path, frames: Iterable[VideoFrame], settings: dict[str, Any]) -> None:
+def _write_each(pattern: Path, frames: Iterable[VideoFrame], settings: dict[str, Any]) -> set[str]:
+    """Write the frames; the pictures' names."""
+    written = set()
     for number, frame in enumerate(frames):
         top = np.iinfo(frame.image.dtype).max
         rgb = cv2.cvtColor(frame.image, cv2.COLOR_BGR2RGB).astype(np.float32) * (255 / top)
         alpha = None if frame.alpha is None else frame.alpha.astype(np.float32) / top
         picture = Picture(rgb, alpha, 8 if top == 255 else 16)
-        write_picture(pattern.with_name(pattern.name % number), picture, settings)
+        path = pattern.with_name(_numbered(pattern.name, number))
+        write_picture(path, picture, settings)
+        written.add(path.name)
+    return written
 
 
 def write_animation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -53,6 +54,7 @@ def check_encoding(target: str | Path, info: VideoInfo, encoding: Encoding) -> P
     kind = sink_kind(target)
     if kind == "pipe":
         pipe_format(encoding)
+        _note_lost_opacity(target, info, kept=False)
         return None
     path = Path(target)
     folder = path if path.is_dir() else path.parent
@@ -65,7 +67,13 @@ def check_encoding(target: str | Path, info: VideoInfo, encoding: Encoding) -> P
         _start(av.CodecContext.create(chosen.codec, "w"), chosen, info)
     if refused:
         raise OptionError(f"codec {chosen.codec}: {'; '.join(refused)}")
+    _note_lost_opacity(target, info, kept=chosen.alpha)
     return chosen
+
+
+def _note_lost_opacity(target: str | Path, info: VideoInfo, *, kept: bool) -> None:
+    if info.alpha and not kept:
+        warnings.warn(f"{target}: cannot hold opacity, which is laid over white; .mov and .webm can", stacklevel=3)
 
 
 @contextmanager

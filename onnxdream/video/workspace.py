@@ -19,7 +19,7 @@ from ..errors import InputError, OptionError, OutputError, VideoError
 from ..images import write_whole
 from .frames import VideoFrame
 from .manifest import Manifest, Segment, digest_of, keep_entries, written
-from .sequences import find_pictures
+from .sequences import source_files
 
 if sys.platform != "win32":
     import fcntl
@@ -76,8 +76,7 @@ def same_frames(segments: list[Segment], frames: Iterator[VideoFrame]) -> bool:
 
 def fingerprint(source: str | Path) -> list[Any]:
     """What tells cheaply whether a source, a file or pictures, may have changed: names, sizes and times."""
-    files = [] if str(source) == "-" else find_pictures(source) or [Path(source)]
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in source_files(source)]
     return [str(source), hashlib.blake2b(repr(stats).encode(), digest_size=16).hexdigest()]
 
 
