@@ -55,6 +55,16 @@ class Page:
     channels: list[Channel]
 
     @property
+    def numbers(self) -> list[int]:
+        """The channels' numbers."""
+        return [channel.number for channel in self.channels]
+
+    @property
+    def labels(self) -> list[tuple[int, str]]:
+        """The channels that are classes, with their names."""
+        return [(channel.number, channel.label) for channel in self.channels if channel.label]
+
+    @property
     def made(self) -> int:
         """How many channels have their picture."""
         return sum(bool(channel.file("channel")) for channel in self.channels)
