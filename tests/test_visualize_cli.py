@@ -297,10 +297,40 @@ def test_an_interrupted_atlas_goes_on_where_it_stopped(tmp_path: Path, pictures:
     done = onnxdream(*arguments, "--seed", 3, folder=tmp_path)
     assert done.returncode == 2
     assert "other settings (seed)" in done.stderr
+    (folder / "channel-3.jpg").write_bytes(b"")  # as a full disk leaves it
+    (folder / "statistics.json").write_text('{"3": {"mea')
+    again = good(*arguments, folder=tmp_path)
+    assert (again["made"], again["found"], again["layers"]) == (1, 23, ["fire3", "fire4"])
+    assert (folder / "channel-3.jpg").stat().st_size > 0
     statistics = json.loads((folder / "statistics.json").read_text())["3"]
     assert len(statistics["peaks"]) == 5  # the broken picture is left out
     assert statistics["peaks"] == sorted(statistics["peaks"], reverse=True)
     assert 0 <= statistics["active"] <= 1
+
+
+def test_networks_of_one_name_do_not_share_an_atlas(tmp_path: Path, pictures: Path) -> None:
+    shut = -np.abs(weights(6, 8, 3, 3))
+    shut[0] *= -1
+    for number in (0, 1):
+        (tmp_path / str(number)).mkdir()
+        nodes = [*conv("x", "A"), *conv("A", "a"), *conv("a", "out")]
+        mid = {"w_a": np.abs(weights(8, 8, 3, 3)), "w_out": shut}
+        save(network(nodes, w_A=weights(8, 3, 3, 3, seed=number), **mid), tmp_path / str(number) / "same.onnx")
+    look = ("-l", "all", "--channels", "0-2,0", *QUICK, "--images", pictures, "-o", "atlas")
+    done = onnxdream("atlas", "0/same.onnx", *look, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "note: nothing found for 1, 2 of out: shut everywhere" in done.stderr
+    out = {path.name for path in (tmp_path / "atlas" / "out").iterdir()}
+    assert "patches-0.jpg" in out
+    assert "patches-1.jpg" not in out  # it answers to no picture
+    homes = {path.name.lower() for path in (tmp_path / "atlas").iterdir() if path.is_dir()}
+    assert len(homes) == 6  # on disks that take A for a, too
+    done = onnxdream("atlas", "1/same.onnx", *look, folder=tmp_path)
+    assert done.returncode == 2
+    assert "other settings (network)" in done.stderr
+    record = good("atlas", "0/same.onnx", "-l", "a", *look[2:], folder=tmp_path)
+    assert record["layers"] == ["A_before", "A", "a_before", "a", "out_before", "out"]
+    assert (record["made"], record["found"]) == (0, 18)
 
 
 @pytest.fixture
@@ -316,14 +346,16 @@ def browser() -> Iterator[Any]:
 
 def test_the_atlas_in_a_browser(tmp_path: Path, pictures: Path, browser: Any) -> None:
     arguments = ("--channels", "0-5,281", "--steps", 8, "--size", 64, "--images", pictures, "-o", "atlas")
-    good("atlas", "squeezenet1_1", "-l", "fire3", "-l", "logits", *arguments, folder=tmp_path)
+    layers = ("-l", "fire3/squeeze1x1", "-l", "fire3", "-l", "logits")
+    good("atlas", "squeezenet1_1", *layers, *arguments, folder=tmp_path)
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("requestfailed", lambda request: wrong.append(request.url))
     page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else wrong.append(r.url))
-    page.goto((tmp_path / "atlas" / "index.html").as_uri())
-    assert page.locator(".layer").count() == 2
+    index = (tmp_path / "atlas" / "index.html").as_uri()
+    page.goto(index)
+    assert page.locator(".layer").count() == 3
     page.fill("#search", "logi")
     assert page.locator(".layer:visible").count() == 1
     page.fill("#search", "fire3 4")
@@ -348,6 +380,30 @@ def test_the_atlas_in_a_browser(tmp_path: Path, pictures: Path, browser: Any) ->
     page.click("a[rel=next]")
     page.fill("#search", "tabby")
     assert page.locator(".channel:visible").get_attribute("id") == "c281"
+    page.press("#search", "Enter")  # and the same key does not close what it opened
+    assert page.inner_text("dialog figcaption").startswith("281 tabby")
+    page.keyboard.press("Escape")
+    page.focus("#c281")
+    page.keyboard.press("Enter")
+    assert page.locator("dialog").is_visible()
+    for width, height in ((1366, 768), (1280, 720), (1200, 900), (740, 360), (360, 740), (320, 568)):
+        page.set_viewport_size({"width": width, "height": height})
+        for part in ("figcaption b", ".numbers", ".sketch"):
+            box = page.locator(f"dialog {part}").bounding_box()
+            assert 0 <= box["x"] < box["x"] + box["width"] <= width
+            assert 0 <= box["y"] < box["y"] + box["height"] <= height
+        assert page.evaluate("(d => d.scrollHeight <= d.clientHeight)(document.querySelector('dialog'))")
+    for query, goes_to in (("tabby", "logits.html#c281"), ("tench", "logits.html#c0"), ("logits", "logits.html")):
+        page.goto(index)
+        page.fill("#search", query)
+        assert page.locator(".layer:visible").count() == 1
+        page.press("#search", "Enter")
+        page.wait_for_url(f"**/{goes_to}")
+    page.goto(index)
+    page.fill("#search", "fire3 281")
+    page.press("#search", "Enter")
+    assert page.inner_text("#count") == "fire3 has no channel 281 here"
+    assert page.url == index
     phone = browser.new_page(viewport={"width": 360, "height": 740})
     for name in ("index", "fire3", "logits"):
         phone.goto((tmp_path / "atlas" / f"{name}.html").as_uri())

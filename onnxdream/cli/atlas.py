@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from . import options as o
 from .cluster import CpusOption, GpusOption, RayOption, WorkersOption, cluster_from, own_stdout
+from .outputs import counted
 from .terminal import line, note_line, print_json, progress_bar
 from .visualize import ModelArgument, RecipeOption, SeedOption
 
@@ -44,7 +45,8 @@ def atlas(
     quiet: o.QuietOption = False,
 ) -> None:
     """Make a site that shows what every channel looks for, and what excites it; open its index.html in a browser."""
-    from ..feature.atlas import Plan, chosen_layers, make_atlas
+    from ..feature.atlas import Plan, chosen_layers, fingerprint, make_atlas
+    from ..feature.wanted import shut_note
     from ..model import load_model
 
     cluster = cluster_from(ray, workers, cpus_per_worker, gpus_per_worker)
@@ -52,6 +54,7 @@ def atlas(
     loaded = load_model(model)
     plan = Plan(
         model=loaded.name,
+        network=fingerprint(loaded),
         layers=chosen_layers(loaded, layer or []),
         channels=channels,
         images=str(pictures.resolve()) if pictures else "",
@@ -72,8 +75,11 @@ def atlas(
         )  # fmt: skip
     seconds = time.perf_counter() - began
     page = out / "index.html"
+    if done.shut and not (quiet or as_json):
+        note_line(shut_note(done.shut))
     if as_json:
-        print_json({"model": loaded.name, "layers": list(plan.layers), **done, "seconds": round(seconds, 3),
-                    "output": str(page)})  # fmt: skip
+        print_json({"model": loaded.name, "layers": list(done.layers), "made": done.made, "found": done.found,
+                    "seconds": round(seconds, 3), "output": str(page)})  # fmt: skip
     elif not quiet:
-        line(f"[green]{escape(str(page))}[/]", f"{done['made']} channels made, {done['found']} found, {seconds:.0f} s")
+        made = f"{counted(done.made, 'channel')} made, {done.found} found"
+        line(f"[green]{escape(str(page))}[/]", f"{made}, {seconds:.0f} s")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -140,10 +141,11 @@ def visualize(
     if diversity:
         weight = 0.3 if diversity_weight is None else diversity_weight
         facets = [w.diversified(visualizer, goal, diversity, weight) for goal in goals]
-    labels = [goal.label for facet in facets for goal in facet]
+    goals = [goal for facet in facets for goal in facet]
+    labels = [goal.label for goal in goals]
     about: dict[str, Any] = {
         "model": loaded.name, "layer": name, "recipe": recipe, "steps": steps, "seed": seed,
-        "size": list(visualizer.size), "objectives": [repr(goal.objective) for facet in facets for goal in facet],
+        "size": list(visualizer.size), "objectives": [repr(goal.objective) for goal in goals],
     }  # fmt: skip
     if single:
         make_folder(target)
@@ -157,7 +159,11 @@ def visualize(
     if not single:
         write_grid(target, show(pictures, labels, columns=columns), about)
     if shut and not (quiet or as_json):
-        note_line(w.shut_note([labels[position] for position in shut], name))
+        found_shut: dict[str, list[str]] = defaultdict(list)
+        for position in shut:
+            at = goals[position].objective.layers[0]
+            found_shut[at].append(labels[position].removeprefix(f"{at} "))
+        note_line(w.shut_note(found_shut))
     seconds = time.perf_counter() - began
     if as_json:
         found = [

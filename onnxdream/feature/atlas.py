@@ -12,8 +12,9 @@ Every file is written whole or not at all, and what is there is not made again.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -34,6 +35,7 @@ from .excite import excitement, patches, picture_files, picture_size, readable
 from .visualize import BATCH, Visualizer
 
 _PATCHES, _PATCH_SIDE = 8, 80
+_STATISTICS = "statistics.json"
 _LAYERS_WITHOUT_CARD = 8
 
 
@@ -51,6 +53,7 @@ class Plan:
     """What an atlas shows and how its pictures are made."""
 
     model: str
+    network: str  # the fingerprint of its file
     layers: tuple[str, ...]
     channels: str  # "all", or numbers such as 0-15
     images: str  # the folder of pictures, "" for none
@@ -58,6 +61,19 @@ class Plan:
     steps: int
     size: int
     seed: int
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `make_atlas` did: the layers that the atlas has by now, how many of their channels it made or found made.
+
+    `shut` are those made now whose picture does not excite them at all.
+    """
+
+    layers: tuple[str, ...]
+    made: int
+    found: int
+    shut: dict[str, list[int]]
 
 
 @dataclass(frozen=True)
@@ -78,9 +94,12 @@ class Climbers:
 
     of_size: dict[tuple[int, int], Visualizer]
 
-    def __call__(self, batch: Batch, report: Report | None = None) -> np.ndarray:
-        """The pictures of a batch, uint8 [n,H,W,3]."""
-        return self.of_size[batch.size]([channel(batch.layer, c) for c in batch.channels])
+    def __call__(self, batch: Batch, report: Report | None = None) -> tuple[np.ndarray, list[int]]:
+        """The pictures of a batch, uint8 [n,H,W,3], and those of its channels that stay shut on theirs."""
+        visualizer, goals = self.of_size[batch.size], [channel(batch.layer, c) for c in batch.channels]
+        pictures = visualizer(goals)
+        shut = visualizer.unreached(goals, visualizer.measure(goals, pictures))
+        return pictures, [batch.channels[position] for position in shut]
 
 
 def chosen_layers(model: Model, names: Sequence[str]) -> tuple[str, ...]:
@@ -108,8 +127,8 @@ def make_atlas(
     cluster: RayCluster | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_skip: Callable[[str], None] = lambda message: None,
-) -> dict[str, int]:
-    """Make the atlas `plan` of `model` in `folder`, or go on with it; returns the channels made, and those found made.
+) -> Made:
+    """Make the atlas `plan` of `model` in `folder`, or go on with it.
 
     With `cluster` its machines make the channels' pictures. Pictures that cannot be read are told to `on_skip` and left
     out. Interrupted, it leaves a site that shows what there is. Raises OptionError when the folder holds an atlas of
@@ -133,15 +152,16 @@ def make_atlas(
         climbers[sizes[layer.name]].check([channel(layer.name, numbers[layer.name][0])])
     files = picture_files(Path(plan.images)) if plan.images else []
     read: dict[tuple[int, int], list[np.ndarray]] = {}
-    unseen = [layer for layer in layers if files and not _statistics(folder, layer.name).exists()]
+    unseen = [layer for layer in layers if files and not _statistics(folder, layer.name, numbers[layer.name])]
     for size in {picture_size(model, layer.name) for layer in unseen}:
         read[size] = list(readable(files, size, on_skip))
         if not read[size]:
             raise PictureError(f"{plan.images}: none of its pictures can be read; name a folder of PNG or JPEG files")
     _open(folder, plan)
-    missing = {name: [c for c in numbers[name] if not _picture(folder, name, c).exists()] for name in numbers}
+    missing = {name: [c for c in numbers[name] if not _is_whole(_picture(folder, name, c))] for name in numbers}
     looks = sum(len(read[picture_size(model, layer.name)]) for layer in unseen)
     total, done = looks + sum(map(len, missing.values())), 0
+    shut: dict[str, list[int]] = defaultdict(list)
 
     def advance(layer: str, by: int = 1) -> None:
         nonlocal done
@@ -159,7 +179,9 @@ def make_atlas(
             for i in range(0, len(left), at_once)
         ]
         unfinished = Counter(batch.layer for batch in batches)
-        for batch, made in _made(Climbers(climbers), batches, cluster):
+        for batch, (made, left_shut) in _made(Climbers(climbers), batches, cluster):
+            if left_shut:
+                shut[batch.layer] += left_shut
             for c, picture in zip(batch.channels, made, strict=True):
                 _save(_picture(folder, batch.layer, c), picture)
             advance(batch.layer, len(batch.channels))
@@ -169,23 +191,29 @@ def make_atlas(
     finally:
         _render(model, folder, plan, layers, numbers)
     made_now = sum(map(len, missing.values()))
-    return {"made": made_now, "found": sum(map(len, numbers.values())) - made_now}
+    return Made(plan.layers, made_now, sum(map(len, numbers.values())) - made_now, dict(shut))
 
 
 def _made(
     climbers: Climbers, batches: Sequence[Batch], cluster: RayCluster | None
-) -> Iterable[tuple[Batch, np.ndarray]]:
-    """Each batch with its pictures, uint8 [n,H,W,3], as they are finished."""
+) -> Iterable[tuple[Batch, tuple[np.ndarray, list[int]]]]:
+    """Each batch with what `Climbers` give for it, as they are finished."""
     if cluster is None:
         return ((batch, climbers(batch)) for batch in batches)
     return cluster.map(climbers, batches)
+
+
+def fingerprint(model: Model) -> str:
+    """What tells networks of the same name apart."""
+    data = model.path.read_bytes() if model.path else model.proto.SerializeToString()
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def _numbers(layer: Layer, channels: str) -> tuple[int, ...]:
     """The layer's own of the channels that the plan names. Raises LayerError when that leaves none."""
     if channels == "all":
         return tuple(range(layer.channels))
-    numbers = tuple(c for c in parse_channels(channels) if c < layer.channels)
+    numbers = tuple(c for c in dict.fromkeys(parse_channels(channels)) if c < layer.channels)
     if not numbers:
         raise LayerError(f"layer {layer.name} has channels 0 to {layer.channels - 1}; there is no channel {channels}")
     return numbers
@@ -234,7 +262,8 @@ def _look(
     found = excitement(model, layer.name, pictures, device=device, on_picture=on_picture)
     for c in numbers:
         strip = patches(found, c, pictures, layer.receptive_field, _PATCHES, _PATCH_SIDE)
-        _save(folder / site.slug(layer.name) / f"patches-{c}.jpg", strip)
+        if strip is not None:
+            _save(folder / site.slug(layer.name) / f"patches-{c}.jpg", strip)
     record: dict[str, Any] = {
         str(c): {
             "mean": float(found.mean[c]), "deviation": float(found.deviation[c]), "active": float(found.active[c]),
@@ -242,8 +271,7 @@ def _look(
         }
         for c in numbers
     }  # fmt: skip
-    path = _statistics(folder, layer.name)
-    site.write_text(path, json.dumps(record))
+    site.write_text(folder / site.slug(layer.name) / _STATISTICS, json.dumps(record))
 
 
 def _render(
@@ -252,10 +280,8 @@ def _render(
     """Write the pages for what there is by now."""
     shown = []
     for layer in layers:
-        home, statistics = site.slug(layer.name), {}
-        if _statistics(folder, layer.name).is_file():
-            statistics = json.loads(_statistics(folder, layer.name).read_text(encoding="utf-8"))
-        there = {path.name for path in (folder / home).iterdir()}
+        home, statistics = site.slug(layer.name), _statistics(folder, layer.name, numbers[layer.name])
+        there = {path.name for path in (folder / home).iterdir() if _is_whole(path)}
         labels = model.card.labels if not layer.spatial and len(model.card.labels) == layer.channels else ()
         cells = [
             site.Channel(c, home, there, labels[c] if labels else "", statistics.get(str(c)))
@@ -273,5 +299,16 @@ def _picture(folder: Path, layer: str, number: int) -> Path:
     return folder / site.slug(layer) / f"channel-{number}.jpg"
 
 
-def _statistics(folder: Path, layer: str) -> Path:
-    return folder / site.slug(layer) / "statistics.json"
+def _is_whole(path: Path) -> bool:
+    """Whether there is a file with something in it; a full disk, or a copy that broke off, leaves empty ones."""
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _statistics(folder: Path, layer: str, numbers: Sequence[int]) -> dict[str, Any]:
+    """What `_look` noted of the channels `numbers`, by number; empty where that is not there or damaged."""
+    try:
+        record = json.loads((folder / site.slug(layer) / _STATISTICS).read_text(encoding="utf-8"))
+        whole = all({"mean", "deviation", "active", "peaks"} <= record[str(c)].keys() for c in numbers)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+    return record if whole else {}

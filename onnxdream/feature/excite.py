@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from ..backends.ort import Session
-from ..errors import PictureError
+from ..errors import ModelError, PictureError
 from ..images import read_picture, resize, to_batch
 from ..model import Model
 from ..step import build_feature_model
@@ -69,15 +69,20 @@ def excitement(
     device: str = "auto",
     on_picture: Callable[[], None] = lambda: None,
 ) -> Excitement:
-    """What `layer` answers to `pictures`, each float32 [1,3,H,W] of the size `picture_size` gives."""
+    """What `layer` answers to `pictures`, each uint8 [1,3,H,W] of the size `picture_size` gives.
+
+    Raises ModelError when it answers with numbers that are not finite.
+    """
     size = pictures[0].shape[2:]
     fixed = {"N": 1, "H": size[0], "W": size[1]}
     session = Session(build_feature_model(model, layer), device, fixed=fixed)
     rows: list[tuple[np.ndarray, ...]] = []
     for picture in pictures:
-        rows.append(_summary(session.run({"image": picture})["features"][0]))
+        rows.append(_summary(session.run({"image": picture.astype(np.float32)})["features"][0]))
         on_picture()
     means, squares, active, peaks, places = (np.stack(part, 1) for part in zip(*rows, strict=True))
+    if not np.isfinite(squares).all():
+        raise ModelError(f"layer {layer} of {model.name} gives numbers that are not finite; leave it out")
     mean = means.mean(1)
     deviation = np.sqrt(np.maximum(squares.mean(1) - mean**2, 0))
     return Excitement(mean, deviation, active.mean(1), peaks, places, means)
@@ -102,12 +107,15 @@ def _summary(answer: np.ndarray) -> tuple[np.ndarray, ...]:
 
 def patches(
     found: Excitement, channel: int, pictures: Sequence[np.ndarray], field: float, count: int, side: int
-) -> np.ndarray:
+) -> np.ndarray | None:
     """The `count` places of different pictures that excite `channel` most, four in a row: uint8 [H,W,3] RGB.
 
     Each shows what the layer sees there, `field` pixels wide (all of the picture for infinity), as `side` pixels.
+    Pictures to which the channel stays at 0 are left out; None where it stays so in all.
     """
-    order = np.argsort(-found.peaks[channel])[:count]
+    order = [i for i in np.argsort(-found.peaks[channel])[:count] if found.peaks[channel, i] != 0]
+    if not order:
+        return None
     tiles = [_cut(pictures[i][0], found.places[channel, i], field) for i in order]
     tiles = [cv2.resize(tile, (side, side), interpolation=cv2.INTER_AREA) for tile in tiles]
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % _ROW)
@@ -115,21 +123,20 @@ def patches(
 
 
 def _cut(picture: np.ndarray, place: np.ndarray, field: float) -> np.ndarray:
-    """The square of `picture` [3,H,W] around `place` (y, x in 0..1), moved inside where it leaves the picture."""
+    """The square of `picture` uint8 [3,H,W] around `place` (y, x in 0..1), moved inside where it leaves the picture."""
     sides = picture.shape[1:]
     width = round(min(max(field, _SMALLEST_PATCH), *sides)) if math.isfinite(field) else min(sides)
     top, left = (
         round(min(max(float(at) * length - width / 2, 0), length - width))
         for at, length in zip(place, sides, strict=True)
     )
-    tile = picture[:, top : top + width, left : left + width].transpose(1, 2, 0)
-    return np.asarray(np.rint(tile), np.uint8)
+    return np.ascontiguousarray(picture[:, top : top + width, left : left + width].transpose(1, 2, 0))
 
 
 def readable(files: Sequence[Path], size: tuple[int, int], skip: Callable[[str], None]) -> Iterator[np.ndarray]:
-    """The pictures among `files`, as `read_square`; what cannot be read is told to `skip` and left out."""
+    """The pictures among `files`, as `read_square`, uint8; what cannot be read is told to `skip` and left out."""
     for path in files:
         try:
-            yield read_square(path, size)
+            yield np.rint(read_square(path, size)).astype(np.uint8)
         except PictureError as error:
             skip(str(error))

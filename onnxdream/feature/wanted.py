@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -138,7 +138,7 @@ def natural_maco(folder: Path, size: tuple[int, int], on_skip: Callable[[str], N
 
     Those that cannot be read are told to `on_skip` and left out. Raises PictureError where none is left.
     """
-    pictures = [picture[0] for picture in readable(picture_files(folder), size, on_skip)]
+    pictures = [picture[0].astype(np.float32) for picture in readable(picture_files(folder), size, on_skip)]
     if not pictures:
         raise PictureError(f"{folder}: none of its pictures can be read; name a folder of PNG or JPEG files")
     magnitude = natural_magnitude(pictures, size)
@@ -158,7 +158,10 @@ def diversified(visualizer: Visualizer, wanted: Wanted, count: int, weight: floa
     return [Wanted(f"{wanted.label} {chr(97 + i)}", goal) for i in range(count)]
 
 
-def shut_note(labels: Sequence[str], layer: str) -> str:
-    """What to say of the channels `labels` of `layer` that a climb left shut."""
-    named = ", ".join(labels[:12]) + (f" and {len(labels) - 12} more" if len(labels) > 12 else "")
-    return f"nothing found for {named} of {layer}: shut everywhere; try other --steps, --size or --seed"
+def shut_note(shut: Mapping[str, Sequence[object]]) -> str:
+    """What to say of channels {layer: its channels} that a climb left shut."""
+    named = [
+        ", ".join(map(str, channels[:12])) + (f" and {len(channels) - 12} more" * (len(channels) > 12)) + f" of {layer}"
+        for layer, channels in shut.items()
+    ]
+    return f"nothing found for {'; '.join(named)}: shut everywhere; try other steps, another size or seed"
