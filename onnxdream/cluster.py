@@ -7,11 +7,12 @@ of its own and renames them. The machines of the cluster need onnxdream installe
 from __future__ import annotations
 
 import functools
+import os
 import socket
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -100,11 +101,11 @@ class RayCluster:
         items: Iterable[Item],
         *,
         on_progress: Callable[[ClusterProgress], None] = lambda progress: None,
-    ) -> Iterator[tuple[Item, Result]]:
+    ) -> Generator[tuple[Item, Result], None, None]:
         """Yield (item, `work(item, report)`) for each of `items`, as they are finished.
 
         `work` is sent to each worker process once and keeps what it remembers there between items. `items` may be found
-        while the first are being worked on. Where the block is left early, what is in hand is given up. After all
+        while the first are being worked on. When the generator is closed early, what is in hand is given up. After all
         others, raises ClusterError naming, by their str(), the items that failed too often, with the exit code of the
         cause; after three of them no more are begun.
         """
@@ -258,6 +259,8 @@ class _Map(Generic[Item, Result]):
         return self._tally.amounts.remote()
 
     def give_up(self) -> None:
+        if not self.ray.is_initialized():
+            return  # any call would begin a cluster of its own
         for call in self._pending:
             with suppress(Exception):
                 self.ray.cancel(call, force=True)
@@ -315,6 +318,7 @@ def _received(reference: Any) -> Any:
 @functools.cache
 def ray_module() -> Any:
     """Ray itself. Raises ClusterError, naming the extra to install, when it is missing."""
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # else a call after the connection begins a new cluster
     try:
         import ray
     except ImportError as error:

@@ -13,6 +13,7 @@
         ├── VideoError             the video cannot be read, or breaks off
         ├── OptionError            a setting is out of range or contradicts another
         └── OutputError            the result cannot be written there
+            └── WriteError         exit code 1: writing it failed, as on a full disk
 
 Every message is one line: what was wrong, with which value, and what to do.
 """
@@ -77,3 +78,9 @@ class OptionError(InputError):
 
 class OutputError(InputError):
     """The result cannot be written there."""
+
+
+class WriteError(OutputError):
+    """Writing the result failed: the disk is full, or its reader has gone away."""
+
+    exit_code = 1

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from .errors import OutputError, PictureError
+from .errors import OutputError, PictureError, WriteError
 
 # Above this a file is more likely a decompression bomb than a picture.
 MAX_PIXELS = 400_000_000
@@ -290,7 +290,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 def write_whole(path: Path, write: Callable[[Path], None], *, scratch: Path | None = None) -> None:
     """Call `write` with a temporary name beside `path`, and rename the result into place when it is whole.
 
-    `scratch` is another folder for it, on the same disk. Raises OutputError when it cannot be written; nothing is left
+    `scratch` is another folder for it, on the same disk. Raises WriteError when it cannot be written; nothing is left
     behind and nothing overwritten then.
     """
     # Named before it is there: an interruption can come in the very call that makes the file.
@@ -298,11 +298,9 @@ def write_whole(path: Path, write: Callable[[Path], None], *, scratch: Path | No
     try:
         temporary.touch(exist_ok=False)
         write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())  # else a power failure could leave the name without the content
         temporary.replace(path)
     except (OSError, ValueError, cv2.error) as error:
-        raise OutputError(f"{path}: cannot be written: {_reason(error)}") from error
+        raise WriteError(f"{path}: cannot be written: {_reason(error)}") from error
     finally:
         with contextlib.suppress(OSError):  # where it could not be made
             temporary.unlink()

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from .dream import Dream, Dreamer, Progress
-from .errors import OptionError, OutputError, PictureError
+from .errors import OptionError, OutputError, PictureError, WriteError
 from .images import (
     MAX_PIXELS,
     Picture,
@@ -217,7 +217,7 @@ def write_sequence(target: Path, pictures: Iterator[Picture], settings: dict[str
     try:
         target.mkdir(exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{target}: cannot be created: {error.strerror}") from error
+        raise WriteError(f"{target}: cannot be created: {error.strerror}") from error
     count = 0
     try:
         for picture in pictures:

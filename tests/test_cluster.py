@@ -164,6 +164,29 @@ def test_a_killed_driver_s_job_goes_on(cluster: Any, film: Path, alone: Path, tm
     assert [p.name for p in tmp_path.iterdir()] == ["out.mkv"]
 
 
+@pytest.mark.parametrize("how", ["interrupt", "preview"])
+def test_whoever_stops_leaves_no_task_behind(cluster: Any, film: Path, tmp_path: Path, how: str) -> None:
+    """By Ctrl-C, or because what is told of the progress cannot be written; neither begins a cluster of its own."""
+    out, preview, more = tmp_path / "out.mkv", tmp_path / "gone" / "now.jpg", []
+    if how == "preview":
+        preview.parent.mkdir()
+        more = ["--preview", preview]
+    sessions = set(Path("/tmp/ray").glob("session_2*"))
+    process = start(film, out, "--segment-frames", 8, "--overlap", 2, "--steps", 40, "--ray", cluster.address, *more)
+    wait_for_segments(out, 1, process)
+    if how == "interrupt":
+        process.send_signal(signal.SIGINT)
+    else:
+        shutil.rmtree(preview.parent)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == (130 if how == "interrupt" else 1), stderr
+    assert stderr.count("\n") == 1, stderr
+    assert set(Path("/tmp/ray").glob("session_2*")) == sessions
+    before = {path.stat().st_mtime_ns for path in (tmp_path / ".out.mkv.onnxdream").rglob("*")}
+    time.sleep(3)
+    assert {path.stat().st_mtime_ns for path in (tmp_path / ".out.mkv.onnxdream").rglob("*")} == before
+
+
 def test_parts_of_a_long_shot_are_the_same_wherever_they_are_dreamed(cluster: Any, film: Path, tmp_path: Path) -> None:
     """Begun on the cluster, finished by one machine, against one machine alone."""
     timeline = tmp_path / "timeline.toml"

@@ -75,7 +75,9 @@ def main() -> None:
     except OnnxDreamError as error:
         error_line(str(error))
         code = error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as error:
+        if isinstance(error.__cause__, EOFError):  # which Typer takes for an interrupt
+            raise error.__cause__ from None
         error_line("interrupted")
         code = INTERRUPTED
     except MemoryError:

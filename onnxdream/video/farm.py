@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 
 from ..cluster import ClusterProgress, RayCluster, Report
-from ..errors import OutputError
+from ..errors import WriteError
 from ..shipment import Shipment
+from .disk import write_data
 from .frames import VideoSource
 from .manifest import Segment
 from .plan import Stretch
 from .segments import Recipe, Segments, Step
 from .sequences import find_pictures
-from .workspace import fingerprint, write_data
+from .workspace import fingerprint
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def dream_stretches(
     folder: Path,
     todo: Iterable[Stretch],
     on_progress: Callable[[ClusterProgress], None],
-) -> Iterator[tuple[Stretch, Made]]:
+) -> Generator[tuple[Stretch, Made], None, None]:
     """Dream stretches on `cluster`; their segments are whole files in `folder` when they are yielded.
 
     Raises what `RayCluster.map` raises, and OutputError.
@@ -96,10 +97,11 @@ def dream_stretches(
             recipe = replace(recipe, source=_absolute(recipe.source), target=Path(_absolute(recipe.target)))
             pictures = find_pictures(recipe.source) is not None
             hand = Farmhand(recipe, folder.absolute() if shared else None, shipment, pictures)
-            for stretch, made in cluster.map(hand, todo, on_progress=on_progress):
-                for name, data in made.files.items():
-                    write_data(folder / name, data)
-                yield stretch, made
+            with closing(cluster.map(hand, todo, on_progress=on_progress)) as results:
+                for stretch, made in results:
+                    for name, data in made.files.items():
+                        write_data(folder / name, data)
+                    yield stretch, made
         finally:
             if shipment is not None:
                 with suppress(Exception):
@@ -112,7 +114,7 @@ def _is_shared(cluster: RayCluster, source: str | Path, folder: Path) -> bool:
     try:
         token.touch()
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
+        raise WriteError(f"{folder}: cannot be written: {error.strerror}") from error
     try:
         return all(cluster.on_each_node(_sees, token, _absolute(source), fingerprint(_absolute(source))))
     finally:

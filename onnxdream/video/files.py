@@ -12,10 +12,11 @@ from typing import Any
 
 import av
 
-from ..errors import OptionError, OutputError, VideoError
+from ..errors import OptionError, VideoError, WriteError
 from ..images import write_whole
 from . import joined, streams
 from .decode import FileSource
+from .disk import keep_content
 from .encoding import ANIMATIONS, CONTAINERS, Encoding, Plan, sink_kind
 from .frames import ColorTags, FrameSink, VideoFrame, VideoInfo, VideoSource
 from .raw import pipe_input
@@ -180,8 +181,9 @@ def _finish_video(
                 out.set_chapters(streams.chapters(source, cut))
             out.metadata.update(metadata)
             streams.interleave(out, *packets)
+        keep_content(to)
     except av.FFmpegError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         if source is not None:
             source.close()

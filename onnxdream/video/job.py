@@ -6,11 +6,10 @@ that was never interrupted.
 
 from __future__ import annotations
 
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +22,7 @@ from ..dream import Dreamer
 from ..errors import ClusterError, OptionError, OutputError, PictureError, VideoError
 from . import plan
 from .checks import check_files, check_options, working_size
+from .farm import Made, dream_stretches
 from .files import (
     Encoding,
     VideoSource,
@@ -38,7 +38,7 @@ from .plan import OVERLAP, Stretch
 from .preview import Preview
 from .segments import Recipe, Segments, Step
 from .temporal import VideoDreamer
-from .workspace import PLAN, Workspace, fingerprint, same_frames
+from .workspace import PLAN, Tally, Workspace, fingerprint, same_frames
 
 SEGMENT_FRAMES = 96
 
@@ -139,15 +139,16 @@ def dream_video(
             **(identity or identity_of([dreamer.dreamer])),
         }
         lasting = not piped and str(source) != "-"
-        beside = target
-        if piped:  # its workspace only keeps count
-            beside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onnxdream-"))) / "pipe"
-        workspace = Workspace.open(
-            beside,
-            job,
-            resume=resume and lasting,
-            chain=not planned,
-            unchanged=lambda segments: not planned and same_frames(segments, video.frames(start=start, end=end)),
+        workspace = (
+            Tally()
+            if piped
+            else Workspace.open(
+                target,
+                job,
+                resume=resume and lasting,
+                chain=not planned,
+                unchanged=lambda segments: not planned and same_frames(segments, video.frames(start=start, end=end)),
+            )
         )
         recipe = Recipe(
             source,
@@ -279,19 +280,22 @@ class _Run:
                 for segment in self._segments(stretch):
                     self.workspace.add(segment)
         else:
-            from .farm import dream_stretches
-
             made = dream_stretches(self.cluster, self.recipe, self.workspace.folder, missing(), self._tell_cluster)
-            for _, result in made:
-                for segment in result.segments:
-                    self.workspace.add(segment)
-                self.done = self.workspace.frames
-                self.provider, self._image = result.provider, result.image
-                if self.cluster.gpus_per_worker and result.provider == "CPUExecutionProvider":
-                    warnings.warn("a worker with a GPU dreams on its CPU; see `onnxdream info` there", stacklevel=2)
-                self._objective = result.segments[-1].objective / result.segments[-1].frames
+            with closing(made):  # before the connection, else its tasks run on
+                for _, result in made:
+                    self._take(result)
         if damage:
             raise damage[0]
+
+    def _take(self, made: Made) -> None:
+        """Note down what a worker has made."""
+        for segment in made.segments:
+            self.workspace.add(segment)
+        self.done = self.workspace.frames
+        self.provider, self._image = made.provider, made.image
+        if self.cluster and self.cluster.gpus_per_worker and made.provider == "CPUExecutionProvider":
+            warnings.warn("a worker with a GPU dreams on its CPU; see `onnxdream info` there", stacklevel=2)
+        self._objective = made.segments[-1].objective / made.segments[-1].frames
 
     def _plan(self) -> Iterator[Stretch]:
         """The job's stretches, each as soon as it is known; the whole plan is kept for a resumed run."""

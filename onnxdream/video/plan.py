@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import VideoError
-from .workspace import write_data
+from .disk import write_data
 
 OVERLAP = 24  # frames; from there on a fade's warp error is that of an undivided dream (tools/bench_cluster.py)
 

@@ -9,7 +9,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from ..errors import OptionError, OutputError
+from ..errors import OptionError, WriteError
 from .colors import FULL, bgr_to_yuv, matrix_of, over_white, rescaled
 from .encoding import Encoding
 from .frames import ColorTags, FrameCheck, FrameSink, VideoInfo
@@ -97,4 +97,4 @@ class PipeSink(FrameSink):
             if not data:
                 self.stream.flush()
         except OSError as error:
-            raise OutputError(f"-: standard output cannot be written: {error.strerror or error}") from error
+            raise WriteError(f"-: standard output cannot be written: {error.strerror or error}") from error

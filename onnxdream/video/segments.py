@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ import numpy as np
 
 from ..dream import Dreamer
 from ..errors import VideoError
-from ..images import write_whole
 from .ahead import ahead
+from .disk import write_data
 from .files import Encoding, FrameSink, VideoFrame, VideoSource, open_sink, open_source
 from .flow import CutDetector
 from .manifest import Segment
@@ -152,8 +153,9 @@ class Segments:
     def _with_state(self, segment: Segment, number: int, state: State) -> Segment:
         if not self.keep_state:
             return segment
-        name = f"state-{number:05d}.npz"
-        write_whole(self.folder / name, lambda to: np.savez(to, allow_pickle=False, **state))
+        name, data = f"state-{number:05d}.npz", BytesIO()
+        np.savez(data, allow_pickle=False, **state)
+        write_data(self.folder / name, data.getvalue())
         return replace(segment, state=name)
 
     def _prepared(self) -> Iterator[Step]:

@@ -15,9 +15,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..errors import OutputError, PictureError, VideoError
+from ..errors import PictureError, VideoError, WriteError
 from ..images import SETTINGS_KEY, Picture, read_picture, read_settings, write_picture, write_whole
 from .colors import over_white
+from .disk import keep_content
 from .encoding import PICTURES
 from .frames import SRGB, VideoFrame, VideoInfo, VideoSource, seconds
 
@@ -249,7 +250,7 @@ def write_pictures(
             _write_each(building / name, frames, settings)
             building.rename(folder)
         except OSError as error:
-            raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
+            raise WriteError(f"{target}: cannot be written: {error.strerror}") from error
         finally:
             if building.is_dir():
                 for leftover in building.iterdir():
@@ -262,7 +263,7 @@ def write_pictures(
             if _fits(name, old.name) and old.name not in written:
                 old.unlink()
     except OSError as error:
-        raise OutputError(f"{target}: older pictures cannot be removed: {error.strerror}") from error
+        raise WriteError(f"{target}: older pictures cannot be removed: {error.strerror}") from error
 
 
 def _write_each(pattern: Path, frames: Iterable[VideoFrame], settings: dict[str, Any]) -> set[str]:
@@ -275,6 +276,7 @@ def _write_each(pattern: Path, frames: Iterable[VideoFrame], settings: dict[str,
         picture = Picture(rgb, alpha, 8 if top == 255 else 16)
         path = pattern.with_name(_numbered(pattern.name, number))
         write_picture(path, picture, settings)
+        keep_content(path)
         written.add(path.name)
     return written
 
@@ -322,6 +324,7 @@ def write_animation(
 
     def write(to: Path) -> None:
         first.save(to, format="GIF" if gif else "WEBP", save_all=True, append_images=pictures, **options)
+        keep_content(to)
 
     write_whole(target, write, scratch=scratch)
 

@@ -15,9 +15,10 @@ from typing import Any
 import av
 import numpy as np
 
-from ..errors import OnnxDreamError, OptionError, OutputError
+from ..errors import OnnxDreamError, OptionError, OutputError, WriteError
 from . import joined, pixels
 from .colors import over_white
+from .disk import keep_content
 from .encoding import CONTAINERS, Encoder, Encoding, Plan, plan, sink_kind
 from .frames import FrameCheck, FrameSink, VideoInfo
 from .raw import PipeSink, pipe_format
@@ -195,8 +196,7 @@ class VideoSink(FrameSink):
         self._mux(None)
         with self._told():
             self._container.close()
-            with self._part.open("rb+") as file:
-                os.fsync(file.fileno())
+            keep_content(self._part)
             self._part.replace(self._whole)
 
     def discard(self) -> None:
@@ -211,7 +211,7 @@ class VideoSink(FrameSink):
             yield
         except (av.FFmpegError, OSError) as error:
             self._part.unlink(missing_ok=True)
-            raise OutputError(f"{self.path}: cannot be written: {error.strerror or error}") from error
+            raise WriteError(f"{self.path}: cannot be written: {error.strerror or error}") from error
 
 
 def open_sink(path: Path, info: VideoInfo, encoding: Encoding, target: str | Path) -> FrameSink:

@@ -15,10 +15,10 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import InputError, OptionError, OutputError, VideoError
-from ..images import write_whole
+from ..errors import InputError, OptionError, OutputError, VideoError, WriteError
+from .disk import keep_entries, write_data
 from .frames import VideoFrame
-from .manifest import Manifest, Segment, digest_of, keep_entries, written
+from .manifest import Manifest, Segment, digest_of, written
 from .sequences import source_files
 
 if sys.platform != "win32":
@@ -32,15 +32,6 @@ MANIFEST = "manifest.jsonl"
 def segment_name(number: int) -> str:
     """The file of the `number`-th segment."""
     return f"segment-{number:05d}"
-
-
-def write_data(path: Path, data: bytes) -> None:
-    """Write a file that appears when it is whole. Raises OutputError."""
-
-    def write(to: Path) -> None:
-        to.write_bytes(data)
-
-    write_whole(path, write)
 
 
 class FramesDigest:
@@ -227,7 +218,7 @@ class Workspace:
         try:
             yield
         except OSError as error:
-            raise OutputError(f"{self.folder}: {what}: {error.strerror or error}") from error
+            raise WriteError(f"{self.folder}: {what}: {error.strerror or error}") from error
 
     def _append(self, lines: str) -> None:
         with (self.folder / MANIFEST).open("a") as manifest:
@@ -247,6 +238,20 @@ class Workspace:
         # Written anew, for a line that was cut off must not run into the next one.
         write_data(self.folder / MANIFEST, written(header, self.segments).encode())
         keep_entries(self.folder)
+
+
+class Tally(Workspace):
+    """In place of a workspace, for a job whose frames go into a pipe: segments are only counted."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull))
+
+    def add(self, segment: Segment) -> None:
+        """Count a segment."""
+        self.segments.append(segment)
+
+    def remove(self) -> None:
+        """There is no folder."""
 
 
 def _other_job(target: Path, changed: list[str]) -> OptionError:
