@@ -1390,6 +1390,34 @@ def test_y4m_through_pipes(clip_frames: list[VideoFrame]) -> None:
     assert len(passed) == len(data)
 
 
+READ_A_PIPE = """
+import sys
+from fractions import Fraction
+from onnxdream.errors import VideoError
+from onnxdream.video.files import open_source
+count = 0
+try:
+    for frame in open_source("-", **({} if sys.argv[1] == "y4m" else {"size": (96, 54), "rate": Fraction(25)})).frames():
+        count += 1
+    print(count)
+except VideoError as error:
+    print(count, error)
+"""
+
+
+@pytest.mark.parametrize("kind", ["y4m", "bgr24"])
+def test_a_pipe_cut_off_says_so_after_its_frames(kind: str) -> None:
+    size, begin = 96 * 54 * 3, b"FRAME\n" if kind == "y4m" else b""
+    head = b"YUV4MPEG2 W96 H54 F25:1 Ip A1:1 C444\n" if kind == "y4m" else b""
+    data = head + 4 * (begin + bytes(range(96)) * (size // 96))
+    broken = "3 -: the video is damaged or cut off after 0.08 s"
+    missing = {0: "4", 1: broken, 5000: broken, size - 1: broken, size + len(begin): "3"}
+    if begin:
+        missing |= {size: broken, size + 4: broken}
+    for count, says in missing.items():
+        assert run(READ_A_PIPE, kind, given=data[: len(data) - count]).decode().strip() == says, count
+
+
 def test_deep_y4m(tmp_path: Path) -> None:
     for number in range(2):
         cv2.imwrite(str(tmp_path / f"{number}.png"), picture(number, deep=True))

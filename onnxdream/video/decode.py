@@ -13,6 +13,7 @@ from ..errors import VideoError
 from . import pixels
 from .colors import FULL, matrix_of
 from .frames import ColorTags, VideoFrame, VideoInfo, VideoSource, seconds
+from .raw import PipeInput
 from .streams import main_video
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ Decoded = tuple["av.VideoFrame", int]
 
 
 class FileSource(VideoSource):
-    """The video stream of a file or pipe.
+    """The video stream of a file or `pipe`.
 
     `reopen` opens the file from its beginning, `decoder` makes a decoder by its name or returns None, and `damage` is
     what either raises for a damaged file. Raises VideoError when there is no video, or not one whole frame.
@@ -44,9 +45,10 @@ class FileSource(VideoSource):
         decoder: Callable[[str], av.CodecContext | None],
         damage: type[Exception],
         *,
-        once: bool = False,
+        pipe: PipeInput | None = None,
     ) -> None:
         self.name, self._reopen, self._new_decoder, self._damage = name, reopen, decoder, damage
+        self._input = pipe
         container = reopen()
         self._number = self._main(container)
         frames = self._decode(container)
@@ -65,8 +67,8 @@ class FileSource(VideoSource):
         self._times: list[int] | None = None
         self._keys: list[int] = []
         self._rest: Iterator[Decoded] | None = None
-        self._pipe = container if once else None
-        if once:
+        self._pipe = container if pipe else None
+        if pipe:
             self._rest = chain([first], frames)
         else:
             frames.close()
@@ -222,7 +224,7 @@ class FileSource(VideoSource):
         step = max(1, round(1 / (stream.average_rate * stream.time_base))) if stream.average_rate else 1
         last: int | None = None
         key: int | None = None
-        reached, decoding_time = Fraction(0), None
+        reached, decoding_time, place = Fraction(0), None, 0
         torn, broken_at = False, None  # and the time shown of what is broken
 
         def timed(frame: av.VideoFrame) -> int:
@@ -244,6 +246,7 @@ class FileSource(VideoSource):
                     torn, broken_at = True, packet.pts
                     break
                 reached, decoding_time = max(reached, _end_of(packet)), packet.dts
+                place = (packet.pos or 0) + packet.size
                 key = packet.pts if key is None else key
                 try:
                     decoded = decoder.decode(packet)
@@ -272,7 +275,8 @@ class FileSource(VideoSource):
             if frame.is_corrupt or (broken_at is not None and frame.pts is not None and frame.pts >= broken_at):
                 break
             yield frame, timed(frame)
-        if torn or self._ends_early(container, reached, decoding_time, step * stream.time_base):
+        cut = self._input is not None and self._input.taken > place  # y4m ends in a frame without a word
+        if torn or cut or self._ends_early(container, reached, decoding_time, step * stream.time_base):
             where = "at 0 s" if last is None else f"after {seconds(last * stream.time_base - self.info.start)}"
             raise VideoError(f"{self.name}: the video is damaged or cut off {where}")
 

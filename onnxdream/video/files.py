@@ -19,7 +19,7 @@ from .decode import FileSource
 from .disk import keep_content
 from .encoding import ANIMATIONS, CONTAINERS, Encoding, Plan, sink_kind
 from .frames import ColorTags, FrameSink, VideoFrame, VideoInfo, VideoSource
-from .raw import pipe_input
+from .raw import PipeInput, pipe_input
 from .sequences import (
     RATE,
     AnimationSource,
@@ -60,7 +60,8 @@ def open_source(
         raise VideoError("the source has no name; name a file, a folder or a pattern, or - for a pipe")
     if name == "-":
         kind, options = pipe_input(rate, size, pix_fmt)
-        return FileSource("-", lambda: _open("-", "pipe:0", kind, options), _new_decoder, av.FFmpegError, once=True)
+        pipe = PipeInput()
+        return FileSource("-", lambda: _open("-", pipe, kind, options), _new_decoder, av.FFmpegError, pipe=pipe)
     if size is not None or pix_fmt is not None:
         raise OptionError(f"{name}: size and pixel format are for bare frames on standard input")
     pictures = find_pictures(spec)
@@ -78,7 +79,7 @@ def open_source(
     return FileSource(name, lambda: _open(name, f"file:{path}"), _new_decoder, av.FFmpegError)
 
 
-def _open(name: str, url: str, kind: str | None = None, options: dict[str, str] | None = None) -> Any:
+def _open(name: str, url: str | PipeInput, kind: str | None = None, options: dict[str, str] | None = None) -> Any:
     try:
         container = av.open(url, format=kind, options=options, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:

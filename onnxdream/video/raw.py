@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from fractions import Fraction
 from typing import BinaryIO
@@ -46,6 +47,19 @@ def pipe_input(rate: Fraction | None, size: tuple[int, int] | None, pix_fmt: str
         "pixel_format": pix_fmt or "bgr24",
         "framerate": f"{rate.numerator}/{rate.denominator}",
     }
+
+
+class PipeInput:
+    """Standard input, for FFmpeg to read, and how many bytes it has taken."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def read(self, size: int) -> bytes:
+        """What has come so far, at most `size` bytes; empty at the end."""
+        data = os.read(0, size)
+        self.taken += len(data)
+        return data
 
 
 class PipeSink(FrameSink):
