@@ -342,7 +342,7 @@ def features(model: Model, layer: str, picture: np.ndarray, *, device: str = "au
     scale = min(1.0, longest / max(height, width))
     low = model.smallest_picture([layer])
     size = (max(low[0], round(height * scale)), max(low[1], round(width * scale)))
-    size = model.only_size([layer]) or size
+    size = model.only_size([layer], channels=True) or size
     engine = choose(device)
     graph = build_feature_model(model, layer, target=engine.target)
     session = engine.session(graph, device, fixed={"N": 1, "H": size[0], "W": size[1]})

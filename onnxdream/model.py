@@ -160,22 +160,26 @@ class Model:
             own = (free[0], c, h or PROBE[1], w or PROBE[2])
             return own, probe_shapes(self.proto, {self.input_name: own})
 
-    def only_size(self, layers: Sequence[str]) -> tuple[int, int] | None:
-        """The one picture size (height, width) at which `layers` can be computed; None where they take any."""
-        if self.probe[2:] == PROBE[1:]:
+    def only_size(self, layers: Sequence[str], *, channels: bool = False) -> tuple[int, int] | None:
+        """The one picture size (height, width) at which `layers` can be computed; None where they take any.
+
+        With `channels` they must also have the channels that `Layer` says: flattened places have as many as fit.
+        """
+        wanted = set(map(self._own_name, layers))
+        flat = {name for name in wanted if channels and len(self.shapes.get(name, ())) == 2}
+        free = self.probe[2:] == PROBE[1:]
+        if free and not flat:
             return None
         import onnx_ir as ir
 
         model = ir.from_proto(self.proto)
-        wanted = set(map(self._own_name, layers))
         keep_only(model.graph, [o for node in model.graph for o in node.outputs if o.name in wanted])
         try:
-            shapes = probe_shapes(ir.to_proto(model), {self.input_name: (*self.probe[:2], *PROBE[1:])})
+            other = [side + 64 * free for side in PROBE[1:]]
+            shapes = probe_shapes(ir.to_proto(model), {self.input_name: (*self.probe[:2], *other)})
         except ValueError:
             return self.probe[2:]
-        # Flattened places are channels: a picture of another size would have others.
-        alike = all(shapes[name][1] == self.shapes[name][1] for name in wanted if len(self.shapes[name]) == 2)
-        return None if alike else self.probe[2:]
+        return None if all(shapes[name][1] == self.shapes[name][1] for name in flat) else self.probe[2:]
 
     @property
     def input_dims(self) -> tuple[int, int, int, int]:

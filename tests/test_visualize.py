@@ -217,10 +217,20 @@ def test_diverse_pictures_of_one_channel_differ(squeezenet: Model) -> None:
 def test_flattened_places_have_one_size(tmp_path: Path) -> None:
     save(classifier(size=("N", 3, 48, 64)), tmp_path / "fixed.onnx")
     model = onnxdream.load_model(tmp_path / "fixed.onnx")
-    assert [model.only_size([layer]) for layer in ("a", "flat", "out")] == [None, (48, 64), (48, 64)]
+    assert [model.only_size([layer]) for layer in ("a", "flat", "out")] == [None, None, (48, 64)]
+    assert [model.only_size([layer], channels=True) for layer in ("a", "flat")] == [None, (48, 64)]
     assert onnxdream.visualize(model, obj.channel("flat", 1500), size=(48, 64), steps=2).shape == (1, 48, 64, 3)
     with pytest.raises(PictureError, match="only pictures of 64x48"):
         onnxdream.visualize(model, obj.channel("flat", 1500), size=32, steps=2)
+    nodes = [*conv("x", "a", strides=[8, 8]), node("Flatten", ["a"], "flat"), node("GlobalAveragePool", ["a"], "mean")]
+    nodes.append(node("Flatten", ["mean"], "out"))
+    save(network(nodes, outputs=("flat", "out"), rank=2, w_a=weights(2, 3, 3, 3)), tmp_path / "free.onnx")
+    model = onnxdream.load_model(tmp_path / "free.onnx")
+    assert model.only_size(["out"], channels=True) is None
+    height, width = model.only_size(["flat"], channels=True) or (0, 0)
+    photograph = RNG.uniform(0, 255, (40, 50, 3))
+    assert onnxdream.activations(model, photograph, "flat").shape == (height // 8 * width // 8 * 2,)
+    assert onnxdream.activations(model, photograph, "flat").shape == (model.layer("flat").channels,)
 
 
 def test_large_pictures_are_climbed_a_few_at_a_time(squeezenet: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def check_file(path: Path) -> None:
 
 def check_folder(path: Path) -> None:
     """Raise OutputError, before any work is done, when `path` is no folder and cannot become one."""
-    if path.exists() and not path.is_dir():
+    if not is_folder(path) and path.exists():
         raise OutputError(f"{path}: is a file, not a folder; choose another name")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent} to make it in; create it first")

@@ -121,7 +121,7 @@ def visualize(
         check_folder(target)
     for file in files if target.is_dir() else [] if single else [target]:
         check_file(file)
-    only = loaded.only_size(shown)
+    only = loaded.only_size(shown, channels=True)
     sides = only or (size, size)
     columns = columns or diversity or (len(goals) if interpolate else len(shown) if len(shown) > 1 else None)
     began_from = images.read_picture(start).rgb if start else None
@@ -274,4 +274,4 @@ def _climbed(
             reached = visualizer.measure(goals, pictures[-1])
             shut += [len(values) + position for position in visualizer.unreached(goals, reached)]
             values += map(float, reached)
-    return np.concatenate(pictures), values, shut
+    return pictures[0] if len(pictures) == 1 else np.concatenate(pictures), values, shut

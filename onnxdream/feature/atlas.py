@@ -138,7 +138,7 @@ def make_atlas(
     plan = _joined(folder, plan, model)
     layers = [model.layer(name) for name in plan.layers]
     numbers = {layer.name: _numbers(layer, plan.channels) for layer in layers}
-    sizes = {layer.name: model.only_size([layer.name]) or (plan.size, plan.size) for layer in layers}
+    sizes = {layer.name: model.only_size([layer.name], channels=True) or (plan.size, plan.size) for layer in layers}
     threads = threads if cluster is None else cluster.cpus_per_worker
     look: dict[str, Any] = {
         "recipe": plan.recipe,

@@ -35,10 +35,13 @@ class Excitement:
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """The pictures in `folder`, by name. Raises PictureError when there are none."""
-    if not folder.is_dir():
-        raise PictureError(f"{folder}: {'is no folder' if folder.exists() else 'no such folder'} of pictures")
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in _ENDINGS and not p.name.startswith("."))
+    """The pictures in `folder`, by name. Raises PictureError when there are none, or it cannot be read."""
+    try:
+        if not folder.is_dir():
+            raise PictureError(f"{folder}: {'is no folder' if folder.exists() else 'no such folder'} of pictures")
+        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in _ENDINGS and not p.name.startswith("."))
+    except OSError as error:
+        raise PictureError(f"{folder}: cannot be read ({error.strerror}); name another folder") from error
     if not files:
         raise PictureError(f"{folder}: holds no pictures ({', '.join(sorted(_ENDINGS))})")
     return files
@@ -58,7 +61,7 @@ def picture_size(model: Model, layer: str) -> tuple[int, int]:
     """The size (height, width) at which pictures are shown to `layer`."""
     low = model.smallest_picture([layer])
     height, width = model.card.size or (SIDE, SIDE)
-    return model.only_size([layer]) or (max(low[0], height), max(low[1], width))
+    return model.only_size([layer], channels=True) or (max(low[0], height), max(low[1], width))
 
 
 def excitement(

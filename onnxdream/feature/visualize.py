@@ -185,7 +185,7 @@ class Visualizer:
         for term in {term.text: term for objective in objectives for _, term in objective.terms}.values():
             term.check(self.model.layer(term.layer))
         for layers in {objective.layers for objective in objectives}:
-            low, only = self.model.smallest_picture(layers), self.model.only_size(layers)
+            low, only = self.model.smallest_picture(layers), self.model.only_size(layers, channels=True)
             if (only and only != self.size) or self.size[0] < low[0] or self.size[1] < low[1]:
                 wanted = f"only pictures of {only[1]}x{only[0]}" if only else f"pictures of at least {low[1]}x{low[0]}"
                 raise PictureError(
