@@ -18,7 +18,7 @@ from .terminal import line, print_json
 def activations(
     picture: Annotated[Path, typer.Argument(help="A picture.")],
     *,
-    layer: Annotated[str | None, typer.Option("--layer", "-l", help="The layer. [a recommended one]")] = None,
+    layer: Annotated[str | None, typer.Option("--layer", "-l", help="The layer. \\[a recommended one]")] = None,
     model: o.ModelOption = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The grid. [NAME-LAYER.png]")] = None,
     channels: Annotated[str | None, typer.Option(metavar="3,5-8", help="Only these channels.")] = None,

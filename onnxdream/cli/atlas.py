@@ -24,7 +24,7 @@ def atlas(
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the site; a second run goes on with it.")],
     layer: Annotated[
-        list[str] | None, typer.Option("--layer", "-l", help="A layer, or all; repeatable. [the recommended ones]")
+        list[str] | None, typer.Option("--layer", "-l", help="A layer, or all; repeatable. \\[the recommended ones]")
     ] = None,
     channels: Annotated[str, typer.Option(metavar="0-15", help="Only these channels of each layer.")] = "all",
     pictures: Annotated[

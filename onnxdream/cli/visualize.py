@@ -42,20 +42,22 @@ def visualize(
         typer.Option("--layer", "-l", help="A layer; repeatable, a column each.", rich_help_panel=_WHAT),
     ] = None,
     channels: Annotated[
-        str | None, typer.Option(metavar="0-15", help="Channels, or all. [the first 16]", rich_help_panel=_WHAT)
+        str | None, typer.Option(metavar="0-15", help="Channels, or all. \\[the first 16]", rich_help_panel=_WHAT)
     ] = None,
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="A class by name or number; repeatable.", rich_help_panel=_WHAT)
     ] = None,
     objective: Annotated[
-        str | None, typer.Option(help="channel, neuron, cosine or layer. [channel]", rich_help_panel=_WHAT)
+        str | None, typer.Option(help="channel, neuron, cosine or layer. \\[channel]", rich_help_panel=_WHAT)
     ] = None,
     neuron: Annotated[
         bool, typer.Option("--neuron", help="The neuron in the middle: --objective neuron.", rich_help_panel=_WHAT)
     ] = False,
     sign: Annotated[
         str | None,
-        typer.Option(help="positive, negative or both: what excites, what inhibits. [positive]", rich_help_panel=_WHAT),
+        typer.Option(
+            help="positive, negative or both: what excites, what inhibits. \\[positive]", rich_help_panel=_WHAT
+        ),
     ] = None,
     diversity: Annotated[
         int, typer.Option(min=0, metavar="N", help="N pictures unlike each other of each.", rich_help_panel=_WHAT)

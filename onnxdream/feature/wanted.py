@@ -152,6 +152,7 @@ def diversified(visualizer: Visualizer, wanted: Wanted, count: int, weight: floa
     """
     if not 2 <= count <= 16:
         raise OptionError(f"diversity is {count}; it must be between 2 and 16 pictures")
+    visualizer.check([diversity(wanted.objective.layers[0])])
     rough = visualizer.with_steps(_ROUGH)
     scale = abs(float(rough.measure([wanted.objective], rough([wanted.objective]))[0]))
     goal = wanted.objective + (weight * scale) * diversity(wanted.objective.layers[0])
