@@ -98,9 +98,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def layered(
-    given: Mapping[str, Any], *, preset: str | None = None, config: Path | None = None, like: Path | None = None
+    given: Mapping[str, Any],
+    *,
+    preset: str | None = None,
+    config: Path | None = None,
+    like: Path | Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Defaults, then `preset`, then the TOML file `config`, then the picture `like`, then `given`.
+    """Defaults, then `preset`, then the TOML file `config`, then the picture `like` or what one stores, then `given`.
 
     Raises OptionError or PictureError, naming the source of what is wrong.
     """
@@ -112,14 +116,16 @@ def layered(
             raise OptionError(f"no preset called {preset!r}; {hint}")
         settings = settings.updated(PRESETS[preset], f"preset {preset}")
     if config is not None:
-        settings = settings.updated(_read_toml(config), str(config))
+        settings = settings.updated(read_toml(config), str(config))
     if like is not None:
-        stored = {k: v for k, v in read_settings(like).items() if k != "version"}
-        settings = settings.updated(stored, str(like))
+        stored = like if isinstance(like, Mapping) else read_settings(like)
+        where = "the stored settings" if isinstance(like, Mapping) else str(like)
+        settings = settings.updated({k: v for k, v in stored.items() if k != "version"}, where)
     return settings.updated(given, "option")
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The settings in a TOML file. Raises OptionError."""
     try:
         return tomllib.loads(path.read_text())
     except OSError as error:

@@ -1395,9 +1395,9 @@ import sys
 from fractions import Fraction
 from onnxdream.errors import VideoError
 from onnxdream.video.files import open_source
-count = 0
+count, bare = 0, {"size": (96, 54), "rate": Fraction(25)}
 try:
-    for frame in open_source("-", **({} if sys.argv[1] == "y4m" else {"size": (96, 54), "rate": Fraction(25)})).frames():
+    for frame in open_source("-", **({} if sys.argv[1] == "y4m" else bare)).frames():
         count += 1
     print(count)
 except VideoError as error:

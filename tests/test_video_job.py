@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import random
 import shutil
 import signal
@@ -27,7 +28,7 @@ COMMAND = [sys.executable, "-m", "onnxdream.cli.app", "video"]
 LOOK = ["-l", "fire3", "--octaves", "1", "--steps", "3", "--frame-steps", "1", "--size", "160", "--segment-frames", "8"]
 
 
-def dream(source: Path | str, out: Path, *more: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+def dream(source: Path | str, out: Path | str, *more: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     done = subprocess.run([*COMMAND, str(source), "-o", str(out), *LOOK, *more], capture_output=True, text=True)
     assert not check or done.returncode == 0, done.stderr
     return done
@@ -287,6 +288,87 @@ def test_compare_measures_and_draws(whole: tuple[Path, dict], tmp_path: Path) ->
     assert iio.imread(tmp_path / "chart.png").ndim == 3
 
 
+def measured(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "onnxdream.cli.app", "compare", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_compare_pairs_a_part_with_the_frames_it_was_made_from(tmp_path: Path) -> None:
+    whole, part = tmp_path / "whole.mkv", tmp_path / "part.mkv"
+    still = ["--codec", "ffv1", "--pix-fmt", "bgr0", "--step-size", "0", "--end", "1.2"]
+    dream(CLIP, part, *still, "--start", "0.6")
+    dream(CLIP, whole, *still)
+    for path, count in ((part, 15), (whole, 30)):
+        figures = json.loads(measured(str(CLIP), str(path), "--json").stdout)["videos"][str(path)]
+        assert figures["frames"] == count
+        assert abs(figures["excess"]) + abs(figures["flicker"]) < 1e-7  # nothing was dreamed: other frames would differ
+    plain = write_video(tmp_path / "plain.mp4", frames_of(part))  # says nothing of its beginning
+    for source, other, says in ((part, CLIP, "has more frames than"), (CLIP, plain, "has fewer frames than")):
+        refused = measured(str(source), str(other))
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert says in refused.stderr
+    assert "written as .png" in measured(str(CLIP), str(tmp_path / "not there.mp4"), "--plot", "x.jpg").stderr
+
+
+def test_figures_that_are_not_there_are_null(tmp_path: Path) -> None:
+    def strict(text: str) -> dict:
+        return dict(json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")))
+
+    done = dream(CLIP, tmp_path / "one.mp4", "--end", "0.04", "--steps", "0", "--frame-steps", "0", "--json")
+    assert strict(done.stdout)["objective"] is None
+    videos = strict(measured(str(CLIP), str(tmp_path / "one.mp4"), "--json").stdout)["videos"]
+    assert videos[str(tmp_path / "one.mp4")]["warp_error"] is None
+
+
+def test_settings_stored_in_a_video_dream_the_same_again(tmp_path: Path) -> None:
+    first, again = tmp_path / "first.mkv", tmp_path / "again.mkv"
+    options = ["--end", "0.2", "--codec", "ffv1", "--size", "160", "--frame-steps", "1"]
+    dream(CLIP, first, *options, "--seed", "5", "--smooth", "0.8")
+    done = subprocess.run([*COMMAND, str(CLIP), "-o", str(again), "--like", str(first), *options], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    for ours, theirs in zip(frames_of(first), frames_of(again), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_config_changes_what_it_names_alone(tmp_path: Path) -> None:
+    plain, same, other = (tmp_path / f"{name}.mkv" for name in ("plain", "same", "other"))
+    options = ["--end", "0.2", "--codec", "ffv1"]
+    (tmp_path / "seed.toml").write_text("seed = 0\n")
+    (tmp_path / "smooth.toml").write_text("smooth = 2.0\n")
+    dream(CLIP, plain, *options)
+    dream(CLIP, same, *options, "--config", str(tmp_path / "seed.toml"))
+    dream(CLIP, other, *options, "--config", str(tmp_path / "smooth.toml"))
+    assert all(np.array_equal(a, b) for a, b in zip(frames_of(plain), frames_of(same), strict=True))
+    assert not np.array_equal(frames_of(plain)[0], frames_of(other)[0])
+
+
+def test_a_name_that_ends_in_a_slash_is_a_folder(tmp_path: Path) -> None:
+    dream(CLIP, f"{tmp_path}/v1.0/", "--end", "0.1")
+    assert [p.name for p in sorted((tmp_path / "v1.0").iterdir())] == ["00000.png", "00001.png", "00002.png"]
+
+
+def test_what_a_pipe_cannot_carry_is_said(tmp_path: Path) -> None:
+    source = write_video(
+        tmp_path / "a.mkv", frames_of(CLIP)[:6], [0, 40, 80, 200, 240, 280], time_base=Fraction(1, 1000)
+    )
+    done = subprocess.run([*COMMAND, str(source), "-o", "-", *LOOK], capture_output=True)
+    assert done.returncode == 0
+    assert done.stdout.count(b"FRAME") == 6
+    assert b"a varying rate" in done.stderr
+    even = subprocess.run([*COMMAND, str(CLIP), "-o", "-", "--end", "0.2", *LOOK], capture_output=True)
+    assert b"varying" not in even.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_frames_are_not_written_to_a_terminal(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    done = subprocess.run([*COMMAND, str(CLIP), "-o", "-", *LOOK], stdout=theirs, stderr=subprocess.PIPE, text=True)
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 2
+    assert "standard output is a terminal; pipe it" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -303,11 +385,28 @@ def test_compare_measures_and_draws(whole: tuple[Path, dict], tmp_path: Path) ->
         (["clip.mp4", "-o", "out.mp4", "--flow", "magic"], "magic"),
         (["clip.mp4", "-o", "out.mp4", "--scale", "2"], "scale"),
         (["clip.mp4", "-o", "out.mp4", "--timeline", "text.mp4"], "text.mp4"),
+        (["clip.mp4", "-o", "out.mp4", "--timeline", "inf.toml"], "this one has inf"),
+        (["clip.mp4", "-o", "out.mp4", "--timeline", "nan.toml"], "this one has nan"),
+        (["clip.mp4", "-o", "out.mp4", "--timeline", "keep.toml"], "keep_colors is for pictures"),
+        (["clip.mp4", "-o", "out.mp4", "--config", "keep.toml"], "keep_colors is for pictures"),
+        (["clip.mp4", "-o", "%d_%03d.png"], "holds 2 numbers"),
+        (["clip.mp4", "-o", "clip.mp4", "--overwrite"], "is what the dream is made from"),
+        (["clip.mp4", "-o", "out.mp4", "--preview", "clip.mp4"], "is what the dream is made from"),
+        (["clip.mp4", "-o", "out.mp4", "--size", "160", "--scale", "0"], "scale is 0"),
+        (["clip.mp4", "-o", "out.mp4", "--crf", "999"], "crf=999"),
+        (["clip.mp4", "-o", ""], "-o names nothing"),
+        (["", "-o", "out.mp4"], "has no name"),
+        (["clip.mp4", "-o", "-", "--json"], "both write to standard output"),
+        (["clip.mp4", "-o", "out.mp4", "--ray", "localhost"], "HOST:PORT"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, arguments: list[str], says: str) -> None:
     shutil.copy(CLIP, tmp_path / "clip.mp4")
     (tmp_path / "text.mp4").write_text("not a video")
+    for number in ("inf", "nan"):
+        (tmp_path / f"{number}.toml").write_text(f"[[at]]\ntime = {number}\n")
+    keeps = "[[at]]\ntime = 1\nkeep_colors = true\n" if "--timeline" in arguments else "keep_colors = true\n"
+    (tmp_path / "keep.toml").write_text(keeps)
     before = sorted(tmp_path.iterdir())
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2, done.stderr

@@ -47,7 +47,13 @@ class RayCommand(TyperCommand):
             given.append(argument)
             if argument == "--ray" and not _ADDRESS.fullmatch(" ".join(args[place + 1 : place + 2])):
                 given.append("auto")
-        return super().parse_args(ctx, given)
+        try:
+            return super().parse_args(ctx, given)
+        except Exception as error:  # a usage error, whose class Typer keeps to itself
+            said = str(getattr(error, "message", ""))
+            if "--ray" in args and "extra argument" in said:
+                raise OptionError(f"{said.rstrip('.')}; an address of a cluster is HOST:PORT") from error
+            raise
 
 
 @contextmanager

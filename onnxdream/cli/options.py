@@ -56,7 +56,7 @@ KeepColorsOption = Annotated[
 ]
 PresetOption = Annotated[str | None, typer.Option("--preset", "-p", help="A named look, see `onnxdream models`.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="Settings from a TOML file.")]
-LikeOption = Annotated[Path | None, typer.Option(help="Settings from a picture onnxdream wrote.")]
+LikeOption = Annotated[Path | None, typer.Option(help="Settings from a picture or video onnxdream wrote.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, openvino, …", rich_help_panel=_RUN)]
 BackendOption = Annotated[
     str, typer.Option(help="auto, onnxruntime or opencv: what runs the network.", rich_help_panel=_RUN)
@@ -116,6 +116,7 @@ _LOOK_OPTIONS = {
     "smooth": SmoothOption, "half": HalfOption, "seed": SeedOption, "keep_colors": KeepColorsOption,
 }  # fmt: skip
 _BASES = ("preset", "config", "like")
+_VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
 Look = dict[str, Any]
 
 
@@ -148,8 +149,12 @@ def with_look(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., N
 
 
 def has_base(look: Look) -> bool:
-    """Whether a preset, a file or a picture decides what was not given."""
-    return any(look.get(name) for name in _BASES)
+    """Whether a preset, a picture, or a file that names it decides how smooth the dream is."""
+    from ..settings import read_toml
+
+    return any(look.get(name) for name in ("preset", "like")) or (
+        look.get("config") is not None and "smooth" in read_toml(look["config"])
+    )
 
 
 def settings_from(look: Look) -> Settings:
@@ -161,4 +166,15 @@ def settings_from(look: Look) -> Settings:
         changes["channels"] = parse_channels(changes["channels"])
     if "guide" in changes:
         changes["guide"] = str(changes["guide"])
-    return layered(changes, **{name: look.get(name) for name in _BASES})
+    bases = {name: look.get(name) for name in _BASES}
+    if (like := look.get("like")) and like.suffix.lower() in _VIDEOS:
+        bases["like"] = _look_of_video(like)
+    return layered(changes, **bases)
+
+
+def _look_of_video(path: Path) -> Look:
+    """What a dreamed video stores about how it looks, without how it moves."""
+    from ..settings import Settings
+    from ..video.files import read_video_settings
+
+    return {name: value for name, value in read_video_settings(path).items() if name in vars(Settings())}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
+from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +26,7 @@ _FILE = "What is written"
 @o.with_look("keep_colors")
 def video(
     source: Annotated[str, typer.Argument(metavar="IN", help="A video, a folder or pattern of pictures, a GIF, or -.")],
-    out: Annotated[str, typer.Option("--out", "-o", help="A video, GIF, WebP, folder, pattern, or - (pipe).")],
+    out: Annotated[str, typer.Option("--out", "-o", help="A video, GIF, WebP, folder, pattern, or - (no --json).")],
     look: o.Look,
     timeline: Annotated[Path | None, typer.Option(help="TOML file: settings that change over time.")] = None,
     method: Annotated[str, typer.Option(help="flow, warp, blend or independent.", rich_help_panel=_TIME)] = "flow",
@@ -87,18 +90,21 @@ def video(
     from ..video.schedule import Schedule, video_defaults
     from ..video.temporal import VideoDreamer
 
-    if out == "-":
-        quiet = True
-        warnings.simplefilter("ignore")
+    _check_out(out, as_json=as_json)
     cluster = cluster_from(ray, workers, cpus_per_worker, gpus_per_worker)
     settings = o.settings_from(video_defaults(look, preset=o.has_base(look)))
+    if look.get("like") and settings.keep_colors:
+        warnings.warn("keep_colors is for pictures and is left out", stacklevel=1)
+        settings = replace(settings, keep_colors=False)
     device = device_for(backend, device)
     dreamer_at = Schedule(settings, timeline, max_memory=o.parse_bytes(max_memory), device=device, threads=threads)
     encoding = Encoding(codec, crf, pix_fmt, _pairs(encoder_option or []))
     source_options = _source_options(rate, raw_size)
     temporal: dict[str, Any] = {"method": method, "flow": flow, "frame_steps": frame_steps, "strength": strength}
     dreamer = VideoDreamer(dreamer_at(Fraction(0)), **temporal)
-    stored = {**settings.stored(), **temporal, "scale": scale, "size": size}
+    begin, stop = _time(start), _time(end)
+    taken = {name: str(time) for name, time in (("start", begin), ("end", stop)) if time is not None}
+    stored = {**settings.stored(), **temporal, "scale": scale, "size": size, **taken}
     if timeline is not None:
         stored["timeline"] = timeline.read_text()
 
@@ -115,8 +121,8 @@ def video(
             Path(out),
             dreamer,
             encoding=encoding,
-            start=_time(start),
-            end=_time(end),
+            start=begin,
+            end=stop,
             every=every,
             scale=scale,
             longest=size,
@@ -158,8 +164,10 @@ def compare(
     as_json: o.JsonOption = False,
 ) -> None:
     """Measure how steady dreamed videos are: warp error, flicker, strength, colour drift."""
-    from ..video.report import measure_videos, plot_reports
+    from ..video.report import check_chart, measure_videos, plot_reports
 
+    if plot is not None:
+        check_chart(plot)
     given = {"model": model, "layers": layer or None}
     began = time.perf_counter()
     reports = measure_videos(source, dreams, {k: v for k, v in given.items() if v}, device=device)
@@ -175,6 +183,19 @@ def compare(
          f"{r['strength']:.4g}", f"{r['color_drift']:.2f}", f"{r['brightness_drift']:+.2f}"]
         for name, r in reports.items()
     ])  # fmt: skip
+
+
+def _check_out(out: str, *, as_json: bool) -> None:
+    """Raise OptionError where nothing can go; a name that ends in / is a folder, made where there is none."""
+    if not out:
+        raise OptionError("-o names nothing; name a file, a folder or a pattern, or - for a pipe")
+    if out == "-" and as_json:
+        raise OptionError("-o - and --json both write to standard output; leave one out")
+    if out == "-" and sys.stdout.isatty():
+        raise OptionError("-o - writes frames, not text, and standard output is a terminal; pipe it, as in | ffplay -")
+    if out.endswith("/"):
+        with suppress(OSError):  # what is wrong with it is said later
+            Path(out).mkdir()
 
 
 def _time(text: str | None) -> Fraction | None:

@@ -56,8 +56,6 @@ def open_source(
     if rate is not None and rate <= 0:
         raise OptionError(f"rate {rate} is not above 0")
     name = str(spec)
-    if not name:
-        raise VideoError("the source has no name; name a file, a folder or a pattern, or - for a pipe")
     if name == "-":
         kind, options = pipe_input(rate, size, pix_fmt)
         pipe = PipeInput()

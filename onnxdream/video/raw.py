@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from fractions import Fraction
 from typing import BinaryIO
 from weakref import WeakSet
@@ -74,6 +75,7 @@ class PipeSink(FrameSink):
         self.raw = pipe_format(encoding) == "bgr24"
         self.stream = stream or sys.stdout.buffer
         self.check = FrameCheck(info)
+        self.info, self._told = info, False
         self.depth = 8 if info.bits == 8 else min(info.bits, 12)
         self.matrix = matrix_of(ColorTags(), info.width, info.height)  # y4m names none; readers go by the size
         self.full = info.color.range == FULL
@@ -89,6 +91,7 @@ class PipeSink(FrameSink):
 
     def write(self, image: np.ndarray, pts: int, alpha: np.ndarray | None = None) -> None:
         """See FrameSink."""
+        self._watch(pts)
         self.check(image, pts, alpha)
         if alpha is not None:
             image = over_white(image, alpha)
@@ -97,6 +100,14 @@ class PipeSink(FrameSink):
             return
         planes = bgr_to_yuv(image, self.depth, self.matrix, full=self.full)
         self._send(b"FRAME\n" + b"".join(p.astype(p.dtype.newbyteorder("<")).tobytes() for p in planes))
+
+    def _watch(self, pts: int) -> None:
+        """Say once that the source's frames do not come at an even rate."""
+        if self._told or self.check.last is None:
+            return
+        if abs((pts - self.check.last) * self.info.time_base * (self.info.rate or Fraction(25)) - 1) > Fraction(1, 2):
+            self._told = True
+            warnings.warn("-: the source's frames come at a varying rate, which a pipe evens out", stacklevel=2)
 
     def close(self) -> None:
         """Push out what is still held back."""

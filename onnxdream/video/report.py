@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from ..dream import Dreamer
 from ..errors import InputError, OptionError, VideoError
-from ..images import to_batch, write_whole
+from ..images import check_writable, to_batch, write_whole
 from ..model import load_model
 from ..settings import Settings, build_objective
 from .files import open_source, read_video_settings
@@ -48,22 +50,34 @@ def _stored(dreams: list[str]) -> dict[str, Any]:
 
 
 def _pairs(source: str, dream: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The frames of a dream, each after that of the source it was made from."""
+    start, end = _part(dream)
     with open_source(source) as first, open_source(dream) as second:
         if (first.info.width, first.info.height) != (second.info.width, second.info.height):
             raise VideoError(
                 f"{dream}: is {second.info.width}x{second.info.height}, the source "
                 f"{first.info.width}x{first.info.height}; they must be of one size"
             )
-        sources = first.frames()
         count = 0
-        for frame in second.frames():
-            original = next(sources, None)
-            if original is None:
-                raise VideoError(f"{dream}: has more frames than the source")
+        for original, frame in zip_longest(first.frames(start, end), second.frames()):
+            if original is None or frame is None:
+                more = "more" if original is None else "fewer"
+                where = " between the times it was made from" if start or end else ""
+                raise VideoError(f"{dream}: has {more} frames than the source{where}")
             count += 1
             yield _rgb(original.image), _rgb(frame.image)
         if not count:
             raise VideoError(f"{dream}: has no frames")
+
+
+def _part(dream: str) -> tuple[Fraction | None, Fraction | None]:
+    """The start and end in seconds that a dream was made with, as far as it stores them."""
+    try:
+        stored = read_video_settings(Path(dream))
+    except InputError:
+        return None, None
+    start, end = (Fraction(stored[name]) if name in stored else None for name in ("start", "end"))
+    return start, end
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
@@ -71,10 +85,16 @@ def _rgb(image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.float32) * scale
 
 
-def plot_reports(path: Path, reports: Mapping[str, Mapping[str, float]]) -> None:
-    """A bar chart of each figure, one bar a video, as a PNG."""
+def check_chart(path: Path) -> None:
+    """Raise OptionError or OutputError, before anything is measured, when a chart cannot be written to `path`."""
     if path.suffix.lower() != ".png":
         raise OptionError(f"{path}: a chart is written as .png")
+    check_writable(path)
+
+
+def plot_reports(path: Path, reports: Mapping[str, Mapping[str, float]]) -> None:
+    """A bar chart of each figure, one bar a video, as a PNG. Raises what `check_chart` raises, and WriteError."""
+    check_chart(path)
     figures = ("excess", "flicker", "strength", "color_drift")
     titles = ("warp error beyond the source's", "flicker where nothing moves", "strength", "colour drift")
     row, left, width = 26, 330, 900

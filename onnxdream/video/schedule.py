@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -42,7 +43,7 @@ def read_timeline(path: Path, settings: Settings) -> list[tuple[Fraction, Settin
     moments = [(Fraction(0), settings)]
     for table in tables:
         time = table.pop("time", None)
-        if not isinstance(time, (int, float)) or isinstance(time, bool) or time < 0:
+        if not isinstance(time, (int, float)) or isinstance(time, bool) or not 0 <= time < math.inf:
             raise OptionError(f"{path}: each [[at]] needs a time in seconds, such as time = 2.5; this one has {time!r}")
         moment = Fraction(str(time))
         if moment < moments[-1][0]:
@@ -58,6 +59,8 @@ class Schedule:
         self, settings: Settings, timeline: Path | None, *, max_memory: int, device: str, threads: int
     ) -> None:
         self.moments = [(Fraction(0), settings)] if timeline is None else read_timeline(timeline, settings)
+        if any(wanted.keep_colors for _, wanted in self.moments):
+            raise OptionError("keep_colors is for pictures, not for video; leave it out")
         self.built: dict[Settings, Dreamer] = {}
         for _, wanted in self.moments:
             if wanted not in self.built:

@@ -35,6 +35,8 @@ def find_pictures(spec: str | Path) -> list[Path] | None:
     None when `spec` is none of these. Raises VideoError when it names no picture.
     """
     path, text = Path(spec), str(spec)
+    if not text:
+        raise VideoError("the source has no name; name a file, a folder or a pattern, or - for a pipe")
     if path.is_dir():
         found = [p for p in path.iterdir() if p.suffix.lower() in READABLE and not p.name.startswith(".")]
         missing = f"{path}: there are no pictures in this folder"
