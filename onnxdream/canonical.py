@@ -76,15 +76,30 @@ def canonical(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
             fold_constants(model.graph)
         _spell_out_quantized(model.graph)
         fold_constants(model.graph)
+        _finite_borders(model.graph)
         passes.IdentityEliminationPass()(model)
         passes.RemoveUnusedNodesPass()(model)
     except Exception as error:
         raise ModelError(f"{name}: its graph cannot be brought into standard form: {one_line(error)}") from error
     for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if tensor is not None and tensor.dtype == ir.DataType.FLOAT and not np.isfinite(tensor.numpy()).all():
-            raise ModelError(f"{name}: weight {value.name} holds NaN or infinity; the file is damaged")
+        _check_weight(value, name)
     return ir.to_proto(model)
+
+
+# What multiplies by its weights; an infinite one makes NaN.
+_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+
+
+def _check_weight(value: ir.Value, name: str) -> None:
+    """Raises ModelError for NaN, and for infinity where it is no mask, no bound and no border."""
+    tensor = value.const_value
+    if tensor is None or tensor.dtype.name != "FLOAT":
+        return
+    array = tensor.numpy()
+    if np.isnan(array).any() or (
+        np.isinf(array).any() and any(node.op_type in _PRODUCTS for node in value.consumers())
+    ):
+        raise ModelError(f"{name}: weight {value.name} holds NaN or infinity; the file is damaged")
 
 
 def _check_external_data(path: Path, proto: onnx.ModelProto) -> None:
@@ -244,6 +259,19 @@ def _take_branches(graph: ir.Graph) -> bool:
         replace(graph, node, results)
         found = True
     return found
+
+
+def _finite_borders(graph: ir.Graph) -> None:
+    """Let Pad put the largest finite numbers in place of infinite ones, which times 0 are NaN."""
+    import onnx_ir as ir
+
+    for node in list(graph):
+        border = node.inputs[2] if node.op_type == "Pad" and len(node.inputs) > 2 else None
+        if border is not None and border.const_value is not None and np.isinf(border.const_value.numpy()).any():
+            finite = np.nan_to_num(border.const_value.numpy(), nan=np.nan)
+            value = ir.Value(name=f"{border.name}/{node.name or node.outputs[0].name}", const_value=ir.tensor(finite))
+            graph.register_initializer(value)
+            node.replace_input_with(2, value)
 
 
 def _spell_out_quantized(graph: ir.Graph) -> None:

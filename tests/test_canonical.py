@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.nn import functional
 
 import small
 from float64 import run_float64
 from onnxdream import objectives
+from onnxdream.autodiff.targets import TARGETS
 from onnxdream.backends.ort import Session
 from onnxdream.errors import ModelError
 from onnxdream.model import Model, load_model
@@ -196,6 +201,92 @@ def test_tokens_are_layers(tmp_path: Path) -> None:
 def test_what_cannot_be_said_in_older_operators_is_named(node: onnx.NodeProto, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"cannot be brought from opset 19 to 18: .*(wrap|dilations)"):
         saved(small.network([node], opset=19, pads=np.zeros(8, np.int64)), tmp_path)
+
+
+class Attention(nn.Module):
+    """Causal attention between the places of a convolution's grid of 4x6."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.patches, self.layer, self.end = nn.Conv2d(3, 16, 8, 8), layer, nn.Linear(16, 8)
+        self.register_buffer("mask", torch.triu(torch.full((24, 24), -torch.inf), 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        if isinstance(self.layer, nn.MultiheadAttention):
+            return self.layer(tokens, tokens, tokens, attn_mask=self.mask, need_weights=False)[0]
+        return self.end(self.layer(tokens, src_mask=self.mask))
+
+
+class Function(nn.Module):
+    """A function after a convolution, and a convolution after it."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function, self.before, self.after = function, nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.after(self.function(self.before(x)))
+
+
+def bordered_pool(x: torch.Tensor) -> torch.Tensor:
+    return functional.max_pool2d(functional.pad(x, (0, 1, 1, 2), value=-torch.inf), 3, 2)
+
+
+INFINITE: dict[str, Callable[[], nn.Module]] = {
+    "attention": lambda: Attention(nn.MultiheadAttention(16, 2, batch_first=True)),
+    "encoder": lambda: Attention(nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)),
+    "pool": lambda: Function(bordered_pool),
+    "clip": lambda: Function(lambda x: torch.clamp(x, 0.1, torch.inf)),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "opset"), [("attention", 18), ("attention", 23), ("encoder", 23), ("pool", 18), ("clip", 18)]
+)
+def test_masks_borders_and_bounds_may_be_infinite(name: str, opset: int, tmp_path: Path) -> None:
+    """Their gradients are torch's, in float64 and, for every target, in float32."""
+    torch.manual_seed(0)
+    network = INFINITE[name]().eval()
+    image = np.random.default_rng(0).uniform(0, 255, (1, 3, 32, 48)).astype(np.float32)
+    program = torch.onnx.export(
+        network, (torch.rand(1, 3, 32, 48),), dynamo=True, opset_version=opset, input_names=["x"],
+        output_names=["out"], verbose=False,
+    )  # fmt: skip
+    assert program is not None
+    constants = [t for n in program.model_proto.graph.node for a in n.attribute if a.name == "value" for t in [a.t]]
+    values = [numpy_helper.to_array(t) for t in [*program.model_proto.graph.initializer, *constants]]
+    assert any(v.dtype.kind == "f" and np.isinf(v).any() for v in values)
+    model = saved(program.model_proto, tmp_path)
+    picture = torch.from_numpy(image).double().requires_grad_()
+    (network.double()((picture - 128) / 64) ** 2).mean().backward()
+    assert picture.grad is not None
+    expected = picture.grad.numpy()
+    scale = np.abs(expected).max()
+    exact = run_float64(build_gradient_model(model, objectives.l2("out")), {"image": image})["gradient"]
+    assert np.abs(exact - expected).max() <= 1e-7 * scale
+    for target in TARGETS:
+        proto = build_gradient_model(model, objectives.l2("out"), target=target)
+        found = Session(proto, "cpu").run({"image": image})["gradient"]
+        assert np.abs(found - expected).max() <= 1e-5 * scale, target
+
+
+@pytest.mark.parametrize(("value", "refused"), [(np.nan, True), (np.inf, False)])
+def test_only_nan_is_damage_where_nothing_is_multiplied(value: float, refused: bool, tmp_path: Path) -> None:
+    nodes = [*small.conv("x", "a"), small.node("Min", ["a", "limit"], "out")]
+    proto = small.network(nodes, w_a=small.weights(8, 3, 3, 3), limit=np.array(value, np.float32))
+    if refused:
+        with pytest.raises(ModelError, match="weight limit holds NaN"):
+            saved(proto, tmp_path)
+    else:
+        assert np.isfinite(gradient(saved(proto, tmp_path))).all()
+
+
+def test_an_infinite_kernel_is_damage(tmp_path: Path) -> None:
+    kernel = small.weights(8, 3, 3, 3)
+    kernel[0, 0, 0, 0] = -np.inf
+    with pytest.raises(ModelError, match="weight w_out holds NaN or infinity"):
+        saved(small.network(small.conv("x", "out"), w_out=kernel), tmp_path)
 
 
 def with_random_weights(model: Model) -> Model:
