@@ -22,6 +22,7 @@ _HALF = {
     "Pad", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Tile", "Identity",
     "DepthToSpace", "SpaceToDepth",
 }  # fmt: skip
+_CHOICES = {"MaxPool", "Max", "Min", "Slice", "Pad"}
 # The largest entry of a gradient that enters the network: room for growth by 4096, and for decay by 2^28.
 SEED = 16.0
 _STEEPEST, _TINIEST = 2.0**15, 2.0**-24
@@ -33,7 +34,12 @@ def halve(graph: ir.Graph, begin: Iterable[str | None], end: Iterable[str | None
 
     values = {o.name: o for n in graph for o in n.outputs}
     single = _single(graph)
-    halved = [n for n in _between(values, set(begin), set(end)) if n.op_type in _HALF and n.outputs[0].name in single]
+    exact = _compared(graph)
+    halved = [
+        n
+        for n in _between(values, set(begin), set(end))
+        if n.op_type in _HALF and n.outputs[0].name in single and n not in exact
+    ]
     inside = {o for n in halved for o in n.outputs if o.name in single}
     op = Ops(graph, taken={*values, *graph.initializers, *(v.name for v in graph.inputs)})
     nodes = list(graph)
@@ -86,6 +92,22 @@ def _between(values: dict[str | None, ir.Value], begin: set[str | None], end: se
         if node is not None and node not in found:
             found.add(node)
             stack += [v for v in node.inputs if v is not None and v.name not in begin]
+    return found
+
+
+def _compared(graph: ir.Graph) -> set[ir.Node]:
+    """The nodes that choose numbers which are then looked for among those they were chosen from.
+
+    Runtimes round some tensors of half precision and not others, so what was equal stays so only in single precision.
+    """
+    found: set[ir.Node] = set()
+    stack = [v for n in graph if n.op_type == "Equal" for v in n.inputs]
+    while stack:
+        value = stack.pop()
+        node = value.producer() if value is not None else None
+        if node is not None and node.op_type in _CHOICES and node not in found:
+            found.add(node)
+            stack += node.inputs
     return found
 
 
