@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 from pathlib import Path
 
@@ -129,14 +130,62 @@ def test_settings_change_between_frames(clip: list[np.ndarray], dreamer: VideoDr
         dreamer.setWorkingSize((120, 68)), dreamer.setFrameSteps(3)
         dreamer.apply(clip[3])
         assert (dreamer.getLayer(), dreamer.getWorkingSize()) == ("fire8", (120, 68))
-        for refused in (dreamer.setStrength, dreamer.setFrameSteps, dreamer.setFrameStep):
-            with pytest.raises(OptionError, match="is -1; it must not be negative"):
-                refused(-1)
-        with pytest.raises(OptionError, match="target_fps is -3"):
-            dreamer.setTargetFPS(-3)
-        with pytest.raises(LayerError):
-            dreamer.setLayer("magic")
     assert dreamer.last is None
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        *[(name, value) for name in ("strength", "frame_step") for value in (-1, np.nan, np.inf, "ab", None)],
+        *[("frame_steps", value) for value in (-1, 1.5, 2.7, np.nan, np.inf, "2")],
+        *[("target_fps", value) for value in (-3, np.nan, np.inf, "25")],
+        *[("size", value) for value in ((0, 0), (-3, 5), (64.5, 32), "ab", 64, (64,), (64, 36, 3), (1 << 20, 8))],
+    ],
+)
+def test_wrong_settings_are_refused_at_once(dreamer: VideoDreamer, name: str, wrong: object) -> None:
+    """By the constructors and by the setters alike, which leave everything as it was."""
+    setters = {
+        "strength": dreamer.setStrength, "frame_step": dreamer.setFrameStep, "frame_steps": dreamer.setFrameSteps,
+        "target_fps": dreamer.setTargetFPS, "size": dreamer.setWorkingSize,
+    }  # fmt: skip
+    before = dict(vars(dreamer))
+    for refused in (
+        lambda: setters[name](wrong),
+        lambda: VideoDreamer(dreamer.dreamer, **{name: wrong}),
+        lambda: onnxdream.create_video_dreamer("fire5", **{name: wrong}),
+    ):
+        with pytest.raises(OptionError, match=rf"^{name} is {re.escape(repr(wrong))}; it must be [^\n]*$"):
+            refused()
+    assert vars(dreamer) == before
+
+
+def test_layers_are_named_alike_everywhere(clip: list[np.ndarray], dreamer: VideoDreamer) -> None:
+    for given in ("fire3", "fire3:0.5", ["fire3:0.5", "fire4"], ()):
+        made = onnxdream.create_video_dreamer(given, **LITTLE)
+        dreamer.setLayer(given)
+        assert repr(dreamer.dreamer.objective) == repr(made.dreamer.objective)
+    for wrong, error in (("magic", LayerError), (5, OptionError), ("fire3:nan", OptionError)):
+        for refused in (dreamer.setLayer, onnxdream.create_video_dreamer):
+            with pytest.raises(error):
+                refused(wrong)
+    assert dreamer.apply(clip[0]).shape == clip[0].shape
+
+
+def test_a_new_working_size_takes_the_dream_along(clip: list[np.ndarray], dreamer: VideoDreamer) -> None:
+    """It is said at once, before any frame and after."""
+    assert dreamer.getWorkingSize() == (0, 0)
+    dreamer.setWorkingSize((128, 72))
+    assert dreamer.getWorkingSize() == (128, 72)
+    dreamer.apply(clip[0])
+    dreamer.setFrameSteps(0)  # so that what is seen has come along
+    for size in ((64, 36), (60, 60)):  # and of another shape: a new scene
+        dreamer.setWorkingSize(size)
+        assert dreamer.getWorkingSize() == size
+        assert distance(dreamer.apply(clip[1]), clip[1]) > 1
+        assert dreamer.getWorkingSize() == size
+    dreamer.setWorkingSize(None)
+    dreamer.apply(clip[2])
+    assert dreamer.getWorkingSize() == (160, 90)
 
 
 def test_frames_as_a_generator(clip: list[np.ndarray], dreamer: VideoDreamer) -> None:

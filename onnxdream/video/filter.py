@@ -9,6 +9,7 @@ import numpy as np
 
 from ..dream import DEFAULT_MAX_MEMORY
 from ..settings import build_dreamer, layered
+from .habits import checked_size
 from .schedule import video_defaults
 from .temporal import VideoDreamer
 
@@ -40,7 +41,7 @@ def create_video_dreamer(
 
     May be called from several threads at once. Raises OptionError, LayerError, ModelError or BackendError.
     """
-    given = {"model": model, "layers": (layer,) if isinstance(layer, str) else tuple(layer) or None, **settings}
+    given = {"model": model, "layers": layer or None, **settings}
     given = video_defaults({k: v for k, v in given.items() if v is not None}, preset=preset is not None)
     dreamer = build_dreamer(layered(given, preset=preset), max_memory=max_memory, device=device, threads=threads)
     return VideoDreamer(
@@ -50,7 +51,7 @@ def create_video_dreamer(
         frame_steps=frame_steps,
         frame_step=frame_step,
         strength=strength,
-        size=None if size is None else (size[1], size[0]),
+        size=None if size is None else checked_size(size)[::-1],
         target_fps=target_fps,
     )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
-from ..objectives import l2
+from ..settings import Settings, build_objective
 from .budget import Budget, Effort
 
 if TYPE_CHECKING:
@@ -30,9 +32,13 @@ class Habits:
         """The layer, or the first of several."""
         return self.dreamer.objective.layers[0]
 
-    def setLayer(self, layer: str) -> None:
-        """Dream with another layer from the next frame on. Raises LayerError or NoGradientError."""
-        self.swap(self.dreamer.with_objective(l2(layer)))
+    def setLayer(self, layer: str | Sequence[str]) -> None:
+        """Dream with another layer from the next frame on, or several, named as for `create_video_dreamer`.
+
+        The objective is l2 then. Raises OptionError, LayerError or NoGradientError.
+        """
+        settings = Settings().updated({"layers": layer}, "setLayer")
+        self.swap(self.dreamer.with_objective(build_objective(settings, self.dreamer.model)))
 
     def swap(self, dreamer: Dreamer) -> None:
         """Go on with another Dreamer; what has been dreamed stays."""
@@ -45,24 +51,24 @@ class Habits:
         return self.strength
 
     def setStrength(self, strength: float) -> None:
-        """Let the dream build up more or less. Raises OptionError for less than 0."""
-        self.strength = _not_negative("strength", strength)
+        """Let the dream build up more or less. Raises OptionError for what is no number or below 0."""
+        self.strength = checked_number("strength", strength)
 
     def getFrameSteps(self) -> int:
         """Ascent steps a frame at the full size."""
         return self.frame_steps
 
     def setFrameSteps(self, steps: int) -> None:
-        """Take that many; with a target rate, at most. Raises OptionError for less than 0."""
-        self.frame_steps = int(_not_negative("frame_steps", steps))
+        """Take that many; with a target rate, at most. Raises OptionError for what is no whole number or below 0."""
+        self.frame_steps = checked_count("frame_steps", steps)
 
     def getFrameStep(self) -> float:
         """The size of a frame's steps, as a share of the dreamer's."""
         return self.frame_step
 
     def setFrameStep(self, share: float) -> None:
-        """Take larger or smaller steps. Raises OptionError for less than 0."""
-        self.frame_step = _not_negative("frame_step", share)
+        """Take larger or smaller steps. Raises OptionError for what is no number or below 0."""
+        self.frame_step = checked_number("frame_step", share)
 
     def getTargetFPS(self) -> float:
         """The rate that is kept, 0 when none is."""
@@ -70,6 +76,7 @@ class Habits:
 
     def setTargetFPS(self, rate: float) -> None:
         """Keep that rate; 0 for none. Raises OptionError for one that cannot be, and for methods that keep none."""
+        rate = checked_number("target_fps", rate)
         if rate and self.method != "flow":
             raise OptionError(f"method {self.method} takes all steps for each frame; only flow keeps a rate")
         self.budget = Budget(rate) if rate else None
@@ -79,15 +86,41 @@ class Habits:
         return None if self.budget is None else self.budget.effort
 
     def getWorkingSize(self) -> tuple[int, int]:
-        """(width, height) that the last frame was dreamed at, zeros before the first."""
-        return (0, 0) if self.last is None else (self.last.shape[1], self.last.shape[0])
+        """(width, height) that is dreamed at, zeros while that is the size of a first frame to come."""
+        height, width = (self.size or (0, 0)) if self.last is None else self.last.shape[:2]
+        return width, height
 
     def setWorkingSize(self, size: tuple[int, int] | None) -> None:
-        """Dream at this (width, height), at most with a target rate; None: at the frames' own."""
-        self.size = None if size is None else (size[1], size[0])
+        """Dream at this (width, height), at most with a target rate; None: at the frames' own.
+
+        What has been dreamed is scaled, where the shape is the same. Raises OptionError for what is no size.
+        """
+        self.size = None if size is None else checked_size(size)[::-1]
+        if self.size is not None:
+            self.scale_past(self.size)
+
+    def scale_past(self, size: tuple[int, int]) -> None:
+        """Go on at another working size (height, width); one of another shape begins a scene."""
+        raise NotImplementedError
 
 
-def _not_negative(name: str, value: float) -> float:
-    if not value >= 0:
-        raise OptionError(f"{name} is {value}; it must not be negative")
-    return value
+def checked_number(name: str, value: Any) -> float:
+    """`value`, if it is a number from 0 on. Raises OptionError."""
+    if not isinstance(value, Real) or not 0 <= value < 1e30:
+        raise OptionError(f"{name} is {value!r}; it must be a number, at least 0")
+    return float(value)
+
+
+def checked_count(name: str, value: Any) -> int:
+    """`value`, if it is a whole number from 0 on. Raises OptionError."""
+    if not isinstance(value, Integral) or not 0 <= value <= 100_000:
+        raise OptionError(f"{name} is {value!r}; it must be a whole number between 0 and 100000")
+    return int(value)
+
+
+def checked_size(size: Any) -> tuple[int, int]:
+    """`size`, if it is the two sides of a picture. Raises OptionError."""
+    pair = tuple(size) if isinstance(size, (tuple, list)) else ()
+    if len(pair) != 2 or not all(isinstance(side, Integral) and 0 < side < 1 << 15 for side in pair):
+        raise OptionError(f"size is {size!r}; it must be two whole numbers between 1 and {(1 << 15) - 1}")
+    return int(pair[0]), int(pair[1])

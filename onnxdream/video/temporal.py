@@ -30,7 +30,7 @@ from ..images import from_batch, to_batch
 from . import layout
 from .budget import Budget, Effort, efforts
 from .flow import CutDetector, estimator, grey, soften, visible, warp
-from .habits import Habits
+from .habits import Habits, checked_number, checked_size
 
 METHODS = ("flow", "warp", "blend", "independent")
 _CATCH_UP = 3.0  # where a rate is kept, steps are at most this much larger while a dream is weaker than the first
@@ -98,15 +98,14 @@ class VideoDreamer(Habits):
     ) -> None:
         if method not in METHODS:
             raise OptionError(f"unknown method {method!r}; methods are {', '.join(METHODS)}")
-        if not 0 <= blend <= 1:
+        if checked_number("blend", blend) > 1:
             raise OptionError(f"blend is {blend}; it must be between 0 and 1")
-        if frame_steps < 0 or frame_step < 0 or strength < 0:
-            given = f"{frame_steps}, {frame_step} and {strength}"
-            raise OptionError(f"frame_steps, frame_step and strength are {given}; none may be negative")
-        self.dreamer, self.method, self.flow = dreamer, method, flow
-        self.frame_steps, self.frame_step, self.strength = frame_steps, frame_step, strength
-        self.blend, self.size = blend, size
+        self.dreamer, self.method, self.flow, self.blend = dreamer, method, flow, blend
+        self.setFrameSteps(frame_steps)
+        self.setFrameStep(frame_step)
+        self.setStrength(strength)
         self.setTargetFPS(target_fps)
+        self.size = None if size is None else checked_size(size)
         self._effort: Effort | None = None  # of this frame, where a rate is kept
         self._estimate, self._estimate_back = estimator(flow), estimator(flow, rough=True)
         self.cuts = CutDetector()
@@ -190,15 +189,15 @@ class VideoDreamer(Habits):
                 took.append(time.perf_counter() - began)
             budget.measured(min(took), trial.ascent(scale))
         before, self._effort = self._effort, budget.choose(options, shape, scale)
-        if self.last is not None and self.last.shape[:2] != self._effort.size:
-            self._scale_past(self._effort.size)
+        self.scale_past(self._effort.size)
         return before == self._effort
 
-    def _scale_past(self, size: tuple[int, int]) -> None:
-        """Go on at another working size (height, width), if the shape of the frames is the same."""
-        if self.last is None or self.memory is None:
+    def scale_past(self, size: tuple[int, int]) -> None:
+        """See Habits."""
+        if self.last is None or self.memory is None or self.last.shape[:2] == size:
             return
         if abs(math.log(self.last.shape[0] * size[1] / (self.last.shape[1] * size[0]))) > 0.1:
+            self.last = None
             return
 
         def scaled(picture: np.ndarray) -> np.ndarray:
