@@ -203,6 +203,31 @@ def test_irregular_times_are_exact(tmp_path: Path, suffix: str, unit: int) -> No
     assert times_of(path) == [Fraction(t, unit) for t in times]
 
 
+@pytest.mark.parametrize("begin", [0, 200])
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_the_last_picture_stays_as_long_as_in_the_source(tmp_path: Path, suffix: str, begin: int) -> None:
+    """Shorter than is usual there: 40 ms after 80 or 40."""
+    source = tmp_path / f"a{suffix}"
+    with av.open(str(source), "w") as out:
+        stream: Any = out.add_stream("libx264", 25, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        made = []
+        for number, time in enumerate((0, 80, 160, 200, 280, 360, 440, 520)):
+            frame = av.VideoFrame.from_ndarray(picture(number), "bgr24").reformat(format="yuv420p", threads=1)
+            frame.pts, frame.time_base = begin + time, Fraction(1, 1000)
+            made += stream.encode(frame)
+        made += stream.encode(None)
+        for packet in made:
+            packet.duration = round(Fraction(1, 25) / packet.time_base) if packet is made[-1] else 0
+            out.mux(packet)
+    result = convert(source, tmp_path / f"b{suffix}", cuts=(3,))
+    for path in (source, result):
+        with open_source(path) as video:
+            assert video.info.duration == Fraction(begin + 560, 1000)
+    assert times_of(result) == times_of(source)
+
+
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
 @pytest.mark.parametrize(("mirror_x", "mirror_y"), [(False, False), (True, False), (False, True)])
 def test_every_way_of_holding_a_camera(tmp_path: Path, degrees: int, mirror_x: bool, mirror_y: bool) -> None:

@@ -320,11 +320,15 @@ def test_figures_that_are_not_there_are_null(tmp_path: Path) -> None:
     assert videos[str(tmp_path / "one.mp4")]["warp_error"] is None
 
 
-def test_settings_stored_in_a_video_dream_the_same_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept_in", ["first.mkv", "first.gif", "first"])
+def test_settings_stored_in_a_video_dream_the_same_again(tmp_path: Path, kept_in: str) -> None:
     first, again = tmp_path / "first.mkv", tmp_path / "again.mkv"
     options = ["--end", "0.2", "--codec", "ffv1", "--size", "160", "--frame-steps", "1"]
     dream(CLIP, first, *options, "--seed", "5", "--smooth", "0.8")
-    done = subprocess.run([*COMMAND, str(CLIP), "-o", str(again), "--like", str(first), *options], capture_output=True)
+    if kept_in != first.name:
+        dream(CLIP, tmp_path / kept_in, "--end", "0.1", "--seed", "5", "--smooth", "0.8")
+    like = ["--like", str(tmp_path / kept_in)]
+    done = subprocess.run([*COMMAND, str(CLIP), "-o", str(again), *like, *options], capture_output=True)
     assert done.returncode == 0, done.stderr
     for ours, theirs in zip(frames_of(first), frames_of(again), strict=True):
         np.testing.assert_array_equal(ours, theirs)

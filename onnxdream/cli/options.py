@@ -117,6 +117,7 @@ _LOOK_OPTIONS = {
 }  # fmt: skip
 _BASES = ("preset", "config", "like")
 _VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
+_MOVES = ("method", "flow", "frame_steps", "strength", "scale", "size", "start", "end", "timeline")  # only in videos
 Look = dict[str, Any]
 
 
@@ -167,14 +168,15 @@ def settings_from(look: Look) -> Settings:
     if "guide" in changes:
         changes["guide"] = str(changes["guide"])
     bases = {name: look.get(name) for name in _BASES}
-    if (like := look.get("like")) and like.suffix.lower() in _VIDEOS:
-        bases["like"] = _look_of_video(like)
+    if like := look.get("like"):
+        bases["like"] = _stored_look(like)
     return layered(changes, **bases)
 
 
-def _look_of_video(path: Path) -> Look:
-    """What a dreamed video stores about how it looks, without how it moves."""
-    from ..settings import Settings
-    from ..video.files import read_video_settings
-
-    return {name: value for name, value in read_video_settings(path).items() if name in vars(Settings())}
+def _stored_look(path: Path) -> Look:
+    """What a dreamed picture or video stores about how it looks, without how it moves."""
+    if path.suffix.lower() in _VIDEOS or path.is_dir():
+        from ..video.files import read_video_settings as read
+    else:
+        from ..images import read_settings as read
+    return {name: value for name, value in read(path).items() if name not in _MOVES}

@@ -115,14 +115,17 @@ class FileSource(VideoSource):
             first.colorspace,
             FULL if first.format.name.startswith("yuvj") else first.color_range,
         )
-        duration = None
-        if stream.duration:
-            duration = stream.duration * unit
-        elif container.duration:
-            duration = Fraction(container.duration, 1_000_000)
-        rate = stream.average_rate or stream.guessed_rate or None
-        frames = stream.frames or (round(duration * rate) if duration and rate else None)
         begins = [s.start_time * s.time_base for s in container.streams if s.start_time is not None and s.time_base]
+        unsteady = begins and container.format.flags & _UNSTEADY_CLOCK
+        start = max(min(begins), Fraction(0)) if unsteady else Fraction(0)
+        length, duration = None, None
+        if stream.duration:
+            length = stream.duration * unit
+            duration = length + (stream.start_time or 0) * unit - start
+        elif container.duration:
+            length = duration = Fraction(container.duration, 1_000_000)
+        rate = stream.average_rate or stream.guessed_rate or None
+        frames = stream.frames or (round(length * rate) if length and rate else None)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         depth = pixels.depth_of(first.format)
         width, height = self._coded
@@ -139,7 +142,7 @@ class FileSource(VideoSource):
             pix_fmt=first.format.name,
             codec=stream.codec_context.codec.canonical_name,
             has_audio=bool(container.streams.audio),
-            start=max(min(begins), Fraction(0)) if begins and container.format.flags & _UNSTEADY_CLOCK else Fraction(0),
+            start=start,
             aspect=1 / aspect if self._turn[0] else aspect,
         )
 

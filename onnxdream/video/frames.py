@@ -36,9 +36,9 @@ class VideoInfo:
 
     `width` and `height` are upright, after rotation, and may be odd. `rate` is the average number of frames a second,
     None when unknown. Times of frames are whole numbers of `time_base` seconds. `frames` is how many there are, exact
-    or as the container estimates, and `duration` is in seconds; None when unknown. `bits` is 8, 10, 12 or 16 a channel.
-    `start` is the time on the source's own clock, in seconds, that a user calls 0. `aspect` is width to height of one
-    pixel.
+    or as the container estimates, and `duration` is when the last one goes away, in seconds; None when unknown. `bits`
+    is 8, 10, 12 or 16 a channel. `start` is the time on the source's own clock, in seconds, that a user calls 0.
+    `aspect` is width to height of one pixel.
     """
 
     width: int

@@ -118,7 +118,7 @@ class Joined:
         ticks = round((self.info.start + until) / unit)
         if end is not None:
             return ticks if self.shown[-1] < ticks < usual else usual
-        return ticks if usual < ticks <= self.shown[-1] + _LONGEST / unit else usual
+        return ticks if self.shown[-1] < ticks <= self.shown[-1] + _LONGEST / unit else usual
 
     def shift(self, start: Fraction | None) -> int:
         """Ticks to take away from every time: see `finish`."""
