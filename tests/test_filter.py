@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -81,6 +83,9 @@ def test_frames_of_every_kind(clip: list[np.ndarray], dreamer: VideoDreamer) -> 
         (np.zeros((4, 5, 2), np.uint8), r"uint8 \[4, 5, 2\] cannot be dreamed"),
         (np.zeros((90, 160, 3), np.int32), r"int32 \[90, 160, 3\] cannot be dreamed"),
         (np.zeros((0, 160, 3), np.uint8), "cannot be dreamed"),
+        (np.full((90, 160, 3), np.nan, np.float32), r"a frame of float32 must be of numbers in 0..1; this one has nan"),
+        (np.full((90, 160, 3), 200.0), r"a frame of float64 must be of numbers in 0..1; this one has 200 to 200"),
+        (np.full((90, 160), -1, np.float16), "a frame of float16 must be of numbers in 0..1; this one has -1 to -1"),
         (np.zeros((8, 8, 3), np.uint8), "8x8 is too small for fire5, which needs at least"),
     ],
 )
@@ -112,8 +117,38 @@ def test_a_mask_shows_the_dream_only_there(clip: list[np.ndarray]) -> None:
         np.testing.assert_array_equal(there[:, 100:], everywhere[:, 100:])
     plain.reset(), masked.reset()
     np.testing.assert_array_equal(masked.apply(frame, mask > 0), np.where(mask[..., None], plain.apply(frame), frame))
-    with pytest.raises(PictureError, match=r"a mask of uint8 \[5, 5\] does not fit a frame of \[90, 160\]"):
-        plain.apply(frame, mask[:5, :5])
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.zeros((5, 5), np.uint8), r"a mask of uint8 \[5, 5\] does not fit a frame of \[90, 160\]"),
+        ([[0.5] * 160] * 90, "a mask is a NumPy array, not list"),
+        (np.full((90, 160), np.nan, np.float32), "a mask of float32 must be of numbers in 0..1; this one has NaN"),
+    ],
+)
+def test_what_is_no_mask_is_said(clip: list[np.ndarray], dreamer: VideoDreamer, mask: Any, message: str) -> None:
+    """Before anything is dreamed: the next frame is as if the call had not been."""
+    with pytest.raises(PictureError, match=message):
+        dreamer.apply(clip[0], mask)
+    assert dreamer.last is None
+
+
+def test_floating_point_may_overshoot_a_little(clip: list[np.ndarray], dreamer: VideoDreamer) -> None:
+    """As what was scaled with a sharpening filter does."""
+    out = dreamer.apply(clip[0] / 255 * 1.2 - 0.1)
+    assert out.min() >= 0
+    assert out.max() <= 1
+
+
+def test_copies_have_the_settings_and_no_past(clip: list[np.ndarray], dreamer: VideoDreamer) -> None:
+    cloudpickle = pytest.importorskip("ray.cloudpickle", reason="Ray is not installed")
+    dreamer.setWorkingSize((128, 72)), dreamer.setStrength(1.5)
+    expected = [dreamer.apply(frame) for frame in clip[:2]]
+    for again in (copy.deepcopy(dreamer), cloudpickle.loads(cloudpickle.dumps(dreamer))):
+        assert again.last is None
+        for frame, wanted in zip(clip, expected, strict=False):
+            np.testing.assert_array_equal(again.apply(frame), wanted)
 
 
 def test_settings_change_between_frames(clip: list[np.ndarray], dreamer: VideoDreamer) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..errors import OptionError
 from ..settings import Settings, build_objective
 from .budget import Budget, Effort
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..dream import Dreamer
+
+_COUNTS = (int, np.integer)
+_NUMBERS = (float, np.floating, *_COUNTS)
 
 
 class Habits:
@@ -106,14 +108,14 @@ class Habits:
 
 def checked_number(name: str, value: Any) -> float:
     """`value`, if it is a number from 0 on. Raises OptionError."""
-    if not isinstance(value, Real) or not 0 <= value < 1e30:
+    if not isinstance(value, _NUMBERS) or not 0 <= value < 1e30:
         raise OptionError(f"{name} is {value!r}; it must be a number, at least 0")
     return float(value)
 
 
 def checked_count(name: str, value: Any) -> int:
     """`value`, if it is a whole number from 0 on. Raises OptionError."""
-    if not isinstance(value, Integral) or not 0 <= value <= 100_000:
+    if not isinstance(value, _COUNTS) or not 0 <= value <= 100_000:
         raise OptionError(f"{name} is {value!r}; it must be a whole number between 0 and 100000")
     return int(value)
 
@@ -121,6 +123,6 @@ def checked_count(name: str, value: Any) -> int:
 def checked_size(size: Any) -> tuple[int, int]:
     """`size`, if it is the two sides of a picture. Raises OptionError."""
     pair = tuple(size) if isinstance(size, (tuple, list)) else ()
-    if len(pair) != 2 or not all(isinstance(side, Integral) and 0 < side < 1 << 15 for side in pair):
+    if len(pair) != 2 or not all(isinstance(side, _COUNTS) and 0 < side < 1 << 15 for side in pair):
         raise OptionError(f"size is {size!r}; it must be two whole numbers between 1 and {(1 << 15) - 1}")
     return int(pair[0]), int(pair[1])

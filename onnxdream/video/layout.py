@@ -17,7 +17,7 @@ def as_bgr(frame: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.nda
     """A frame as BGR [H,W,3], uint8 or float32 in 0..255, and what turns such a picture into the frame's own kind.
 
     A frame is [H,W] or [H,W,1] grey, [H,W,3] BGR or [H,W,4] BGRA, of uint8, uint16, or floating point in 0..1. Opacity
-    stays as it is. Raises PictureError for anything else.
+    stays as it is. Raises PictureError for anything else; floating point may overshoot 0..1 by half, and is clipped.
     """
     if not isinstance(frame, np.ndarray):
         raise PictureError(f"a frame is a NumPy array, not {type(frame).__name__}; has the capture ended?")
@@ -28,6 +28,12 @@ def as_bgr(frame: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.nda
             f"a frame of {frame.dtype.name} {list(frame.shape)} cannot be dreamed; "
             f"it must be grey, BGR or BGRA of {known}"
         )
+    if frame.dtype.kind == "f":
+        low, high = float(frame.min()), float(frame.max())  # NaN if there is one
+        if not -0.5 <= low <= high <= 1.5:
+            raise PictureError(
+                f"a frame of {frame.dtype.name} must be of numbers in 0..1; this one has {low:g} to {high:g}"
+            )
     values = np.ascontiguousarray(frame)
     if frame.dtype != np.uint8:
         values = values.astype(np.float32) * np.float32(255 / WHITE[frame.dtype.name])
@@ -48,14 +54,18 @@ def as_bgr(frame: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.nda
 def as_weight(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """A mask of `size` (height, width), bool, uint8 in 0..255 or floating point in 0..1, as float32 [H,W,1] in 0..1.
 
-    Raises PictureError for another size or type.
+    Raises PictureError for another size or type, and for NaN.
     """
+    if not isinstance(mask, np.ndarray):
+        raise PictureError(f"a mask is a NumPy array, not {type(mask).__name__}")
     white = {"bool": 1.0, **WHITE}.get(mask.dtype.name)
     if mask.shape[:2] != size or mask.size != size[0] * size[1] or white is None:
         raise PictureError(
             f"a mask of {mask.dtype.name} {list(mask.shape)} does not fit a frame of {list(size)}; "
             "it must be bool, uint8 or floating point of that size"
         )
+    if mask.dtype.kind == "f" and np.isnan(mask).any():
+        raise PictureError(f"a mask of {mask.dtype.name} must be of numbers in 0..1; this one has NaN")
     return np.asarray(np.clip(mask.reshape(*size, 1).astype(np.float32) / np.float32(white), 0, 1))
 
 

@@ -125,7 +125,10 @@ class VideoDreamer(Habits):
         self.objective = float("nan")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies, here or on another machine, have the same settings and no past."""
+        """Copies have the same settings and no past: those of the copy module, and those that Ray sends to others.
+
+        Objectives hold functions that pickle alone does not know; cloudpickle, which Ray uses, does.
+        """
         settings = {n: getattr(self, n) for n in ("method", "flow", "frame_steps", "frame_step", "strength", "blend")}
         rate = 0.0 if self.budget is None else self.budget.target_fps
         return partial(VideoDreamer, **settings, size=self.size, target_fps=rate), (self.dreamer,)
@@ -146,6 +149,7 @@ class VideoDreamer(Habits):
         """
         began = time.perf_counter()
         bgr, restore = layout.as_bgr(frame)
+        weight = None if mask is None else layout.as_weight(mask, bgr.shape[:2])
         usual = self.memory is not None
         if self.budget is None:
             self._effort = None
@@ -156,8 +160,8 @@ class VideoDreamer(Habits):
             if bgr.dtype == np.uint8:  # whole numbers are scaled and added three times as fast
                 residual = np.rint(residual).astype(np.int16)
             residual = cv2.resize(residual, bgr.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        if mask is not None:
-            residual = residual * layout.as_weight(mask, bgr.shape[:2])
+        if weight is not None:
+            residual = residual * weight
         result = restore(layout.add(bgr, residual))
         if self.budget is not None and self._effort is not None and usual:
             cost = self._effort.cost(bgr.shape[:2], self.dreamer.octave_scale)
