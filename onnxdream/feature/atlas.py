@@ -232,7 +232,9 @@ def _joined(folder: Path, plan: Plan, model: Model) -> Plan:
             return plan
         there = json.loads(note.read_text(encoding="utf-8"))
         before = Plan(**{**there, "layers": tuple(there["layers"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be used ({error.strerror}); choose another folder") from error
+    except (ValueError, TypeError, KeyError) as error:
         raise OutputError(f"{note}: cannot be read; take it away or choose another folder") from error
     wrong = [key for key, value in asdict(plan).items() if key != "layers" and getattr(before, key) != value]
     if wrong:
