@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,11 +18,12 @@ class Shipment:
     """Files on their way through the cluster's object store, for machines that do not see them on a disk.
 
     Made where the files are, while connected; `unpack` gives, anywhere in the cluster, the folder with the files under
-    the same names.
+    the same names. Shipments of one `purpose` are taken for the same: what a killed driver could not discard is found
+    by the next, and discarded then.
     """
 
-    def __init__(self, files: dict[str, Path]) -> None:
-        self._folder = f"onnxdream-{uuid.uuid4().hex}"
+    def __init__(self, files: dict[str, Path], purpose: str) -> None:
+        self._folder = f"onnxdream-{hashlib.blake2b(purpose.encode(), digest_size=16).hexdigest()}"
         self._chunks = {name: [ray_module().put(chunk) for chunk in _chunks(path)] for name, path in files.items()}
 
     @property

@@ -92,7 +92,8 @@ def dream_stretches(
     """
     with cluster.connected():
         shared = _is_shared(cluster, recipe.source, folder)
-        shipment = None if shared else Shipment(_files(recipe.source))
+        purpose = f"{fingerprint(_absolute(recipe.source))} into {folder.absolute()}"
+        shipment = None if shared else Shipment(_files(recipe.source), purpose)
         try:
             recipe = replace(recipe, source=_absolute(recipe.source), target=Path(_absolute(recipe.target)))
             pictures = find_pictures(recipe.source) is not None
