@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -218,7 +220,7 @@ def test_a_stream_lost_for_good_ends_with_what_there_is(tmp_path: Path) -> None:
     assert len(times(tmp_path / "out.mp4")) >= 5
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_page_and_a_clean_end(sent: signal.Signals, tmp_path: Path) -> None:
     options = ("--loop", "--headless", "--serve", "0", "-o", "out.mp4", *LITTLE)
     with running(CLIP, *options, folder=tmp_path) as live:
@@ -246,6 +248,9 @@ def test_the_page_and_a_clean_end(sent: signal.Signals, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
+        (["", "--headless", "--serve", "0"], 2, "the source is empty; give a camera's number, an address, a file"),
+        (["9" * 20, "--headless", "--serve", "0"], 2, "camera 99999999999999999999: no camera has such a number"),
+        (["http://[::1", "--headless", "--serve", "0"], 2, "http://[::1: Invalid argument"),
         ([CLIP, "--headless"], 2, "--headless shows nothing; add -o FILE, -o - or --serve PORT"),
         (["nothing.mp4", "--headless", "--serve", "0"], 2, "nothing.mp4: no such file"),
         (["77", "--headless", "--serve", "0"], 2,
@@ -269,6 +274,61 @@ def test_what_cannot_be_is_said_in_a_line(arguments: list[object], code: int, me
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("options", "output", "code", "message"),
+    [
+        ("-o -", ">&-", 2, "-: standard output is closed"),
+        ("-o -", ">/dev/full", 1, "-: standard output cannot be written: No space left on device"),
+        ("--serve 0 -q --json", ">&-", 1, "standard output is closed, so the JSON object cannot be written"),
+        ("--serve 0 -q --json", ">/dev/full", 1, "standard output cannot be written: No space left on device"),
+    ],
+)
+def test_standard_output_that_takes_nothing(options: str, output: str, code: int, message: str) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    line = shlex.join(command("live", CLIP, "--headless", "--frames", 1, *options.split(), *LITTLE))
+    done = subprocess.run(["sh", "-c", f"{line} {output}"], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, f"error: {message}\n")
+
+
+def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
+    """The recording is finished, although nothing can be said any more and the signal comes twice."""
+    pty = pytest.importorskip("pty")
+    mine, its = pty.openpty()
+    options = ("--loop", "--headless", "--serve", "0", "-o", "out.mp4", *LITTLE)
+    live = subprocess.Popen(
+        command("live", CLIP, *options), cwd=tmp_path, stdin=its, stdout=its, stderr=its, start_new_session=True
+    )
+    try:
+        os.close(its)
+        said = b""
+        while not (found := re.search(rb"http://\S+(?=\s)", said)):
+            said += os.read(mine, 1000)
+        wait_for_frames(found[0].decode(), 5)
+        os.close(mine)
+        for _ in range(2):
+            live.send_signal(signal.SIGHUP)
+        live.wait(timeout=30)
+    finally:
+        live.kill()
+    assert len(times(tmp_path / "out.mp4")) >= 3
+    assert list(tmp_path.iterdir()) == [tmp_path / "out.mp4"]
+
+
+def test_nohup_is_heeded(tmp_path: Path) -> None:
+    line = "trap '' HUP; exec " + shlex.join(command("live", CLIP, "--headless", "-o", "out.mp4", *LITTLE))
+    live = subprocess.Popen(["sh", "-c", line], cwd=tmp_path, stderr=subprocess.PIPE)
+    try:
+        while not list(tmp_path.glob(".onnxdream-*")):  # it records
+            assert live.poll() is None
+            time.sleep(0.05)
+        live.send_signal(signal.SIGHUP)
+        assert live.wait(timeout=60) == 0
+    finally:
+        live.kill()
+    assert times(tmp_path / "out.mp4")
+
+
 def test_no_display_no_window(tmp_path: Path) -> None:
     done = onnxdream("live", CLIP, folder=tmp_path, DISPLAY="", WAYLAND_DISPLAY="")
     assert done.returncode == 1
@@ -283,6 +343,8 @@ def test_names_of_sources() -> None:
     assert open_feed(str(CLIP)).rate == 25
     assert not open_feed(str(CLIP)).lasting
     assert open_feed("rtsp://me:pass@cam/1").name == "rtsp://me:…@cam/1"
+    assert open_feed("rtsp://me:p@ss@cam:80/1?a=b:c@d").name == "rtsp://me:…@cam:80/1?a=b:c@d"
+    assert open_feed("http://cam:80/me:you@home").name == "http://cam:80/me:you@home"
     assert open_feed("0").name == "camera 0"
     for wrong in ("screen:0x0", "screen:1,2,0x5"):
         with pytest.raises(OptionError):

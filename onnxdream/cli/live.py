@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import FrameType
@@ -97,9 +97,12 @@ def live(
 
     def say(text: str) -> None:
         if not quiet:
-            note_line(text)
+            with suppress(OSError):  # the terminal has gone
+                note_line(text)
 
     with ExitStack() as stack:
+        for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+            _heed(name, stack)
         feed = open_feed(source, longest=size, loop=loop)
         rate = feed.rate or Fraction(fps or 25).limit_denominator(1001)
         stored = settings.stored()
@@ -119,8 +122,6 @@ def live(
             page = Page(serve, session.status)
             outputs.append(stack.enter_context(page))
             say(f"showing it at {page.address}")
-        before = signal.signal(signal.SIGTERM, _interrupt)
-        stack.callback(signal.signal, signal.SIGTERM, before)
         result = session.run(frames=frames, seconds=seconds)
     if not quiet:
         kept = f", {effort}" if (effort := video.getEffort()) else ""
@@ -139,5 +140,14 @@ def live(
         })  # fmt: skip
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+def _heed(name: str, stack: ExitStack) -> None:
+    """Let a signal interrupt, once, until `stack` is left; one that is ignored, as nohup has it, stays so."""
+    number = getattr(signal, name, None)
+    if number is not None and (before := signal.getsignal(number)) != signal.SIG_IGN:
+        signal.signal(number, _interrupt)
+        stack.callback(signal.signal, number, before)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # shell and terminal both send one; the files are to be finished in peace
     raise KeyboardInterrupt

@@ -22,6 +22,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from ..errors import WriteError
 from ..zoo import size_text
 
 console = Console(stderr=True, highlight=False, emoji=False)
@@ -79,9 +80,18 @@ def download_bar(name: str, size: int) -> Iterator[Callable[[int], None]]:
 
 
 def print_json(record: Mapping[str, Any]) -> None:
-    """Print one JSON object on stdout; JSON knows no NaN, which becomes null."""
-    sys.stdout.write(json.dumps(_plain(record), allow_nan=False) + "\n")
-    sys.stdout.flush()
+    """Print one JSON object on stdout; JSON knows no NaN, which becomes null. Raises WriteError."""
+    text = json.dumps(_plain(record), allow_nan=False) + "\n"
+    if sys.stdout is None:
+        raise WriteError("standard output is closed, so the JSON object cannot be written")
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        sys.stdout = None  # what it still holds would fail once more at the end
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise WriteError(f"standard output cannot be written: {error.strerror}") from error
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
-from urllib.parse import urlsplit
 
 import av
 import cv2
@@ -63,9 +62,13 @@ def _feed(source: str, *, loop: bool) -> Feed:
     """A camera's number, an address (rtsp://, http://, …), a file, or the screen.
 
     `screen` is the first screen, `screen:2` the second, `screen:100,50,640x360` a region of all of them: left, top and
-    size. Raises OptionError for a region that cannot be, VideoError for a file that is not there.
+    size. Raises OptionError for a camera or region that cannot be, VideoError for a file that is not there.
     """
+    if not source:
+        raise OptionError("the source is empty; give a camera's number, an address, a file, or screen")
     if source.isdecimal():
+        if len(source) > 9:
+            raise OptionError(f"camera {source}: no camera has such a number; the first one is 0")
         return Feed(f"camera {source}", lambda: _camera(int(source)), lasting=True)
     if source == "screen" or source.startswith("screen:"):
         found = _SCREEN.fullmatch(source)
@@ -85,8 +88,7 @@ class _OverError(Exception):
 
 def _shown(address: str) -> str:
     """An address without the password in it."""
-    password = urlsplit(address).password
-    return address.replace(f":{password}@", ":…@", 1) if password else address
+    return re.sub(r"(://[^/?#:]*):[^/?#]*@", r"\1:…@", address, count=1)
 
 
 def _camera(number: int) -> Iterator[np.ndarray]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -95,19 +97,21 @@ class Pipe(Output):
     """Standard output, as y4m or rawvideo (bgr24), at an even rate: a late picture is made up for by its forerunner.
 
     After a pause of more than a second the stream goes on as if there had been none. Raises OptionError for another
-    `codec`.
+    `codec`, OutputError when there is no standard output.
     """
 
     def __init__(self, rate: Fraction, codec: str | None = None) -> None:
         self.rate, self.encoding = rate, Encoding(codec)
         pipe_format(self.encoding)
+        if sys.stdout is None:
+            raise OutputError("-: standard output is closed")
         self._sink: PipeSink | None = None
         self._count, self._began = 0, 0.0
 
     def put(self, image: np.ndarray, time: float) -> None:
         """See Output."""
         if self._sink is None:
-            self._of, self._began = _info(image, self.rate), time
+            self._of, self._began = replace(_info(image, self.rate), time_base=1 / self.rate), time
             self._sink = PipeSink(self._of, self.encoding)
         due = round((time - self._began) * self.rate) + 1
         if due - self._count > self.rate:
