@@ -19,7 +19,9 @@ import skimage
 from onnx import save
 
 from conftest import DATA
+from onnxdream.feature.wanted import class_index
 from onnxdream.images import read_settings
+from onnxdream.model import Model
 from small import classifier, command, conv, network, node, onnxdream, weights
 
 ROCKET = DATA / "rocket.jpg"
@@ -65,9 +67,17 @@ def test_visualize(tmp_path: Path) -> None:
     assert [p["label"] for p in record["pictures"]] == ["0", "1", "2", "3", "4"]
     assert all(p["objective"] > 0 for p in record["pictures"])
     assert read_settings(tmp_path / "g.png")["objectives"][4] == "channel(fire3, 4)"
-    cat = good("visualize", "squeezenet1_1", "--class", "tabby", "--class", 281, *QUICK, "--size", 64, folder=tmp_path)
+    cat = good(
+        "visualize", "squeezenet1_1", "--class", "tabby cat", "--class", 281, *QUICK, "--size", 64, folder=tmp_path
+    )
     assert cat["objectives"] == ["neuron(logits, 281)"]
     assert (tmp_path / "squeezenet1_1-logits.png").is_file()
+
+
+def test_a_class_by_its_name_and_kind(squeezenet: Model) -> None:
+    with pytest.warns(UserWarning, match="no class is called 'Tabby Cat'; tabby is shown"):
+        assert class_index(squeezenet, "Tabby Cat", 1000) == 281
+    assert class_index(squeezenet, "tiger cat", 1000) == 282
 
 
 def test_visualize_in_other_ways(tmp_path: Path) -> None:
@@ -195,8 +205,7 @@ def test_thousands_of_channels_and_no_labels(strange: Path) -> None:
         ("visualize squeezenet1_1 -l fire5 --channels 256", "channels 0 to 255"),
         ("visualize squeezenet1_1 -l fire55", "did you mean"),
         ("visualize squeezenet1_1 --class tabbi", "did you mean tabby"),
-        ("visualize squeezenet1_1 --class 'hen house'", "did you mean hen"),
-        ("visualize squeezenet1_1 --class 'tabby dog'", "did you mean tabby"),
+        ("visualize squeezenet1_1 --class 'house of hens'", "no class"),
         ("visualize squeezenet1_1 --class 1000", "no class"),
         ("visualize fixed.onnx --class tabby", "no class names"),
         ("visualize squeezenet1_1 -l fire8 --size 16", "at least"),

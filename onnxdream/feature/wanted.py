@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -49,7 +50,10 @@ def chosen_channels(model: Model, layer: str, text: str | None) -> tuple[int, ..
 
 
 def class_index(model: Model, name: str, count: int) -> int:
-    """Which of `count` classes is called `name`, or numbered so. Raises OptionError, with the nearest names."""
+    """Which of `count` classes is called `name`, or numbered so. Raises OptionError, with the nearest names.
+
+    A name with its kind behind it, such as "tabby cat", is taken for the class "tabby", with a warning that says so.
+    """
     labels = model.card.labels[:count]
     if name.isdecimal():
         if int(name) < count:
@@ -61,6 +65,11 @@ def class_index(model: Model, name: str, count: int) -> int:
     wanted = name.casefold().strip()
     if wanted in folded:
         return folded.index(wanted)
+    shorter = " ".join(wanted.split()[:-1])
+    if shorter and folded.count(shorter) == 1:
+        taken = folded.index(shorter)
+        warnings.warn(f"no class is called {name!r}; {labels[taken]} is shown", stacklevel=2)
+        return taken
     close = difflib.get_close_matches(wanted, folded, n=4, cutoff=0.5)
     within = [label for label in folded if wanted and (wanted in label or set(label.split()) <= set(wanted.split()))]
     near = [labels[folded.index(label)] for label in dict.fromkeys([*within[:4], *close])][:4]
