@@ -105,19 +105,19 @@ def live(
             _heed(name, stack)
         feed = open_feed(source, longest=size, loop=loop)
         rate = feed.rate or Fraction(fps or 25).limit_denominator(1001)
-        stored = settings.stored()
         outputs: list[Output] = []
         if out == "-":
             outputs.append(stack.enter_context(Pipe(rate, codec)))
         elif out is not None:
-            outputs.append(stack.enter_context(Recording(Path(out), rate, {**stored, "source": feed.name}, codec)))
+            stored = {**settings.stored(), "source": feed.name}
+            outputs.append(stack.enter_context(Recording(Path(out), rate, stored, codec)))
         window = None if headless else stack.enter_context(Window(f"onnxdream {feed.name}"))
         dreamer = build_dreamer(
             settings, max_memory=o.parse_bytes(max_memory), device=device_for(backend, device), threads=threads
         )
         video = VideoDreamer(dreamer, flow="dis-ultrafast" if fps else "dis-medium", strength=strength, target_fps=fps)
         latest = stack.enter_context(Latest(feed, patience=patience, on_loss=lambda why: say(f"{why}; trying again")))
-        session = Live(video, latest, outputs, window, folder=folder, settings=stored, note=say)
+        session = Live(video, latest, outputs, window, folder=folder, settings=settings, note=say)
         if serve is not None:
             page = Page(serve, session.status)
             outputs.append(stack.enter_context(page))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
@@ -17,15 +17,16 @@ import cv2
 import numpy as np
 
 from ..dream import Dreamer
-from ..errors import OnnxDreamError
+from ..errors import LayerError, OnnxDreamError
 from ..images import Picture, write_picture
-from ..objectives import l2
+from ..settings import Settings, build_objective
 from .capture import Latest, Shot
 from .outputs import Output, Recording
 from .temporal import VideoDreamer
 from .window import HELP, Window
 
 _STRONGER = 1.25
+_FAINTEST, _STRONGEST = 1e-3, 1e3  # what keys make of strength and step
 _PATIENCE = 0.05  # seconds between looks at the keys while no picture comes
 
 
@@ -63,7 +64,9 @@ class Live:
     """One live session: `run` it until it ends.
 
     `outputs` take every dream; `window` shows it and says what keys are pressed. Snapshots and recordings asked for by
-    keys go into `folder`, with `settings` inside. `note` is told in a line what happens.
+    keys go into `folder`, with the settings that they were dreamed with inside: `settings` are those that `video` was
+    made with. Where another layer has no such channels, or no places for the guide, it is dreamed by l2. `note` is told
+    in a line what happens.
     """
 
     def __init__(
@@ -74,11 +77,14 @@ class Live:
         window: Window | None = None,
         *,
         folder: Path = Path(),
-        settings: Mapping[str, Any] | None = None,
+        settings: Settings | None = None,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.video, self.latest, self.outputs, self.window = video, latest, outputs, window
-        self.folder, self.settings, self.note = folder, dict(settings or {}), note
+        self.folder, self.note = folder, note
+        self.settings = self._given = settings or Settings()
+        if not self.settings.layers:
+            self.settings = replace(self.settings, layers=(video.getLayer(),))
         self.result = LiveResult()
         self.frozen, self.text, self.stopped = False, True, False
         self._recording: Recording | None = None
@@ -86,7 +92,7 @@ class Live:
         self._said = ("", 0.0)
         self._layers = _layers(video.dreamer)
         self._wanted = video.getLayer()
-        self._making: Future[Dreamer] | None = None
+        self._making: Future[tuple[Dreamer, Settings, str]] | None = None
 
     def run(self, *, frames: int | None = None, seconds: float | None = None) -> LiveResult:
         """Dream until the feed ends, `frames` are dreamed, `seconds` have passed, or a key says so.
@@ -117,14 +123,24 @@ class Live:
             self.result.dropped = self.latest.count - self.result.frames
         return self.result
 
+    @property
+    def rate(self) -> Fraction:
+        """Pictures a second: what the feed says, or else a whole number near to what was shown of late."""
+        return self.latest.feed.rate or Fraction(max(1, round(self.result.fps)))
+
     def status(self) -> dict[str, Any]:
         """How it goes, for people (`text`) and programs."""
         result, effort = self.result, self.video.getEffort()
-        parts = [self.video.getLayer(), f"{result.fps:.1f} fps", f"{1e3 * result.latency:.0f} ms late"]
+        layer, objective = self.video.getLayer(), repr(self.video.dreamer.objective)
+        parts = [
+            layer if objective == f"l2({layer})" else objective,
+            f"{result.fps:.1f} fps",
+            f"{1e3 * result.latency:.0f} ms late",
+        ]
         parts += [str(effort)] if effort else []
         return {
             "text": ", ".join(parts),
-            "layer": self.video.getLayer(),
+            "layer": layer,
             "fps": result.fps,
             "latency": result.latency,
             "frames": result.frames,
@@ -137,8 +153,8 @@ class Live:
         """Do what a key means; the actions are the values of `window.KEYS`."""
         if action in ("stronger", "weaker"):
             factor = _STRONGER if action == "stronger" else 1 / _STRONGER
-            self.video.setStrength(self.video.getStrength() * factor)
-            self.video.setFrameStep(self.video.getFrameStep() * factor)
+            self.video.setStrength(min(max(_FAINTEST, self.video.getStrength() * factor), _STRONGEST))
+            self.video.setFrameStep(min(max(_FAINTEST, self.video.getFrameStep() * factor), _STRONGEST))
             self._say(f"strength {self.video.getStrength():.2g}")
         elif action in ("next layer", "previous layer"):
             self._want(1 if action == "next layer" else -1)
@@ -148,13 +164,14 @@ class Live:
         elif action == "snapshot" and self._dream is not None:
             path = self._new_name(".png")
             rgb = cv2.cvtColor(self._dream, cv2.COLOR_BGR2RGB).astype(np.float32)
-            write_picture(path, Picture(rgb), self.settings | {"layers": [self.video.getLayer()]})
+            write_picture(path, Picture(rgb), self.settings.stored())
             self.result.files.append(str(path))
             self._say(f"wrote {path.name}")
         elif action == "record":
             if not self._stop_recording():
                 path = self._new_name(".mp4")
-                self._recording = Recording(path, Fraction(25), self.settings)
+                stored = self.settings.stored() | {"source": self.latest.feed.name}
+                self._recording = Recording(path, self.rate, stored)
                 self._say(f"recording {path.name}")
         elif action == "text":
             self.text = not self.text
@@ -163,8 +180,11 @@ class Live:
 
     def _dream_one(self, shot: Shot) -> None:
         dream = self._dream = self.video.apply(shot.image)
-        for output in [*self.outputs, *([self._recording] if self._recording else [])]:
+        for output in self._all_outputs():
             output.put(dream, shot.time)
+
+    def _all_outputs(self) -> list[Output]:
+        return [*self.outputs, *([self._recording] if self._recording else [])]
 
     def _look(self) -> None:
         """Show the newest dream, once, and heed the keys."""
@@ -193,7 +213,7 @@ class Live:
             self._wanted = self._layers[at]
             self._say(f"making {self._wanted} ready")
             maker = ThreadPoolExecutor(1, thread_name_prefix="layer")
-            self._making = maker.submit(_ready, self.video, self._wanted, self._dream.shape[:2])
+            self._making = maker.submit(_ready, self.video, self._given, self._wanted, self._dream.shape[:2])
             maker.shutdown(wait=False)  # when that is done
 
     def _change_layer(self) -> None:
@@ -201,8 +221,11 @@ class Live:
             return
         making, self._making = self._making, None
         try:
-            self.video.swap(making.result())
-            self._say(f"layer {self._wanted}")
+            dreamer, self.settings, why = making.result()
+            self.video.swap(dreamer)
+            for output in self._all_outputs():
+                output.change(self.settings)
+            self._say(f"layer {self._wanted}{why}")
         except OnnxDreamError as error:
             self._layers.remove(self._wanted)
             self._wanted = self.video.getLayer()
@@ -231,15 +254,27 @@ def _layers(dreamer: Dreamer) -> list[str]:
     return chosen if len(chosen) > 1 else [layer.name for layer in all_]
 
 
-def _ready(video: VideoDreamer, layer: str, frame: tuple[int, ...]) -> Dreamer:
-    """A Dreamer for another layer, its networks made ready for the size that is dreamed at now.
+def _ready(
+    video: VideoDreamer, settings: Settings, layer: str, frame: tuple[int, ...]
+) -> tuple[Dreamer, Settings, str]:
+    """A Dreamer for another layer, its networks made ready for the size that is dreamed at now; its settings, and why
+    objective, channels or guide are not those of `settings`, if they are not.
 
     Raises PictureError when the layer needs more than frames of size `frame` (height, width).
     """
-    dreamer = video.dreamer.with_objective(l2(layer))
+    wanted, why = replace(settings, layers=(layer,)), ""
+    try:
+        dreamer = _with(video.dreamer, wanted)
+    except LayerError as error:
+        wanted, why = replace(wanted, objective="l2", channels=(), guide=""), f" by l2: {error}"
+        dreamer = _with(video.dreamer, wanted)
     dreamer.check_size(dreamer.only_size or video.size or frame)
     if video.last is not None and dreamer.only_size is None:
         effort = video.getEffort()
         size = [max(pair) for pair in zip(video.last.shape[:2], dreamer.smallest, strict=True)]
         dreamer.ascend(np.full((1, 3, *size), 127, np.float32), steps=effort.steps if effort else 1)
-    return dreamer
+    return dreamer, wanted, why
+
+
+def _with(dreamer: Dreamer, settings: Settings) -> Dreamer:
+    return dreamer.with_objective(build_objective(settings, dreamer.model, dreamer.device))

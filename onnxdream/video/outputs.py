@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from ..errors import OptionError, OutputError
+from ..settings import Settings
 from .files import Encoding, FrameSink, VideoInfo, check_encoding, finish, open_sink, settings_metadata, sink_kind
 from .frames import SRGB
 from .raw import PipeSink, pipe_format
@@ -33,6 +34,9 @@ class Output(ABC):
     @abstractmethod
     def put(self, image: np.ndarray, time: float) -> None:
         """Take a picture, BGR uint8 [H,W,3], made from one that came at `time` in seconds. Raises OutputError."""
+
+    def change(self, settings: Settings) -> None:  # noqa: B027  # most have no use for them
+        """Pictures are dreamed with other settings from now on."""
 
     @abstractmethod
     def close(self) -> None:
@@ -58,15 +62,17 @@ def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 class Recording(Output):
     """A video, GIF, WebP or folder of pictures, each picture shown at the time it came; whole once it is closed.
 
+    It stores the `settings` that it began with, and under "at" what changed when, as a timeline's tables have it.
     Raises OptionError or OutputError when `target` cannot be written so.
     """
 
     def __init__(self, target: Path, rate: Fraction, settings: Mapping[str, Any], codec: str | None = None) -> None:
-        self.target, self.rate, self.settings = target, rate, settings
+        self.target, self.rate, self.settings = target, rate, dict(settings)
         faster = sink_kind(target) == "video" and codec in (None, "h264", "libx264") and target.suffix != ".webm"
         self.encoding = Encoding(codec, options=dict(_FAST) if faster else {})
         check_encoding(target, _info(np.zeros((64, 64, 3), np.uint8), rate), self.encoding)
         self._sink: FrameSink | None = None
+        self._now = dict(settings)  # what the newest picture was dreamed with
         self._left = ExitStack()
         self._last = -1
 
@@ -81,6 +87,17 @@ class Recording(Output):
         self._last = max(self._last + 1, round((time - self._began) / _TICK))
         self._sink.write(_fitted(image, (self._of.width, self._of.height)), self._last)
 
+    def change(self, settings: Settings) -> None:
+        """See Output."""
+        stored = settings.stored()
+        changes = {name: value for name, value in stored.items() if value != self._now.get(name)}
+        self._now |= changes
+        if self._sink is None:
+            self.settings |= changes
+        elif changes:
+            time = float((self._last + 1) * _TICK)
+            self.settings["at"] = [*self.settings.get("at", []), {"time": time, **changes}]
+
     def close(self) -> None:
         """See Output."""
         with self._left:
@@ -88,7 +105,7 @@ class Recording(Output):
                 return
             sink, self._sink = self._sink, None
             sink.close()
-            metadata = settings_metadata(dict(self.settings))
+            metadata = settings_metadata(self.settings)
             segment = self._folder / "segment"
             finish(self.target, [segment], None, self._of, metadata=metadata, scratch=self._folder)
 
