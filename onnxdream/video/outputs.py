@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 import threading
@@ -146,6 +147,7 @@ class Pipe(Output):
             self._sink.close()
 
 
+_LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>onnxdream</title>
 <style>body{margin:0;background:#111;color:#bbb;font:14px system-ui;display:grid;place-items:center;min-height:100vh}
 img{width:min(96vw,160vh);image-rendering:auto}</style>
@@ -158,6 +160,7 @@ class Page(Output):
     """A page on this machine alone that shows the pictures: `/`, and for programs `/stream.mjpg`, `/frame.jpg` and
     `/status.json`.
 
+    Who asks must call this machine localhost: a page of another name that leads here could otherwise watch the camera.
     Port 0 takes a free one. `status` gives what the page says below the picture. Raises OutputError when the port is
     taken.
     """
@@ -203,14 +206,20 @@ class Page(Output):
                 with suppress(OSError):  # whoever asked has gone
                     self._answer()
 
+            def do_HEAD(self) -> None:
+                self.do_GET()
+
             def _answer(self) -> None:
-                if self.path == "/":
+                path = self.path.partition("?")[0]
+                if not _LOCAL.fullmatch(self.headers.get("Host", "localhost")):
+                    self.send_error(403, explain="This page is for this machine alone: ask for 127.0.0.1.")
+                elif path == "/":
                     self._send("text/html; charset=utf-8", _PAGE.encode())
-                elif self.path == "/status.json":
+                elif path == "/status.json":
                     self._send("application/json", json.dumps(page.status()).encode())
-                elif self.path == "/frame.jpg" and (jpeg := page.next(0)[0]):
+                elif path == "/frame.jpg" and (jpeg := page.next(0)[0]):
                     self._send("image/jpeg", jpeg)
-                elif self.path == "/stream.mjpg":
+                elif path == "/stream.mjpg":
                     self._stream()
                 else:
                     self.send_error(404)
@@ -221,7 +230,8 @@ class Page(Output):
                 self.send_header("Content-Length", str(len(data)))
                 self.send_header("Cache-Control", "no-store")
                 self.end_headers()
-                self.wfile.write(data)
+                if self.command == "GET":
+                    self.wfile.write(data)
 
             def _stream(self) -> None:
                 self.send_response(200)
@@ -229,7 +239,7 @@ class Page(Output):
                 self.send_header("Cache-Control", "no-store")
                 self.end_headers()
                 number = 0
-                while True:
+                while self.command == "GET":
                     jpeg, number = page.next(number)
                     if not jpeg:
                         return
