@@ -194,6 +194,12 @@ def test_wrong_settings_are_refused_at_once(dreamer: VideoDreamer, name: str, wr
     assert vars(dreamer) == before
 
 
+def test_colors_are_kept_in_pictures_only() -> None:
+    with pytest.raises(OptionError, match="keep_colors is for pictures, not for video; leave it out"):
+        onnxdream.create_video_dreamer("fire5", keep_colors=True)
+    assert onnxdream.create_video_dreamer("fire5", keep_colors=False).getLayer() == "fire5"
+
+
 def test_layers_are_named_alike_everywhere(clip: list[np.ndarray], dreamer: VideoDreamer) -> None:
     for given in ("fire3", "fire3:0.5", ["fire3:0.5", "fire4"], ()):
         made = onnxdream.create_video_dreamer(given, **LITTLE)

@@ -11,12 +11,14 @@ import numpy as np
 
 from conftest import DATA
 from onnxdream.dream import DEFAULT_MAX_MEMORY
-from onnxdream.settings import build_dreamer, build_objective, layered
+from onnxdream.images import Picture, write_picture
+from onnxdream.settings import Settings, build_dreamer, build_objective, layered
 from onnxdream.video.capture import Latest, open_feed
 from onnxdream.video.files import read_video_settings
 from onnxdream.video.live import Live
 from onnxdream.video.temporal import VideoDreamer
 from onnxdream.video.window import Window
+from small import onnxdream
 
 
 class Keys(Window):
@@ -92,6 +94,23 @@ def test_recordings_by_keys_have_the_rate_of_their_source(tmp_path: Path) -> Non
     assert session(Keys("record", "record"), tmp_path, "fire5", Fraction(50)).rate == 50
     live = session(Keys("record", "record"), tmp_path, "fire5")
     assert live.rate == max(1, round(live.result.fps))
+
+
+def test_colors_are_kept_in_pictures_only(tmp_path: Path) -> None:
+    """A file that asks for it is refused; of a picture that was made so the rest is taken."""
+    (tmp_path / "keep.toml").write_text("keep_colors = true\n")
+    picture = Picture(np.zeros((8, 8, 3), np.float32))
+    write_picture(tmp_path / "kept.png", picture, Settings(keep_colors=True, octaves=1, steps=1).stored())
+    common = ("live", DATA / "clip.mp4", "--headless", "-o", "out.mp4", "--frames", "1", "--size", "96")
+    refused = onnxdream(*common, "--config", "keep.toml", folder=tmp_path)
+    assert (refused.returncode, refused.stderr) == (
+        2, "error: keep_colors is for pictures, not for video; leave it out\n"
+    )  # fmt: skip
+    taken = onnxdream(*common, "--like", "kept.png", folder=tmp_path)
+    assert (taken.returncode, taken.stderr.splitlines()[0]) == (
+        0, "note: keep_colors is for pictures and is left out"
+    )  # fmt: skip
+    assert read_video_settings(tmp_path / "out.mp4")["keep_colors"] is False
 
 
 def test_keys_make_no_strength_that_cannot_be(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import warnings
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import FrameType
@@ -94,6 +95,11 @@ def live(
     if not folder.is_dir():
         raise OutputError(f"{folder}: no such folder to write into")
     settings = o.settings_from(video_defaults(look, preset=o.has_base(look)))
+    if settings.keep_colors and not look.get("like"):
+        raise OptionError("keep_colors is for pictures, not for video; leave it out")
+    if settings.keep_colors:
+        warnings.warn("keep_colors is for pictures and is left out", stacklevel=1)
+        settings = replace(settings, keep_colors=False)
 
     def say(text: str) -> None:
         if not quiet:

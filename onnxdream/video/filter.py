@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..dream import DEFAULT_MAX_MEMORY
+from ..errors import OptionError
 from ..settings import build_dreamer, layered
 from .habits import checked_size
 from .schedule import video_defaults
@@ -43,7 +44,10 @@ def create_video_dreamer(
     """
     given = {"model": model, "layers": layer or None, **settings}
     given = video_defaults({k: v for k, v in given.items() if v is not None}, preset=preset is not None)
-    dreamer = build_dreamer(layered(given, preset=preset), max_memory=max_memory, device=device, threads=threads)
+    look = layered(given, preset=preset)
+    if look.keep_colors:
+        raise OptionError("keep_colors is for pictures, not for video; leave it out")
+    dreamer = build_dreamer(look, max_memory=max_memory, device=device, threads=threads)
     return VideoDreamer(
         dreamer,
         method=method,
