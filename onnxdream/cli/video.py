@@ -91,6 +91,8 @@ def video(
     from ..video.temporal import VideoDreamer
 
     _check_out(out, as_json=as_json)
+    if preview is not None and look.get("guide") and preview.absolute() == look["guide"].absolute():
+        raise OptionError(f"{preview}: is the guide; choose another name for the preview")
     cluster = cluster_from(ray, workers, cpus_per_worker, gpus_per_worker)
     settings = o.settings_from(video_defaults(look, preset=o.has_base(look)))
     if look.get("like") and settings.keep_colors:
