@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 
 import small
 import torchvision_operators
+from conftest import ROOT
 from float64 import run_float64
 from onnxdream import objectives
 from onnxdream.backends.ort import Session
@@ -173,14 +177,144 @@ def test_one_command_makes_a_file_that_dreams(exported: tuple[Path, Model]) -> N
         (["math:pi"], "float"),
         (["torchvision:resnet18", "--random", "--submodule", "tail"], "no module 'tail'"),
         (["torchvision:resnet18", "--state", "missing.pth"], "missing.pth: not a readable state dict"),
+        (["torchvision:resnet18", "--state", "empty.pth"], "empty.pth: not a readable state dict"),
+        (["torchvision:resnet18", "--state", "list.pth"], "list.pth: holds a list, not a state dict"),
+        ([":build"], "names no network"),
+        (["mine:absent"], "mine has no 'absent'"),
+        (["mine:wants"], "missing 1 required positional argument: 'size'; it must name a function without arguments"),
+        (["mine:fails"], "mine:fails: KeyError: 'weights'"),
+        (["broken:build"], "broken:build: SyntaxError: "),
+        (["mine:grey"], "it takes pictures of 1 channels; only networks for 3 can dream"),
+        (["mine:misfit"], "misfit: PyTorch cannot export it: a and b must have same reduction dim"),
+        (["mine:small", "--mean", "1,2"], "--mean 1,2: give three numbers"),
+        (["mine:small", "--std", "1,x,3"], "--std 1,x,3: give three numbers"),
+        (["mine:small", "--std", "1,0,3"], "--std 1,0,3: pictures cannot be divided by 0"),
+        (["mine:small", "--size", "1", "2", "3"], "--size 1 2 3: give a height and a width"),
+        (["mine:small", "--size", "0"], "--size 0: give a height and a width"),
+        (["mine:small", "--layer", "nonsense"], "nonsense"),
     ],
 )
-def test_bad_requests(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert export_torch.main([*arguments, "-o", str(tmp_path / "o.onnx")]) == 2
+def test_bad_requests(
+    arguments: list[str], message: str, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    assert export_torch.main([*arguments, "-o", str(out / "o.onnx")]) == 2
     told = capsys.readouterr().err
     assert message in told
     assert told.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+    assert "\x1b" not in told
+    assert not list(out.iterdir())
+
+
+MINE = """
+import torch
+from torch import nn
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Sequential(nn.Conv2d(4, 4, 3), nn.Sigmoid()))
+
+class Stem(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return torch.relu(self.conv(x)) + 1
+
+def stemmed(): return nn.Sequential(Stem(), nn.Conv2d(4, 4, 3))
+
+def grey(): return nn.Sequential(nn.Conv2d(1, 4, 3))
+
+def misfit(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(7, 2))
+
+def wants(size): return small()
+
+def fails(): return {}["weights"]
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with modules and files of a user."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "broken.py").write_text("def build(:")
+    (tmp_path / "empty.pth").touch()
+    torch.save([1, 2], tmp_path / "list.pth")
+    return tmp_path
+
+
+def test_what_exists_is_kept(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --overwrite always, and with it when the export fails."""
+    (mine / "small.json").write_text("a card")
+    assert export_torch.main(["mine:small"]) == 2
+    assert "small.json: exists already" in capsys.readouterr().err
+    assert export_torch.main(["mine:small", "--layer", "nonsense", "--overwrite"]) == 2
+    assert (mine / "small.json").read_text() == "a card"
+    assert not list(mine.glob("*.onnx"))
+    assert not list(mine.glob(".export*"))
+    assert export_torch.main(["mine:small", "--overwrite"]) == 0
+    assert json.loads((mine / "small.json").read_text())["name"] == "small"
+    assert export_torch.main(["mine:small", "-o", "net.txt"]) == 2
+    assert "ends in .onnx" in capsys.readouterr().err
+
+
+def test_names_and_sizes_are_those_that_the_tool_tells(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export_torch.main(["mine:stemmed"]) == 0
+    assert "pictures of any size" in capsys.readouterr().out
+    layer = next(name for name in load_model(mine / "stemmed.onnx").layers if "/" in name)
+    assert export_torch.main(["mine:stemmed", "--fixed", "--size", "64", "--layer", layer, "--overwrite"]) == 0
+    told = capsys.readouterr().out
+    assert "stemmed.onnx: " in told
+    assert "pictures of 64x64" in told
+    step = f"stemmed-{layer.replace('/', '_')}.onnx"
+    assert f"{step}: the step model of l2({layer})" in told
+    assert (mine / step).exists()
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_a_state_goes_into_the_network_it_came_from(name: str, tmp_path: Path) -> None:
+    """torchvision's networks with weights transform their input and have no auxiliary heads left."""
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    full = models.get_model(name, weights=None, init_weights=False, transform_input=True)
+    torch.save(full.state_dict(), tmp_path / "full.pth")
+    without = {k: v for k, v in full.state_dict().items() if not k.startswith(("aux", "Aux"))}
+    torch.save(without, tmp_path / "without.pth")
+    picture = torch.rand(1, 3, 96, 96)
+    with torch.no_grad():
+        expected = full.eval()(picture)
+        for file in ("full.pth", "without.pth"):
+            source = export_torch.open_source(f"torchvision:{name}", for_state=True)
+            export_torch.load_state(source.network, tmp_path / file)
+            torch.testing.assert_close(source.network.eval()(picture), expected)
+
+
+def test_a_torchvision_for_another_torch_is_named(tmp_path: Path) -> None:
+    """In a process of its own, where a torchvision raises at import what an unfit one does."""
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(
+        "import torch\ntorch.library.register_fake('torchvision::nms')(print)"
+    )
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from tools import export_torch; "
+    code += "sys.exit(export_torch.main(['torchvision:resnet18', '-o', 'o.onnx']))"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert re.fullmatch(r"export_torch: torchvision does not fit torch .*nms does not exist.*\n", ran.stderr)
+
+
+def test_a_detector_is_pointed_to_its_backbone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["torchvision:ssdlite320_mobilenet_v3_large", "--random", "-o", str(tmp_path / "o.onnx")]
+    assert export_torch.main(arguments) == 2
+    told = capsys.readouterr().err
+    assert "--submodule backbone" in told
+    assert told.count("\n") == 1
+    assert "draft_export" not in told
+    print(told)
 
 
 def test_without_a_network_the_weights_message_is_clear(

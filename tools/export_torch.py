@@ -15,10 +15,15 @@ too, ready to run anywhere. Needs the extra `export` (torch, torchvision; timm w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
 import json
 import logging
+import math
+import re
 import sys
+import tempfile
 import urllib.error
 import warnings
 from collections.abc import Iterator
@@ -62,24 +67,34 @@ class Source:
     about: dict[str, str] = field(default_factory=dict)
 
 
-def open_source(spec: str, *, pretrained: bool = True) -> Source:
+def open_source(spec: str, *, pretrained: bool = True, for_state: bool = False) -> Source:
     """The network that `spec` names, with trained weights where it has some.
 
-    Raises OptionError for a name that leads nowhere, ModelError when weights cannot be fetched.
+    With `for_state` it is built without weights as it would be with them. Raises OptionError for a name that leads
+    nowhere, ModelError when weights cannot be fetched.
     """
-    kind, _, name = spec.partition(":")
-    if not name:
-        raise OptionError(f"{spec!r} names no network; use torchvision:NAME, timm:NAME or package.module:factory")
+    kind, _ = _parts(spec)
     try:
-        return {"torchvision": _torchvision, "timm": _timm}.get(kind, _factory)(spec, pretrained)
+        opener = {"torchvision": _torchvision, "timm": _timm}.get(kind, _factory)
+        source = opener(spec, pretrained and not for_state)
     except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
         raise ModelError(
             f"{spec}: its weights cannot be fetched ({error}); connect to a network, or give them with --state FILE"
         ) from error
     except RuntimeError as error:
-        if "hash" not in str(error):
+        if not str(error).startswith("invalid hash value"):
             raise
         raise ModelError(f"{spec}: the fetched weights are damaged ({error}); try again") from error
+    if for_state and kind == "torchvision":
+        _as_with_weights(source.network)
+    return source
+
+
+def _parts(spec: str) -> tuple[str, str]:
+    kind, _, name = spec.partition(":")
+    if not kind or not name:
+        raise OptionError(f"{spec!r} names no network; use torchvision:NAME, timm:NAME or package.module:factory")
+    return kind, name
 
 
 def _torchvision(spec: str, pretrained: bool) -> Source:
@@ -107,6 +122,17 @@ def _torchvision(spec: str, pretrained: bool) -> Source:
     return source
 
 
+def _as_with_weights(network: nn.Module) -> None:
+    """What torchvision's builders of GoogLeNet and Inception do when they are given weights."""
+    if hasattr(network, "transform_input"):
+        network.transform_input = True  # type: ignore[assignment]
+    if hasattr(network, "aux_logits"):
+        network.aux_logits = False  # type: ignore[assignment]
+        for head in ("aux1", "aux2", "AuxLogits"):
+            if hasattr(network, head):
+                setattr(network, head, None)
+
+
 def _timm(spec: str, pretrained: bool) -> Source:
     timm = _library("timm", "timm")
     name = spec.partition(":")[2]
@@ -115,9 +141,11 @@ def _timm(spec: str, pretrained: bool) -> Source:
     except RuntimeError as error:
         if "Unknown model" in str(error):
             raise OptionError(f"timm has no network {name!r}") from error
+        if "Invalid pretrained tag" in str(error):
+            raise OptionError(f"timm has no such weights: {cause(error)}") from error
         raise
     except OSError as error:  # what its hub raises when there is no network
-        raise ConnectionError(str(error).splitlines()[0]) from error
+        raise ConnectionError(cause(error)) from error
     config = timm.data.resolve_model_data_config(network)
     licence = str(network.pretrained_cfg.get("license") or "")
     return Source(
@@ -134,10 +162,16 @@ def _factory(spec: str, pretrained: bool) -> Source:
     path, _, name = spec.partition(":")
     sys.path.insert(0, "")  # packages in the current folder
     try:
-        network = getattr(importlib.import_module(path), name)
-    except (ImportError, AttributeError) as error:
-        raise OptionError(f"{spec}: {error}; name a function as package.module:function") from error
-    network = network if isinstance(network, nn.Module) or not callable(network) else network()
+        module = importlib.import_module(path)
+        if not hasattr(module, name):
+            raise OptionError(f"{spec}: {path} has no {name!r}; name a function as package.module:function")
+        network = getattr(module, name)
+        network = network if isinstance(network, nn.Module) or not callable(network) else network()
+    except OnnxDreamError:
+        raise
+    except Exception as error:  # it is someone else's code
+        why = f"{type(error).__name__}: {cause(error)}"
+        raise OptionError(f"{spec}: {why}; it must name a function without arguments, or a module") from error
     if not isinstance(network, nn.Module):
         raise OptionError(f"{spec} makes a {type(network).__name__}, not a torch.nn.Module")
     return Source(name, network, about={"title": name, "source": spec})
@@ -148,6 +182,9 @@ def _library(module: str, package: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise OptionError(f"{package} is needed for this: pip install {package} ({error})") from error
+    except RuntimeError as error:  # its compiled part is for another torch
+        why = f"{package} does not fit torch {torch.__version__} ({cause(error)})"
+        raise OptionError(f"{why}; install versions that belong together: pip install -U torch {package}") from error
 
 
 def _parameters(function: Any) -> set[str]:
@@ -167,14 +204,29 @@ def load_state(network: nn.Module, path: Path) -> None:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ModelError(f"{path}: not a readable state dict: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # unpickling can raise anything
+        raise ModelError(f"{path}: not a readable state dict: {cause(error)}") from error
     for key in ("state_dict", "model", "model_state_dict"):
         state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ModelError(f"{path}: holds a {type(state).__name__}, not a state dict of tensors")
+    weights = {str(k).removeprefix("module."): v for k, v in state.items()}
+    # Parts that the network can have and has not, as heads that are only there to train it.
+    absent = {name for name, value in network.__dict__.items() if value is None}
+    absent |= {name for name, module in network._modules.items() if module is None}
     try:
-        network.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
-    except (RuntimeError, AttributeError) as error:
+        network.load_state_dict({k: v for k, v in weights.items() if k.partition(".")[0] not in absent})
+    except RuntimeError as error:
         raise ModelError(f"{path}: does not fit the network: {' '.join(str(error).split())[:300]}") from error
+
+
+def cause(error: BaseException) -> str:
+    """What began it all, in one line: the first line of its message that says something."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in plain.splitlines() if re.search(r"\w", line)]
+    return " ".join(lines[0].split())[:300] if lines else type(error).__name__
 
 
 def export(source: Source, path: Path, *, fixed: bool = False) -> Model:
@@ -183,22 +235,33 @@ def export(source: Source, path: Path, *, fixed: bool = False) -> Model:
     Height and width stay symbols unless `fixed`, or unless the network does not allow it. Raises ModelError when
     PyTorch cannot export it.
     """
-    problems: list[str] = []
+    problem = ""
     for free in (False,) if fixed else (True, False):
         try:
             program = _program(source, free)
+        except Exception as error:  # of its many parts; with a free size also for what only fits one size
+            problem = _refusal(error)
+            continue
+        try:
             aliases = name_layers(program.model.graph)
             _write(source, program, aliases, path)
             model = load_model(path)
-            problem = _only_fits_the_example(model, source) if free else ""
-            if not problem:
-                return model
-            problems.append(problem)
         except OutputError:
             raise
-        except Exception as error:  # with a free size also a graph that only fits the size of the example
-            problems.append(" ".join(str(error).split())[:300] or type(error).__name__)
-    raise ModelError(f"{source.name}: PyTorch cannot export it: {problems[-1]}")
+        except OnnxDreamError as error:
+            problem = str(error).replace(str(path), path.name)
+            continue
+        problem = _only_fits_the_example(model, source) if free else ""
+        if not problem:
+            return model
+    raise ModelError(f"{source.name}: PyTorch cannot export it: {problem}")
+
+
+def _refusal(error: BaseException) -> str:
+    """Why PyTorch did not export a network, and what to do where that is known."""
+    why = cause(error)
+    channels = re.search(r"to have (\d+) channels, but got 3", str(error))
+    return f"it takes pictures of {channels[1]} channels; only networks for 3 can dream" if channels else why
 
 
 def _program(source: Source, free: bool) -> torch.onnx.ONNXProgram:
@@ -206,9 +269,11 @@ def _program(source: Source, free: bool) -> torch.onnx.ONNXProgram:
     example = torch.zeros(2, 3, height, width + 32) if free else torch.zeros(1, 3, height, width)
     dim = torch.export.Dim
     shapes = ({0: dim("N"), 2: dim.DYNAMIC, 3: dim.DYNAMIC},) if free else None
-    with warnings.catch_warnings(), torch.no_grad():
+    talk = io.StringIO()  # traces and graphs, of failures above all
+    quiet = contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk)
+    with quiet[0], quiet[1], warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
+        logging.disable(logging.CRITICAL)
         try:
             # Not optimised: that would melt layers together, and their names with them.
             program = torch.onnx.export(
@@ -267,7 +332,10 @@ def _only_fits_the_example(model: Model, source: Source) -> str:
         return f"{model.output_name} has no shape that can be told"
     height, width = source.size
     for size in ((height, width), (height + 32, width), (height, width + 64)):
-        error = compare(model, source, size)
+        try:
+            error = compare(model, source, size)
+        except Exception as failure:  # of a network that PyTorch itself does not run at this size
+            return f"pictures of {size[1]}x{size[0]} fail: {cause(failure)}"
         if error > TOLERANCE:
             return f"pictures of {size[1]}x{size[0]} come out wrong by {error:.1e}"
     return ""
@@ -328,44 +396,94 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, nargs="+", help="height and width, where the network has a size of its own")
     parser.add_argument("--fixed", action="store_true", help="keep the size fixed even where it could be free")
     parser.add_argument("--channels", choices=("RGB", "BGR"), help="the order the network takes")
-    parser.add_argument("--mean", type=_floats, help="subtracted from pictures in 0..255, three numbers")
-    parser.add_argument("--std", type=_floats, help="divides them then, three numbers")
+    parser.add_argument("--mean", help="subtracted from pictures in 0..255, three numbers: 124,116,104")
+    parser.add_argument("--std", help="divides them then, three numbers")
     parser.add_argument("--layer", help="also write the step model for this layer, as NAME-LAYER.onnx")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     try:
-        source = open_source(options.network, pretrained=not (options.random or options.state))
-        if options.state:
-            load_state(source.network, options.state)
-        if options.submodule:
-            source.network, source.labels = source.network.get_submodule(options.submodule), ()
-        if options.size:
-            source.size = (options.size[0], options.size[-1])
-        for name in ("channels", "mean", "std"):
-            setattr(source, name, getattr(options, name) or getattr(source, name))
-        path = options.output or Path(f"{source.name}.onnx")
-        model = export(source, path, fixed=options.fixed)
-        error = compare(model, source)
-        size = "x".join(map(str, model.only_size([model.output_name]) or ("any", "any")))
-        print(f"{path}: {len(model.layers)} layers, pictures of {size}, outputs within {error:.1e} of PyTorch's")
-        if error > TOLERANCE:
-            raise ModelError(f"{path}: its outputs differ from PyTorch's by {error:.1e}; do not trust it")
-        if options.layer:
-            step = path.with_name(f"{path.stem}-{options.layer}.onnx")
-            export_model(model, objectives.l2(options.layer), step)
-            print(f"{step}: the step model of l2({options.layer})")
-    except AttributeError as error:
-        if not options.submodule:
-            raise
-        print(f"export_torch: {options.network} has no module {options.submodule!r}: {error}", file=sys.stderr)
-        return 2
+        _run(parser.parse_args(arguments))
     except OnnxDreamError as error:
         print(f"export_torch: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _floats(text: str) -> tuple[float, ...]:
-    return tuple(float(v) for v in text.split(","))
+def _run(options: argparse.Namespace) -> None:
+    """Export into a scratch folder beside the output, and move everything into place once it is right."""
+    given = {name: _three(name, getattr(options, name)) for name in ("mean", "std") if getattr(options, name)}
+    if 0 in given.get("std", ()):
+        raise OptionError(f"--std {options.std}: pictures cannot be divided by 0")
+    if options.size and (len(options.size) > 2 or min(options.size) < 1):
+        raise OptionError(f"--size {' '.join(map(str, options.size))}: give a height and a width, or one for both")
+    path = options.output or Path(f"{_parts(options.network)[1].partition('.')[0]}.onnx")
+    _check_output(path, options)
+    source = open_source(options.network, pretrained=not options.random, for_state=options.state is not None)
+    if options.state:
+        load_state(source.network, options.state)
+    if options.submodule:
+        try:
+            source.network, source.labels = source.network.get_submodule(options.submodule), ()
+        except AttributeError as error:
+            raise OptionError(f"{options.network} has no module {options.submodule!r}: {error}") from error
+    if options.size:
+        source.size = (options.size[0], options.size[-1])
+    for name, value in {**given, **({"channels": options.channels} if options.channels else {})}.items():
+        setattr(source, name, value)
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+    with scratch as folder:
+        told = _make(source, Path(folder) / path.name, options)
+        for made in sorted(Path(folder).iterdir()):
+            made.replace(path.with_name(made.name))
+    for name, what in told.items():
+        print(f"{path.with_name(name)}: {what}")
+
+
+def _check_output(path: Path, options: argparse.Namespace) -> None:
+    if path.suffix != ".onnx":
+        raise OptionError(f"{path}: the name of the file to write ends in .onnx")
+    outputs = [path, path.with_suffix(".json"), *([_step_path(path, options.layer)] if options.layer else [])]
+    there = [str(p) for p in outputs if p.exists()]
+    if there and not options.overwrite:
+        raise OutputError(f"{', '.join(there)}: exists already; choose another name with -o or use --overwrite")
+
+
+def _step_path(path: Path, layer: str) -> Path:
+    return path.with_name(f"{path.stem}-{layer.replace('/', '_')}.onnx")
+
+
+def _make(source: Source, path: Path, options: argparse.Namespace) -> dict[str, str]:
+    """Write what was asked for, and say of each file name what it is."""
+    try:
+        model = export(source, path, fixed=options.fixed)
+    except ModelError as error:
+        if hasattr(source.network, "backbone") and not options.submodule:
+            raise ModelError(f"{error}; its features alone may do: --submodule backbone") from error
+        raise
+    error = compare(model, source)
+    if error > TOLERANCE:
+        raise ModelError(f"{path.name}: its outputs differ from PyTorch's by {error:.1e}; it is not written")
+    only = model.only_size([model.output_name]) or (model.input_dims[2:] if all(model.input_dims[2:]) else None)
+    size = f"pictures of {only[1]}x{only[0]}" if only else "pictures of any size"
+    told = {path.name: f"{len(model.layers)} layers, {size}, outputs within {error:.1e} of PyTorch's"}
+    if options.layer:
+        step = _step_path(path, options.layer)
+        export_model(model, objectives.l2(options.layer), step)
+        told[step.name] = f"the step model of l2({options.layer})"
+    return told
+
+
+def _three(name: str, text: str) -> tuple[float, ...]:
+    """Three finite numbers between commas."""
+    try:
+        values = tuple(float(v) for v in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != 3 or not all(map(math.isfinite, values)):
+        raise OptionError(f"--{name} {text}: give three numbers between commas, of 0..255, one for each channel")
+    return values
 
 
 if __name__ == "__main__":
