@@ -5,6 +5,7 @@
     ├── ClusterError               the cluster cannot be reached, or a part of the work fails there again and again
     ├── DownloadError              a network cannot be fetched
     ├── OutOfMemoryError           the picture needs more memory than there is
+    ├── VerifyError                an exported gradient is not that of its objective
     └── InputError                 exit code 2: what was asked for cannot be done
         ├── ModelError             the file is not a network that can be dreamed with
         │   └── NoGradientError    an operator between the picture and the layer has no derivative rule
@@ -44,6 +45,10 @@ class OutOfMemoryError(OnnxDreamError):
 
     def __init__(self) -> None:
         super().__init__("not enough memory for a picture of this size; make it smaller or lower --max-memory")
+
+
+class VerifyError(OnnxDreamError):
+    """An exported gradient is not that of its objective."""
 
 
 class InputError(OnnxDreamError):

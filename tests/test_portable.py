@@ -15,9 +15,10 @@ from onnx import numpy_helper
 
 import small
 from onnxdream import objectives
-from onnxdream.errors import OptionError, PictureError
+from onnxdream.errors import OptionError, PictureError, VerifyError
 from onnxdream.model import Model, load_model
 from onnxdream.portable import TOLERANCE, export_model, verify
+from test_canonical import quantized
 
 DOCS = Path(__file__).parent.parent / "docs" / "portable.md"
 ROCKET = Path(__file__).parent / "data" / "rocket.jpg"
@@ -32,6 +33,7 @@ ROCKET = Path(__file__).parent / "data" / "rocket.jpg"
         ["squeezenet1_1", "--layer", "fire6", "--objective", "channel", "--channels", "3,7"],
         ["squeezenet1_1", "--objective", "logit", "--channels", "285", "--gradient-only"],
         ["squeezenet1_1", "--layer", "fire4", "--layer", "fire6:-0.5"],
+        ["efficientnet_lite0", "--layer", "block1/expand/bn", "--gradient-only"],
     ],
     ids=" ".join,
 )
@@ -81,6 +83,49 @@ def test_a_wrong_gradient_is_found_out(tmp_path: Path, squeezenet: Model, *, gra
     error = verify(path, size=(120, 136))
     print(f"one kernel half negated: {error:.2f}")
     assert error > 2 * TOLERANCE
+
+
+def test_a_file_that_fails_its_check_is_not_written(tmp_path: Path, squeezenet: Model) -> None:
+    path = tmp_path / "dream.onnx"
+    path.write_text("mine")
+
+    def check(draft: Path) -> None:
+        assert onnx.load(draft).graph.node
+        raise VerifyError("wrong")
+
+    with pytest.raises(VerifyError) as raised:
+        export_model(squeezenet, objectives.l2("fire3"), path, check=check)
+    assert raised.value.exit_code == 1
+    assert path.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_gradient_that_cannot_be_verified_is_not_written(tmp_path: Path) -> None:
+    """A layer that is the same for every picture."""
+    nodes = [*small.conv("x", "a"), small.node("Clip", ["a", "low", "high"], "out")]
+    limits = {"low": np.float32(-2), "high": np.float32(-1)}
+    proto = small.network(nodes, w_a=small.weights(8, 3, 3, 3), **{k: np.asarray(v) for k, v in limits.items()})
+    onnx.save(proto, tmp_path / "still.onnx")
+    done = small.onnxdream("export", "still.onnx", "-l", "out", "-o", "o.onnx", "--verify", folder=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "does not respond to the pictures tried" in done.stderr
+    assert not (tmp_path / "o.onnx").exists()
+
+
+def test_a_staircase_cannot_be_verified(tmp_path: Path) -> None:
+    onnx.save(quantized("QDQ"), tmp_path / "eight.onnx")
+    done = small.onnxdream("export", "eight.onnx", "-l", "out", "-o", "o.onnx", "--verify", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "not verified: the network rounds its numbers" in done.stderr
+    assert (tmp_path / "o.onnx").exists()
+
+
+@pytest.mark.parametrize("smooth", [-1.0, float("nan"), 1e9])
+def test_a_smoothness_that_cannot_be_is_refused(smooth: float, tmp_path: Path, squeezenet: Model) -> None:
+    with pytest.raises(OptionError, match=r"smooth is .*; it must be between 0 and 16"):
+        export_model(squeezenet, objectives.l2("fire3"), tmp_path / "o.onnx", smooth=smooth)
+    with pytest.raises(OptionError, match="a gradient model has none"):
+        export_model(squeezenet, objectives.l2("fire3"), tmp_path / "o.onnx", smooth=1.0, gradient_only=True)
 
 
 def test_a_layer_of_one_size_only(tmp_path: Path) -> None:
