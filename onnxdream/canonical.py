@@ -45,6 +45,8 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     except Exception as error:
         raise ModelError(f"{path}: its weights lie in another file that cannot be read: {one_line(error)}") from error
     try:
+        if not all(o.type.tensor_type.HasField("shape") for o in proto.graph.output):  # which runtimes do not mind
+            proto = onnx.shape_inference.infer_shapes(proto)
         onnx.checker.check_model(proto)
     except Exception as error:
         raise ModelError(f"{path}: not a valid ONNX file: {one_line(error)}") from error
@@ -204,6 +206,13 @@ def _without_newer_operators(proto: onnx.ModelProto, version: int) -> onnx.Model
 
     operators = {n.op_type for graph in _graphs(proto.graph) for n in graph.node if n.domain in ("", "ai.onnx")}
     newer = [("", operator) for operator in sorted(filter(is_newer, operators))]
+    for node in [n for graph in _graphs(proto.graph) for n in graph.node if ("", n.op_type) in newer]:
+        schema = onnx.defs.get_schema(node.op_type, version)
+        if not (schema.has_function or schema.has_context_dependent_function):  # type: ignore[attr-defined]
+            raise ValueError(
+                f"node {node.name or node.output[0]!r}, operator {node.op_type} (opset {version}), cannot be said in "
+                "older operators"
+            )
     proto = onnx.ModelProto.FromString(proto.SerializeToString())
     if newer:
         proto = onnx.shape_inference.infer_shapes(proto)

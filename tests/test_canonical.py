@@ -203,6 +203,21 @@ def test_what_cannot_be_said_in_older_operators_is_named(node: onnx.NodeProto, t
         saved(small.network([node], opset=19, pads=np.zeros(8, np.int64)), tmp_path)
 
 
+def test_a_newer_operator_without_a_definition_is_named(tmp_path: Path) -> None:
+    nodes = [*small.conv("x", "a"), small.node("DeformConv", ["a", "w_d", "offset"], "out", pads=[1] * 4)]
+    constants = {"w_a": small.weights(8, 3, 3, 3), "w_d": small.weights(8, 8, 3, 3)}
+    proto = small.network(nodes, opset=22, offset=np.zeros((1, 18, 8, 8), np.float32), **constants)
+    with pytest.raises(ModelError, match=r"node 'the_out', operator DeformConv \(opset 22\), cannot be said in older"):
+        saved(proto, tmp_path)
+
+
+def test_an_output_without_a_shape(tmp_path: Path) -> None:
+    proto = small.plain()
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    model = saved(proto, tmp_path)
+    np.testing.assert_array_equal(gradient(model), gradient(saved(small.plain(), tmp_path)))
+
+
 class Attention(nn.Module):
     """Causal attention between the places of a convolution's grid of 4x6."""
 

@@ -148,8 +148,9 @@ _WITHOUT_RULE = {
     "it belongs to detectors, after the layers to dream with": "MaxRoiPool RoiAlign",
     "it belongs to sound": "DFT STFT",
     "rarely seen in networks for pictures": "CenterCropPad Col2Im Det MaxUnpool Unique",
+    "it is newer than opset 18 and cannot be said in older operators": "BitCast CumProd DeformConv TensorScatter",
 }
-# Operators of the standard (opset 18) that could have a rule and have none: {operator: why}.
+# Operators of the standard that could have a rule and have none: {operator: why}.
 UNSUPPORTED = {operator: why for why, operators in _WITHOUT_RULE.items() for operator in operators.split()}
 
 
