@@ -87,10 +87,10 @@ def print_json(record: Mapping[str, Any]) -> None:
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
+    except BrokenPipeError:
+        raise  # a reader that went away, which Typer knows about
     except OSError as error:
         sys.stdout = None  # what it still holds would fail once more at the end
-        if isinstance(error, BrokenPipeError):
-            raise
         raise WriteError(f"standard output cannot be written: {error.strerror}") from error
 
 
