@@ -34,6 +34,7 @@ from .habits import Habits, checked_number, checked_size
 
 METHODS = ("flow", "warp", "blend", "independent")
 _CATCH_UP = 3.0  # where a rate is kept, steps are at most this much larger while a dream is weaker than the first
+_RISE = 1.25  # an objective this many times what the scene began with lets the residual fade
 _FAINTEST = 0.7  # of the residual a scene began with; a source that responds more by itself fades the dream no further
 
 
@@ -73,7 +74,7 @@ class VideoDreamer(Habits):
     `frame_steps` at the full size and one in each smaller octave, for what is large has come along already; each is
     `frame_step` times the dreamer's step size. Nowhere may the carried residual exceed `strength` times the size it had
     in the scene's first frame, on average around each place: what stands still does not burn in. The residual fades a
-    little while the objective is above that of the scene's first frame.
+    little while the objective is well above that of the scene's first frame.
     `size` (height, width) is the size to dream at; the residual is then scaled up onto the full frame.
 
     With `target_fps` above 0, `apply` keeps that many frames a second: it chooses steps, octaves and working size, none
@@ -305,10 +306,11 @@ class VideoDreamer(Habits):
 
     def _fading(self, memory: Memory) -> float:
         """The share of the residual to go on with, so that the objective comes back to where the scene began."""
-        if memory.goal != repr(self.dreamer.objective) or not self.objective > memory.level > 0:
+        highest = _RISE * memory.level
+        if memory.goal != repr(self.dreamer.objective) or not self.objective > highest > 0:
             return 1.0
         faintest = _FAINTEST * memory.strength / max(_rms(memory.residual), 1e-6)
-        return min(1.0, max(math.sqrt(memory.level / self.objective), faintest))
+        return min(1.0, max(math.sqrt(highest / self.objective), faintest))
 
     def _ascend(
         self, start: np.ndarray, steps: Sequence[int] | None = None, step_size: float | None = None
