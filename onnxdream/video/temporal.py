@@ -310,7 +310,7 @@ class VideoDreamer(Habits):
         if memory.goal != repr(self.dreamer.objective) or not self.objective > highest > 0:
             return 1.0
         faintest = _FAINTEST * memory.strength / max(_rms(memory.residual), 1e-6)
-        return min(1.0, max(math.sqrt(highest / self.objective), faintest))
+        return min(1.0, max(highest / self.objective, faintest))
 
     def _ascend(
         self, start: np.ndarray, steps: Sequence[int] | None = None, step_size: float | None = None
