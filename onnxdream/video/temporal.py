@@ -305,7 +305,7 @@ class VideoDreamer(Habits):
         return np.clip(start, 0, 255, out=start)
 
     def _fading(self, memory: Memory) -> float:
-        """The share of the residual to go on with, so that the objective comes back to where the scene began."""
+        """The share of the residual to go on with, below 1 where the objective is over `_RISE` times the first."""
         highest = _RISE * memory.level
         if memory.goal != repr(self.dreamer.objective) or not self.objective > highest > 0:
             return 1.0
