@@ -39,7 +39,7 @@ from onnxdream.dream import Dreamer
 from onnxdream.images import to_batch
 from onnxdream.model import load_model
 from onnxdream.video.files import Encoding, finish, open_sink, open_source
-from onnxdream.video.job import dream_video
+from onnxdream.video.job import dream_video, leave_processor_to
 from onnxdream.video.metrics import compare
 from onnxdream.video.schedule import SMOOTH
 from onnxdream.video.temporal import VideoDreamer
@@ -117,6 +117,7 @@ def overhead(clip: Path, frames: int, layer: str, folder: Path) -> dict[str, flo
             sink.write(cv2.resize(frame.image, (640, 360), interpolation=cv2.INTER_AREA), frame.pts, None)
         sink.close()
         finish(small, [folder / "segment"], clip, info, metadata={}, start=None, end=None)
+    leave_processor_to("cpu")
     times: dict[str, list[float]] = {"job": [], "ascent": []}
     for _ in range(3):
         dreamer = Recorder(load_model("squeezenet1_1"), objectives.l2(layer), smooth=SMOOTH)

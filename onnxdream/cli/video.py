@@ -86,7 +86,7 @@ def video(
     """Dream a video, steadily, with its sound. Run the same command again to go on after an interruption."""
     from ..backends.choice import device_for
     from ..video.files import Encoding
-    from ..video.job import dream_video
+    from ..video.job import dream_video, leave_processor_to
     from ..video.schedule import Schedule, video_defaults
     from ..video.temporal import VideoDreamer
 
@@ -104,6 +104,7 @@ def video(
     source_options = _source_options(rate, raw_size)
     temporal: dict[str, Any] = {"method": method, "flow": flow, "frame_steps": frame_steps, "strength": strength}
     dreamer = VideoDreamer(dreamer_at(Fraction(0)), **temporal)
+    leave_processor_to(dreamer.dreamer.engine)
     begin, stop = _time(start), _time(end)
     taken = {name: str(time) for name, time in (("start", begin), ("end", stop)) if time is not None}
     stored = {**settings.stored(), **temporal, "scale": scale, "size": size, **taken}

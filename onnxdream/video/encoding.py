@@ -31,8 +31,9 @@ FAMILIES = {
     "prores": ("prores_ks",),
 }
 DEFAULTS: dict[str, dict[str, str]] = {
-    # x264's macroblock tree differs from run to run on some processors.
-    "libx264": {"crf": "16", "preset": "fast", "mbtree": "0"},
+    # x264's macroblock tree differs from run to run on some processors. At this quality slower presets take twice the
+    # time from the ascent and save an eighth of the size.
+    "libx264": {"crf": "13.5", "preset": "veryfast", "mbtree": "0"},
     "libx265": {"crf": "18", "preset": "medium"},
     "libvpx-vp9": {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "2", "row-mt": "1"},
     "libvpx": {"crf": "8", "b": "20M", "deadline": "good", "cpu-used": "2"},
@@ -119,7 +120,7 @@ def sink_kind(target: str | Path) -> Kind:
 def plan(target: str | Path, info: VideoInfo, encoding: Encoding, find: Callable[[str], Encoder | None]) -> Plan:
     """Fill in what `encoding` leaves open; `find` knows the encoders there are.
 
-    .mp4, .mkv and .mov get H.264 (libx264, crf 16), .webm VP9; a source of more than 8 bits gets HEVC or H.264 of 10
+    .mp4, .mkv and .mov get H.264 (libx264, crf 13.5), .webm VP9; a source of more than 8 bits gets HEVC or H.264 of 10
     bits (.webm: AV1), for few players know more. Opacity is kept in .webm (VP9) and .mov (ProRes 4444) and laid over
     white elsewhere. Chroma is halved (4:2:0) as every player expects, except that H.264 and HEVC of an odd size get
     4:4:4, which alone allows it. GIF, WebP and pictures pass through lossless FFV1. Raises OptionError for an unknown

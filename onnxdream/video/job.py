@@ -15,6 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from ..cluster import ClusterProgress, RayCluster
@@ -66,6 +67,15 @@ class VideoResult:
     seconds: float
     objective: float  # mean over the frames
     provider: str
+
+
+def leave_processor_to(engine: str) -> None:
+    """Where `engine` (`Dreamer.engine`) runs networks on the processor, let OpenCV in this process use few threads.
+
+    Optical flow beside an ascent that keeps every core busy only takes more processor time with more threads.
+    """
+    if engine in ("cpu", "openvino"):
+        cv2.setNumThreads(max(1, cv2.getNumThreads() // 8))
 
 
 def dream_video(

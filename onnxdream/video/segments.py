@@ -187,9 +187,11 @@ class Segments:
                     rgb = faded(step.prepared.frame, rgb, self._dream(fresh, step), share)
                 if step.frame.index < stretch.first:
                     continue
-                top = np.iinfo(step.frame.image.dtype).max
-                values = np.rint(rgb * np.float32(top / 255)).astype(step.frame.image.dtype)
-                step.dreamed = cv2.cvtColor(values, cv2.COLOR_RGB2BGR)
+                bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+                if step.frame.image.dtype == np.uint8:
+                    step.dreamed = cv2.convertScaleAbs(bgr)  # rounds
+                else:
+                    step.dreamed = np.rint(bgr * np.float32(65535 / 255)).astype(np.uint16)
                 yield step
 
     def _dream(self, dreamer: VideoDreamer, step: Step) -> np.ndarray:
@@ -221,5 +223,5 @@ def _eight_bit(image: np.ndarray) -> np.ndarray:
 
 def _rgb(frame: VideoFrame) -> np.ndarray:
     """A frame's picture as RGB float32 [H,W,3] in 0..255."""
-    scale = 255 / np.iinfo(frame.image.dtype).max
-    return cv2.cvtColor(frame.image, cv2.COLOR_BGR2RGB).astype(np.float32) * np.float32(scale)
+    rgb = cv2.cvtColor(frame.image, cv2.COLOR_BGR2RGB).astype(np.float32)
+    return rgb if frame.image.dtype == np.uint8 else rgb * np.float32(255 / 65535)

@@ -242,7 +242,8 @@ class VideoDreamer(Habits):
         if self.method == "warp":
             return Prepared(small, small, cut=False, motion=backward)
         forward = self._estimate_back(light_before, light)
-        return Prepared(small, small, cut=False, motion=backward, trust=soften(visible(backward, forward)))
+        trust = soften(visible(backward, forward, spacing=2))
+        return Prepared(small, small, cut=False, motion=backward, trust=trust)
 
     def develop(self, prepared: Prepared, *, steps: int | None = None) -> np.ndarray:
         """The dream of a prepared frame, RGB float32 [H,W,3] in 0..255.
@@ -253,7 +254,8 @@ class VideoDreamer(Habits):
         residual = self._residual(prepared, steps=steps)
         if prepared.small is not frame:
             residual = cv2.resize(residual, frame.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-        return np.asarray(np.clip(frame + residual, 0, 255))
+        dreamed = cv2.add(frame, residual)
+        return np.clip(dreamed, 0, 255, out=dreamed)
 
     def _residual(self, prepared: Prepared, *, steps: int | None = None) -> np.ndarray:
         """What the dream adds to a prepared frame, RGB float32 [h,w,3] at the working size."""
@@ -298,7 +300,7 @@ class VideoDreamer(Habits):
             return cv2.addWeighted(warp(memory.dream, prepared.motion), self.blend, small, 1 - self.blend, 0)
         assert prepared.trust is not None
         carried = warp(memory.residual, prepared.motion)
-        carried -= np.array(cv2.mean(carried)[:3], np.float32)
+        carried = cv2.subtract(carried, cv2.mean(carried))  # type: ignore[call-overload]
         gain = np.minimum(1, self.strength * memory.strength / np.maximum(_local_rms(carried), 1e-6))
         share = cv2.multiply(gain, prepared.trust, scale=self._fading(memory))
         start = cv2.add(small, cv2.multiply(carried, cv2.merge([share, share, share])))
@@ -354,7 +356,7 @@ _none = np.zeros((0, 0, 3), np.float32)
 
 
 def _rms(residual: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(residual))))
+    return cv2.norm(residual) / math.sqrt(residual.size)
 
 
 def _local_rms(residual: np.ndarray) -> np.ndarray:
