@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -51,9 +52,9 @@ def virtual_display() -> Iterator[str]:
 class Driver:
     """Somebody in front of the display."""
 
-    def __init__(self, display: str, folder: Path, another: Callable[[], str] | None = None) -> None:
-        self.another = another  # gives one more display
-        self.folder, self.environment = folder, {**os.environ, "DISPLAY": display}
+    def __init__(self, displays: Iterator[str], folder: Path) -> None:
+        self.displays = displays  # the first is used, another one where it stays black
+        self.folder, self.environment = folder, {**os.environ, "DISPLAY": next(displays)}
         self.log = folder / "said.txt"
 
     def start(self, *arguments: object) -> subprocess.Popen[str]:
@@ -81,8 +82,7 @@ class Driver:
                 time.sleep(0.1)
             live.kill()
             live.wait()
-            if self.another is not None:
-                self.environment["DISPLAY"] = self.another()
+            self.environment["DISPLAY"] = next(self.displays)
         pytest.fail(f"no picture in the window; {self.log.read_text()}")
 
     def focus(self) -> None:
@@ -111,10 +111,8 @@ class Driver:
 
 @pytest.fixture
 def driver(tmp_path: Path) -> Iterator[Driver]:
-    with ExitStack() as displays:
-        yield Driver(
-            displays.enter_context(virtual_display()), tmp_path, lambda: displays.enter_context(virtual_display())
-        )
+    with ExitStack() as running:
+        yield Driver((running.enter_context(virtual_display()) for _ in itertools.count()), tmp_path)
 
 
 def test_keys_do_what_they_say(driver: Driver, tmp_path: Path) -> None:
@@ -199,7 +197,7 @@ def test_closing_the_window_ends_it(driver: Driver) -> None:
 
 
 def test_a_display_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    driver = Driver(":4711", tmp_path)
+    driver = Driver(iter([":4711"]), tmp_path)
     live = driver.start(DATA / "clip.mp4")
     assert live.wait(timeout=60) == 1
     assert driver.log.read_text() == (

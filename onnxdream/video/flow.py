@@ -82,10 +82,8 @@ def visible(flow: np.ndarray, reverse: np.ndarray, *, spacing: int = 1) -> np.nd
     Ruder et al. 2016. Looked at on a grid of so many pixels' `spacing`.
     """
     full = flow.shape[1::-1]
-    if spacing > 1:
-        size = tuple(-(-length // spacing) for length in full)
-        flow, reverse = (cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in (flow, reverse))
-    height, width = flow.shape[:2]
+    width, height = (-(-length // spacing) for length in full)
+    flow, reverse = (cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) for f in (flow, reverse))
     places = cv2.scaleAdd(flow, 1 / spacing, _grid(height, width))
     back = cv2.remap(reverse, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
     square = _length2(flow)
@@ -96,7 +94,7 @@ def visible(flow: np.ndarray, reverse: np.ndarray, *, spacing: int = 1) -> np.nd
     boundary = cv2.compare(change, limit, cv2.CMP_GT)
     inside = cv2.inRange(places, (0.0, 0.0), (width - 1.0, height - 1.0))
     trusted = cv2.bitwise_and(inside, cv2.bitwise_not(cv2.bitwise_or(occluded, boundary)))
-    return trusted if spacing == 1 else cv2.resize(trusted, full, interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(trusted, full, interpolation=cv2.INTER_NEAREST)
 
 
 def _length2(flow: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
+import cv2
 import numpy as np
 
 UNKNOWN = 2  # "unspecified" among the code points below
@@ -79,6 +80,12 @@ class VideoFrame:
     alpha: np.ndarray | None
     pts: int
     index: int
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """The picture as RGB float32 [H,W,3] in 0..255."""
+        scale = np.float32(255 / np.iinfo(self.image.dtype).max)
+        return cv2.cvtColor(self.image, cv2.COLOR_BGR2RGB).astype(np.float32) * scale
 
 
 class VideoSource(ABC):

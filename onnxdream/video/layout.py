@@ -69,8 +69,9 @@ def as_weight(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return np.asarray(np.clip(mask.reshape(*size, 1).astype(np.float32) / np.float32(white), 0, 1))
 
 
-def add(bgr: np.ndarray, residual: np.ndarray) -> np.ndarray:
-    """`bgr` plus a float32 or int16 residual of its size, within 0..255 and of the type of `bgr`."""
-    if bgr.dtype == np.uint8:
-        return cv2.add(bgr, residual, dtype=cv2.CV_8U)  # rounds and saturates
-    return np.asarray(np.clip(bgr + residual, 0, 255))
+def add(frame: np.ndarray, residual: np.ndarray) -> np.ndarray:
+    """A frame, uint8 or float32, plus a residual of its size, float32 or int16, within 0..255 and of the same type."""
+    if frame.dtype == np.uint8:
+        return cv2.add(frame, residual, dtype=cv2.CV_8U)  # rounds and saturates
+    total = cv2.add(frame, residual)
+    return np.clip(total, 0, 255, out=total)

@@ -65,7 +65,7 @@ def _pairs(source: str, dream: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
                 where = " between the times it was made from" if start or end else ""
                 raise VideoError(f"{dream}: has {more} frames than the source{where}")
             count += 1
-            yield _rgb(original.image), _rgb(frame.image)
+            yield original.rgb, frame.rgb
         if not count:
             raise VideoError(f"{dream}: has no frames")
 
@@ -78,11 +78,6 @@ def _part(dream: str) -> tuple[Fraction | None, Fraction | None]:
         return None, None
     start, end = (Fraction(stored[name]) if name in stored else None for name in ("start", "end"))
     return start, end
-
-
-def _rgb(image: np.ndarray) -> np.ndarray:
-    scale = np.float32(255 / np.iinfo(image.dtype).max)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.float32) * scale
 
 
 def check_chart(path: Path) -> None:

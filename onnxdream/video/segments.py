@@ -166,7 +166,7 @@ class Segments:
         for frame in self.video.frames(recipe.start, recipe.end, skip_to=stretch.first - stretch.warm_up):
             state = dreamer.source_state() if self.keep_state else {}
             cut = dreamer.cuts(_eight_bit(frame.image)) if cuts is None else frame.index in cuts
-            prepared = dreamer.prepare(_rgb(frame), cut)
+            prepared = dreamer.prepare(frame.rgb, cut)
             begins = frame.index >= stretch.first and divide(prepared.cut)
             yield Step(frame, prepared, begins, state if begins else {}, frame.image)
             if stretch.stop is not None and frame.index + 1 >= stretch.stop:
@@ -187,11 +187,9 @@ class Segments:
                     rgb = faded(step.prepared.frame, rgb, self._dream(fresh, step), share)
                 if step.frame.index < stretch.first:
                     continue
-                bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-                if step.frame.image.dtype == np.uint8:
-                    step.dreamed = cv2.convertScaleAbs(bgr)  # rounds
-                else:
-                    step.dreamed = np.rint(bgr * np.float32(65535 / 255)).astype(np.uint16)
+                top = np.iinfo(step.frame.image.dtype).max
+                values = np.rint(rgb * np.float32(top / 255)).astype(step.frame.image.dtype)
+                step.dreamed = cv2.cvtColor(values, cv2.COLOR_RGB2BGR)
                 yield step
 
     def _dream(self, dreamer: VideoDreamer, step: Step) -> np.ndarray:
@@ -219,9 +217,3 @@ def faded(source: np.ndarray, old: np.ndarray, new: np.ndarray, share: float) ->
 
 def _eight_bit(image: np.ndarray) -> np.ndarray:
     return image if image.dtype == np.uint8 else cv2.convertScaleAbs(image, alpha=255 / 65535)
-
-
-def _rgb(frame: VideoFrame) -> np.ndarray:
-    """A frame's picture as RGB float32 [H,W,3] in 0..255."""
-    rgb = cv2.cvtColor(frame.image, cv2.COLOR_BGR2RGB).astype(np.float32)
-    return rgb if frame.image.dtype == np.uint8 else rgb * np.float32(255 / 65535)

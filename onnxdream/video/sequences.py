@@ -273,9 +273,8 @@ def _write_each(pattern: Path, frames: Iterable[VideoFrame], settings: dict[str,
     written = set()
     for number, frame in enumerate(frames):
         top = np.iinfo(frame.image.dtype).max
-        rgb = cv2.cvtColor(frame.image, cv2.COLOR_BGR2RGB).astype(np.float32) * (255 / top)
         alpha = None if frame.alpha is None else frame.alpha.astype(np.float32) / top
-        picture = Picture(rgb, alpha, 8 if top == 255 else 16)
+        picture = Picture(frame.rgb, alpha, 8 if top == 255 else 16)
         path = pattern.with_name(_numbered(pattern.name, number))
         write_picture(path, picture, settings)
         keep_content(path)

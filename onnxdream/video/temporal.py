@@ -254,8 +254,7 @@ class VideoDreamer(Habits):
         residual = self._residual(prepared, steps=steps)
         if prepared.small is not frame:
             residual = cv2.resize(residual, frame.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-        dreamed = cv2.add(frame, residual)
-        return np.clip(dreamed, 0, 255, out=dreamed)
+        return layout.add(frame, residual)
 
     def _residual(self, prepared: Prepared, *, steps: int | None = None) -> np.ndarray:
         """What the dream adds to a prepared frame, RGB float32 [h,w,3] at the working size."""
