@@ -278,9 +278,9 @@ def _finish(
     import onnx_ir.passes.common as passes
 
     keep_only(graph, outputs.values())
-    lower(graph, target)
     if halved is not None:
         halve(graph, *halved)
+    lower(graph, target)
     for name, value in zip(outputs, graph.outputs, strict=True):
         value.name = name
         value.type = ir.TensorType(ir.DataType.FLOAT)

@@ -14,7 +14,7 @@ from .rules.conv import same_overhang, spatial_shape
 from .rules.max_pool import LOWEST
 from .rules.norm import lrn
 from .rules.pool import window_sizes
-from .targets import LRN, POINTWISE_PADS, SAME_PADS, ZERO_BETA, lacks
+from .targets import HARD_SIGMOID, LRN, POINTWISE_PADS, SAME_PADS, lacks
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -44,10 +44,14 @@ def _lrn(op: Ops, n: Call) -> ir.Value | None:
 
 
 def _hard_sigmoid(op: Ops, n: Call) -> ir.Value | None:
-    """The smallest normal number in place of 0, from below: a number that is positive stays so."""
-    if not lacks(n.target, ZERO_BETA) or n.attr("beta", 0.5) != 0:
+    """max(0, min(1, alpha * x + beta)), which OpenVINO computes in one pass together with its neighbours."""
+    if not lacks(n.target, HARD_SIGMOID):
         return None
-    return op.HardSigmoid(n.x[0], alpha=n.attr("alpha", 0.2), beta=-float(np.finfo(np.float32).smallest_normal))
+    alpha, beta = n.attr("alpha", 0.2), n.attr("beta", 0.5)
+    line = op.Mul(n.x[0], op.CastLike(alpha, n.x[0]))
+    if beta:
+        line = op.Add(line, op.CastLike(beta, n.x[0]))
+    return op.Clip(line, op.CastLike(0.0, n.x[0]), op.CastLike(1.0, n.x[0]))
 
 
 def _windows(n: Call) -> list[Window]:

@@ -10,15 +10,17 @@ TARGETS = ("cpu", "cuda", "openvino", "opencv", "web")
 
 INDICES = "the places of the maxima from MaxPool"
 LRN = "LRN"
-ZERO_BETA = "HardSigmoid with beta 0"
+NEW_AXES = "Concat along new axes at the speed of arithmetic"
+HARD_SIGMOID = "HardSigmoid at the speed of arithmetic"
 SAME_PADS = "auto_pad SAME with a stride"
 POINTWISE_PADS = "a convolution of one tap with padding"
 
 # Found with openvino 2026.4 (CPU), opencv 5.0.0 (ENGINE_NEW) and the operator table of onnxruntime-web's WebGPU.
 LACKS = {
     # Indices are wrong with auto_pad, and ScatterElements, which spreads them, is slow; the bias of LRN loses its
-    # fraction; a beta of 0 is taken for one not given, whose default is 0.5.
-    "openvino": {INDICES, LRN, ZERO_BETA},
+    # fraction. HardSigmoid and Concat along new axes leave the layout of the convolutions, and HardSigmoid takes a beta
+    # of 0 for one not given; plain arithmetic runs in one pass, in any layout.
+    "openvino": {INDICES, LRN, HARD_SIGMOID, NEW_AXES},
     # Indices count from the start of the picture, not of the batch; SAME_UPPER and SAME_LOWER put the odd sample on the
     # wrong side; kernels of one tap read beyond the input instead of its padding.
     "opencv": {INDICES, SAME_PADS, POINTWISE_PADS},

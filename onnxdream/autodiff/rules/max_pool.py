@@ -11,9 +11,9 @@ import numpy as np
 
 from ...geometry import Window
 from ..registry import Call, rule
-from ..targets import INDICES, lacks
+from ..targets import INDICES, NEW_AXES, lacks
 from .activation import complement, vanishes
-from .conv import Kernel, conv, crop_to, repeated, same_overhang, spatial_shape, window_kernel, zero_stuffed
+from .conv import Kernel, along, conv, crop_to, repeated, same_overhang, spatial_shape, window_kernel, zero_stuffed
 from .gather import scatter_add
 
 if TYPE_CHECKING:
@@ -153,24 +153,53 @@ def _by_indices(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
 
 
 def _by_masks(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
-    """Each tap of the window, in turn, takes the gradient where it equals the maximum and no earlier tap has taken it.
+    """The largest of each window is the largest over its rows of the largest over its columns, and so on.
 
-    What tap k of window i took belongs to sample i * stride + k * dilation of the padded input.
+    So the first row that holds the maximum takes the gradient, and within it the first column.
     """
     kernel = window_kernel(n)
-    taps, spatial = kernel.windows, len(kernel.windows)
+    taps = kernel.windows
     if n.attr("ceil_mode", 0) and any(w.pad_end + w.stride > w.span for w in taps):
         raise NotImplementedError("ceil_mode with windows so far apart that runtimes disagree on how many there are")
-    axes = list(range(2, 2 + spatial))
-    padded, count = _padded_for_windows(op, n, dy, kernel), spatial_shape(op, dy, spatial)
-    length = op.Add(op.Mul(op.Sub(count, 1), kernel.strides), 1)  # from the first window's sample to the last one's
-    taken: dict[tuple[int, ...], ir.Value] = {}
+    pooled = [_padded_for_windows(op, n, dy, kernel)]
+    for axis in reversed(range(1, len(taps))):
+        pooled.append(_pooled_along(op, pooled[-1], taps[axis], axis, len(taps)))
+    for axis, (x, y) in enumerate(zip(reversed(pooled), [n.y, *reversed(pooled[1:])], strict=True)):
+        dy = _along_axis(op, n, x, y, dy, taps[axis], axis)
+    return crop_to(op, dy, n.x[0], kernel)
+
+
+def _pooled_along(op: Ops, x: ir.Value, w: Window, axis: int, spatial: int) -> ir.Value:
+    only = [[v if a == axis else 1 for a in range(spatial)] for v in (w.kernel, w.stride, w.dilation)]
+    return op.MaxPool(x, kernel_shape=only[0], strides=only[1], dilations=only[2])
+
+
+def _along_axis(op: Ops, n: Call, x: ir.Value, y: ir.Value, dy: ir.Value, w: Window, axis: int) -> ir.Value:
+    """Each tap of the window, in turn, takes the gradient where it equals the maximum and no earlier tap has taken it.
+
+    What tap k of window i took belongs to sample i * stride + k * dilation of `x`.
+    """
+    at = 2 + axis
+    count, size = (op.Slice(op.Shape(v), [at], [at + 1]) for v in (dy, x))
+    length = op.Add(op.Mul(op.Sub(count, 1), w.stride), 1)  # from the first window's sample to the last one's
+    room = op.Sub(op.Div(op.Add(size, w.stride - 1), w.stride), count)  # samples more than windows, in each phase
+    phases: dict[int, ir.Value] = {}
     left = dy
-    for offset in itertools.product(*([k * w.dilation for k in range(w.kernel)] for w in taps)):
-        sample = op.Slice(padded, list(offset), op.Add(length, list(offset)), axes, kernel.strides)
-        taken[offset] = op.Mul(left, op.CastLike(op.Equal(sample, n.y), dy))
-        left = op.Sub(left, taken[offset])
-    return crop_to(op, _placed(op, taken, kernel), n.x[0], kernel)
+    for tap in range(w.kernel):
+        offset, taken = tap * w.dilation, left
+        if tap + 1 < w.kernel:
+            sample = op.Slice(x, [offset], op.Add(length, offset), [at], [w.stride])
+            taken = op.Mul(left, op.CastLike(op.Equal(sample, y), dy))
+            left = op.Sub(left, taken)
+        shift, phase = divmod(offset, w.stride)
+        shifted = op.Pad(taken, op.Concat([shift], op.Sub(room, shift), axis=0), None, [at])
+        phases[phase] = op.Add(phases[phase], shifted) if phase in phases else shifted
+    nothing = op.Mul(next(iter(phases.values())), 0.0) if len(phases) < w.stride else dy
+    parts = [phases.get(p, nothing) for p in range(w.stride)]
+    if w.stride == 1:
+        return parts[0]
+    full = _chosen(op, parts, axis, n.rank() - 2) if lacks(n.target, NEW_AXES) else _interleaved(op, parts, at)
+    return op.Slice(full, [0], size, [at])
 
 
 def _padded_for_windows(op: Ops, n: Call, dy: ir.Value, kernel: Kernel) -> ir.Value:
@@ -189,36 +218,22 @@ def _padded_for_windows(op: Ops, n: Call, dy: ir.Value, kernel: Kernel) -> ir.Va
     return op.Pad(n.x[0], op.Concat(begin, end, axis=0), op.CastLike(LOWEST, dy), list(range(2, 2 + spatial)))
 
 
-def _placed(op: Ops, taken: dict[tuple[int, ...], ir.Value], kernel: Kernel) -> ir.Value:
-    """Σ over `taken` {offset: t} of t[i] at sample i * stride + offset, with a little room after the last one.
-
-    An offset m * stride + r shifts by m within phase r of the stride; the phases are then interleaved.
-    """
-    strides, spatial = kernel.strides, len(kernel.strides)
-    room = [(w.span - 1) // w.stride + 1 for w in kernel.windows]
-    axes = list(range(2, 2 + spatial))
-    nothing = op.Pad(op.Mul(next(iter(taken.values())), 0.0), [0] * spatial + room, None, axes)
-    phases = dict.fromkeys(itertools.product(*map(range, strides)), nothing)
-    for offset, value in taken.items():
-        shift = [o // s for o, s in zip(offset, strides, strict=True)]
-        after = [r - m for r, m in zip(room, shift, strict=True)]
-        phase = tuple(o % s for o, s in zip(offset, strides, strict=True))
-        shifted = op.Pad(value, shift + after, None, axes)
-        phases[phase] = shifted if phases[phase] is nothing else op.Add(phases[phase], shifted)
-    for axis in reversed(range(spatial)):
-        rows = itertools.groupby(sorted(phases), key=lambda phase: phase[:axis])
-        phases = {key: _interleaved(op, [phases[p] for p in group], 2 + axis) for key, group in rows}
-    return phases[()]
-
-
 def _interleaved(op: Ops, parts: list[ir.Value], axis: int) -> ir.Value:
     """The first samples of all parts along `axis`, then the second ones, and so on."""
-    if len(parts) == 1:
-        return parts[0]
     beside = op.Concat(*(op.Unsqueeze(p, [axis + 1]) for p in parts), axis=axis + 1)
     shape = op.Shape(parts[0])
     after = op.Slice(shape, [axis + 1], [np.iinfo(np.int64).max])
     return op.Reshape(beside, op.Concat(op.Slice(shape, [0], [axis]), [-1], after, axis=0))
+
+
+def _chosen(op: Ops, parts: list[ir.Value], axis: int, spatial: int) -> ir.Value:
+    """The same along spatial axis `axis`, by masks over the samples of each part repeated."""
+    times = [len(parts) if a == axis else 1 for a in range(spatial)]
+    samples = [repeated(op, p, times) for p in parts]
+    length = op.Squeeze(op.Slice(op.Shape(samples[0]), [2 + axis], [3 + axis]), [0])
+    phase = op.Mod(op.Range(np.int64(0), length, np.int64(1)), len(parts))
+    masks = [along(op, op.CastLike(op.Equal(phase, p), parts[0]), axis, spatial) for p in range(len(parts))]
+    return functools.reduce(op.Add, map(op.Mul, samples, masks))
 
 
 rule("MaxPool", _max_pool)
