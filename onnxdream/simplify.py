@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .geometry import windows
 from .graph import replace
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ def pool_before_relu(graph: ir.Graph, kept: set[ir.Value]) -> None:
     """max-pool(relu(x)) = relu(max-pool(x)): the ReLU and its derivative then work on fewer numbers.
 
     The gradient is the same too: where the largest x of a window is positive it is the first largest relu(x), and
-    elsewhere nothing flows. Windows that reach beyond the borders are left: zeros there must not count as largest.
+    elsewhere nothing flows.
     """
     import onnx_ir as ir
 
@@ -103,9 +102,6 @@ def pool_before_relu(graph: ir.Graph, kept: set[ir.Value]) -> None:
         rectified, pooled = _given(pool)[0], pool.outputs[0]
         relu = rectified.producer()
         if relu is None or relu.op_type != "Relu" or len(rectified.uses()) > 1 or kept & {rectified, pooled}:
-            continue
-        beyond = any(w.same or w.pad_begin or w.pad_end for w in windows(ir.to_proto(pool)))
-        if beyond or pool.attributes.get_int("ceil_mode", 0) != 0:
             continue
         inner = ir.Node("", "MaxPool", relu.inputs, pool.attributes.values(), name=pool.name)
         outer = ir.Node("", "Relu", inner.outputs, name=relu.name)

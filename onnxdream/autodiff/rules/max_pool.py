@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import numpy as np
 from ...geometry import Window
 from ..registry import Call, rule
 from ..targets import INDICES, NEW_AXES, lacks
-from .activation import complement, vanishes
+from .activation import vanishes
 from .conv import Kernel, along, conv, crop_to, repeated, same_overhang, spatial_shape, window_kernel, zero_stuffed
 from .gather import scatter_add
 
@@ -44,7 +43,7 @@ def _fits_axes(op: Ops, n: Call) -> bool:
         and len(taps) == 2
         and op.shape(n.x[0]) is not None
         and all(w.stride <= min(2, w.kernel) and w.dilation == 1 and not w.same for w in taps)
-        and (not beyond or _is_rectified(n.x[0]))
+        and (not beyond or _is_rectified(n.x[0]) or _is_rectified_next(n.y))
     )
 
 
@@ -54,6 +53,12 @@ def _is_rectified(value: ir.Value) -> bool:
     if node is not None and node.op_type in ("Concat", "MaxPool"):
         return all(_is_rectified(v) for v in node.inputs if v is not None)
     return node is not None and node.op_type == "Relu"
+
+
+def _is_rectified_next(value: ir.Value) -> bool:
+    """Whether gradients that reach what is negative in `value` come to nothing in the ReLU behind."""
+    readers = {use.node.op_type for use in value.uses()}
+    return readers == {"Relu"}
 
 
 def _by_axes(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
@@ -95,8 +100,8 @@ class _Axis:
             if tap + 1 < w.kernel:
                 end = w.pad_end + (w.stride - 1 if self.ceil else 0)  # where ceil_mode's last window may end
                 behind = op.Add(y, self._copied(x, tap, Window(w.kernel, w.stride, 1, w.pad_begin, end), sign=-1))
-                attained = vanishes(op, behind)
-                taken, left = op.Mul(left, attained), op.Mul(left, complement(op, attained))
+                taken = op.Mul(left, vanishes(op, behind))
+                left = op.Add(left, self._copied(taken, 0, Window(1, 1, 1, 0, 0), sign=-1))
             shift, phase = divmod(tap - w.pad_begin, w.stride)
             phases[phase].append(self._shifted(taken, shift))
         if w.stride == 1:
