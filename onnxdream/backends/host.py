@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import BackendError
+from ..trim import trimmed
 
 if TYPE_CHECKING:
     import onnx
@@ -35,7 +36,9 @@ class HostSession(ABC):
     ) -> None:
         if reason := type(self).unusable():
             raise BackendError(reason)
-        self._open(proto if isinstance(proto, bytes) else proto.SerializeToString(), fixed or {}, threads)
+        fixed = fixed or {}
+        data = proto if isinstance(proto, bytes) else trimmed(proto, fixed).SerializeToString()
+        self._open(data, fixed, threads)
 
     @abstractmethod
     def _open(self, data: bytes, fixed: Mapping[str, int], threads: int) -> None:
