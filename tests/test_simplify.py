@@ -33,13 +33,13 @@ class Odd(nn.Module):
         self.left, self.right = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 32, 3, 1, 1)
         self.depthwise = nn.Conv2d(48, 48, 3, 2, 1, groups=48)
         self.pointwise, self.dense = nn.Conv2d(48, 32, 1, 2), nn.Conv2d(48, 32, 3, 2, 1)
-        self.last = nn.Conv2d(32, 8, 1)
+        self.last, self.signed = nn.Conv2d(32, 8, 1), nn.Conv2d(48, 48, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.stem(x))
         x = F.max_pool2d(torch.cat([F.relu(self.left(x)), F.relu(self.right(x))], 1), 3, 2)
         x = torch.cat([F.leaky_relu(x, 0.1), x], 1)[:, :48] + F.max_pool2d(F.relu(x), 3, 1, 1)
-        x = F.hardswish(self.depthwise(x))
+        x = F.hardswish(self.depthwise(x)) + F.max_pool2d(F.relu(self.signed(x)), 3, 2, 1)
         return self.last(F.silu(self.pointwise(x) + self.dense(x)))
 
 
@@ -78,6 +78,13 @@ def test_trimming_changes_no_bit(name: str, layer: str, size: tuple[int, int]) -
     np.testing.assert_array_equal(cut["dreamed"], whole["dreamed"])
     assert crops_of_convolutions(proto) >= 3
     assert crops_of_convolutions(less) == 0
+
+
+def test_padded_pools_come_before_their_relu(odd: tuple[nn.Module, Model]) -> None:
+    nodes = build_gradient_model(odd[1], obj.l2("out")).graph.node
+    rectified = {n.input[0] for n in nodes if n.op_type == "Relu"}
+    pools = [n for n in nodes if n.op_type == "MaxPool" and n.output[0] in rectified]
+    assert any(a.name == "pads" and any(a.ints) for n in pools for a in n.attribute)
 
 
 def crops_of_convolutions(proto: onnx.ModelProto) -> int:

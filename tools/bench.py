@@ -1,11 +1,12 @@
 """Time one ascent step against the same network in PyTorch, in one run on one picture.
 
     python tools/bench.py [--networks squeezenet,vgg16] [--size 427x640] [--batch 1] [--repeats 7]
-    [--candidates onnxdream,openvino,openvino_half,half,eager,channels_last,compile] [--json]
+    [--candidates onnxdream,openvino,openvino_half,half,eager,channels_last,compile,autocast,compile_autocast] [--json]
 
-The candidates take turns, and medians are printed, and the ratio of the best rival to the best of ours. `convs` is the
-time the convolutions of the step would take alone at the GEMM rate measured on this machine: the floor. Memory is the
-growth of the process's peak in a process of its own for each candidate.
+The candidates take turns, and medians are printed, and the ratio of the best rival to the best of ours: single
+precision against single, half against half. `convs` is the time the convolutions of the step would take alone at the
+GEMM rate measured on this machine: the floor. Memory is the growth of the process's peak in a process of its own for
+each candidate.
 """
 
 from __future__ import annotations
@@ -48,8 +49,12 @@ NETWORKS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "mobilenet_v3": ("block10", lambda: networks.seeded(networks.MobileNetV3)),
 }
 BUNDLED = {"squeezenet": "squeezenet1_1", "efficientnet_lite0": "efficientnet_lite0"}
-OURS = ("onnxdream", "openvino", "openvino_half", "half")
-RIVALS = ("eager", "channels_last", "compile")
+# (ours, PyTorch's) by the precision of the convolutions; autocast is PyTorch's mixed precision.
+PRECISIONS = {
+    "best": (("onnxdream", "openvino"), ("eager", "channels_last", "compile")),
+    "half": (("half", "openvino_half"), ("autocast", "compile_autocast")),
+}
+OURS, RIVALS = (tuple(name for pair in PRECISIONS.values() for name in pair[side]) for side in (0, 1))
 
 Step = Callable[[], None]
 
@@ -82,12 +87,15 @@ def our_step(name: str, network: nn.Module, image: np.ndarray, device: str, *, h
 def torch_step(network: nn.Module, image: np.ndarray, device: str, rival: str) -> Step:
     order = torch.contiguous_format if rival == "eager" else torch.channels_last
     network = network.to(device, memory_format=order)
-    respond = torch.compile(network) if rival == "compile" else network
+    respond = torch.compile(network) if rival.startswith("compile") else network
+    half = torch.autocast(device, torch.float16 if device == "cuda" else torch.bfloat16, rival.endswith("autocast"))
     state = {"x": torch.from_numpy(image).to(device).contiguous(memory_format=order)}
 
     def step() -> None:
         x = torch.roll(state["x"], (3, -5), (2, 3)).requires_grad_()
-        objective = respond(x).square().flatten(1).mean(1)
+        with half:
+            response = respond(x)
+        objective = response.float().square().flatten(1).mean(1)
         (gradient,) = torch.autograd.grad(objective.sum(), x)
         gradient = gradient / gradient.abs().mean((1, 2, 3), keepdim=True)
         state["x"] = torch.roll((x.detach() + 1.5 * gradient).clamp(0, 255), (-3, 5), (2, 3))
@@ -141,10 +149,12 @@ def measure(
             times[candidate].append(time.perf_counter() - began)
     medians = {c: statistics.median(t) for c, t in times.items()}
     row = {f"{c}_ms": 1000 * t for c, t in medians.items()}
-    ours = min((c for c in candidates if c in OURS), key=medians.__getitem__, default=None)
-    rival = min((c for c in candidates if c in RIVALS), key=medians.__getitem__, default=None)
-    if ours and rival:
-        row["best_ratio"] = statistics.median(b / a for a, b in zip(times[ours], times[rival], strict=True))
+    for precision, sides in PRECISIONS.items():
+        ours, rival = (
+            min((c for c in candidates if c in side), key=medians.__getitem__, default=None) for side in sides
+        )
+        if ours and rival:
+            row[f"{precision}_ratio"] = statistics.median(b / a for a, b in zip(times[ours], times[rival], strict=True))
     if device == "cpu":
         row["convs_ms"] = 1000 * convolution_flops(NETWORKS[name][1](), image) / rate
         context = multiprocessing.get_context("spawn")
