@@ -57,8 +57,7 @@ def _is_rectified(value: ir.Value) -> bool:
 
 def _is_rectified_next(value: ir.Value) -> bool:
     """Whether gradients that reach what is negative in `value` come to nothing in the ReLU behind."""
-    readers = {use.node.op_type for use in value.uses()}
-    return readers == {"Relu"}
+    return {use.node.op_type for use in value.uses()} == {"Relu"}
 
 
 def _by_axes(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
@@ -175,6 +174,7 @@ def _by_masks(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
 
 
 def _pooled_along(op: Ops, x: ir.Value, w: Window, axis: int, spatial: int) -> ir.Value:
+    """The largest of each window along one axis."""
     only = [[v if a == axis else 1 for a in range(spatial)] for v in (w.kernel, w.stride, w.dilation)]
     return op.MaxPool(x, kernel_shape=only[0], strides=only[1], dilations=only[2])
 
