@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,7 @@ _HALF = {
 _CHOICES = {"MaxPool", "Max", "Min", "Slice", "Pad"}
 # The largest entry of a gradient that enters the network: room for growth by 4096, and for decay by 2^28.
 SEED = 16.0
-_STEEPEST, _TINIEST = 2.0**15, 2.0**-24
+_STEEPEST = 2.0**15
 
 
 def halve(graph: ir.Graph, begin: Iterable[str | None], end: Iterable[str | None]) -> None:
@@ -134,7 +133,5 @@ def _soften(node: ir.Node) -> None:
 
     alpha, beta = (node.attributes.get_float(name, default) for name, default in (("alpha", 0.2), ("beta", 0.5)))
     factor = min(1.0, _STEEPEST / max(abs(alpha), abs(beta)))
-    if beta and abs(beta * factor) < _TINIEST:  # some runtimes take a beta of 0 for none
-        beta = math.copysign(_TINIEST / factor, beta)
     node.attributes["alpha"] = ir.AttrFloat32("alpha", alpha * factor)
     node.attributes["beta"] = ir.AttrFloat32("beta", beta * factor)

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     import onnx
 
 
+def serialized(proto: onnx.ModelProto | bytes, lengths: Mapping[str, int]) -> bytes:
+    """What a runtime is to open: `proto` as `trimmed` to these lengths, or the file's bytes as they are."""
+    return proto if isinstance(proto, bytes) else trimmed(proto, lengths).SerializeToString()
+
+
 def trimmed(proto: onnx.ModelProto, lengths: Mapping[str, int]) -> onnx.ModelProto:
     """`proto` with less padding in place of each Slice that crops a convolution's output.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import BackendError
-from ..trim import trimmed
+from ..trim import serialized
 
 if TYPE_CHECKING:
     import onnx
@@ -36,9 +36,7 @@ class HostSession(ABC):
     ) -> None:
         if reason := type(self).unusable():
             raise BackendError(reason)
-        fixed = fixed or {}
-        data = proto if isinstance(proto, bytes) else trimmed(proto, fixed).SerializeToString()
-        self._open(data, fixed, threads)
+        self._open(serialized(proto, fixed or {}), fixed or {}, threads)
 
     @abstractmethod
     def _open(self, data: bytes, fixed: Mapping[str, int], threads: int) -> None:

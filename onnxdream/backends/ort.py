@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..errors import BackendError, OptionError, OutOfMemoryError
-from ..trim import trimmed
+from ..trim import serialized
 
 if TYPE_CHECKING:
     import onnx
@@ -96,7 +96,7 @@ class Session:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         for axis, length in (fixed or {}).items():
             options.add_free_dimension_override_by_name(axis, length)
-        data = proto if isinstance(proto, bytes) else trimmed(proto, fixed or {}).SerializeToString()
+        data = serialized(proto, fixed or {})
         tried = resolve_device(device)
         for position, name in enumerate(tried):
             wanted = PROVIDERS[name]

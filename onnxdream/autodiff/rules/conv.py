@@ -150,20 +150,25 @@ def zero_stuffed(op: Ops, dy: ir.Value, strides: list[int], channels: int | None
         return dy
     samples = repeated(op, dy, strides)
     mask = None
-    size = op.Shape(samples)
     for axis, stride in enumerate(strides):
-        length = op.Squeeze(op.Slice(size, [2 + axis], [3 + axis]), [0])
-        places = op.Mod(op.Range(np.int64(0), length, np.int64(1)), stride)
-        on = along(op, op.CastLike(op.Equal(places, 0), dy), axis, len(strides))
+        on = comb(op, samples, axis, stride, 0, len(strides))
         mask = on if mask is None else op.Mul(mask, on)
     assert mask is not None
     if channels is not None:
         # Times a 1 that only the picture can tell is one, lest the runtime keep the mask of all channels as a constant.
         first = op.Slice(op.Reshape(op.graph.inputs[0], [-1]), [0], [1])
+        size = op.Shape(samples)
         one_channel = op.Concat(op.Slice(size, [0], [1]), [1], op.Slice(size, [2], [4]), axis=0)
         mask = op.Mul(op.Expand(mask, one_channel), op.HardSigmoid(first, alpha=0.0, beta=1.0))
         mask = op.Conv(mask, np.ones((channels, 1, 1, 1), np.float32), kernel_shape=[1, 1])
     return op.Mul(samples, mask)
+
+
+def comb(op: Ops, v: ir.Value, axis: int, stride: int, phase: int, spatial: int) -> ir.Value:
+    """1 at every stride-th sample of `v` along spatial axis `axis` of `spatial`, from `phase` on, else 0."""
+    length = op.Squeeze(op.Slice(op.Shape(v), [2 + axis], [3 + axis]), [0])
+    places = op.Mod(op.Range(np.int64(0), length, np.int64(1)), stride)
+    return along(op, op.CastLike(op.Equal(places, phase), v), axis, spatial)
 
 
 def repeated(op: Ops, v: ir.Value, times: list[int]) -> ir.Value:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,7 @@ from ...geometry import Window
 from ..registry import Call, rule
 from ..targets import INDICES, NEW_AXES, lacks
 from .activation import vanishes
-from .conv import Kernel, along, conv, crop_to, repeated, same_overhang, spatial_shape, window_kernel, zero_stuffed
+from .conv import Kernel, comb, conv, crop_to, repeated, same_overhang, spatial_shape, window_kernel, zero_stuffed
 from .gather import scatter_add
 
 if TYPE_CHECKING:
@@ -67,13 +67,7 @@ def _by_axes(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     convolutions and products, which take onnxruntime half as long as Indices and ScatterElements, or less.
     """
     ceil, (rows, columns) = bool(n.attr("ceil_mode", 0)), window_kernel(n).windows
-    widest = op.MaxPool(
-        n.x[0],
-        kernel_shape=[1, columns.kernel],
-        strides=[1, columns.stride],
-        pads=[0, columns.pad_begin, 0, columns.pad_end],
-        ceil_mode=int(ceil),
-    )
+    widest = _pooled_along(op, n.x[0], columns, 1, 2, ceil=ceil)
     channels = n.shape(n.x[0])[1]
     across = _Axis(op, channels, 0, rows, ceil).gradient(widest, n.y, dy)
     return _Axis(op, channels, 1, columns, ceil).gradient(n.x[0], widest, across)
@@ -167,16 +161,27 @@ def _by_masks(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
         raise NotImplementedError("ceil_mode with windows so far apart that runtimes disagree on how many there are")
     pooled = [_padded_for_windows(op, n, dy, kernel)]
     for axis in reversed(range(1, len(taps))):
-        pooled.append(_pooled_along(op, pooled[-1], taps[axis], axis, len(taps)))
+        inside = replace(taps[axis], pad_begin=0, pad_end=0)
+        pooled.append(_pooled_along(op, pooled[-1], inside, axis, len(taps)))
     for axis, (x, y) in enumerate(zip(reversed(pooled), [n.y, *reversed(pooled[1:])], strict=True)):
         dy = _along_axis(op, n, x, y, dy, taps[axis], axis)
     return crop_to(op, dy, n.x[0], kernel)
 
 
-def _pooled_along(op: Ops, x: ir.Value, w: Window, axis: int, spatial: int) -> ir.Value:
+def _pooled_along(op: Ops, x: ir.Value, w: Window, axis: int, spatial: int, *, ceil: bool = False) -> ir.Value:
     """The largest of each window along one axis."""
-    only = [[v if a == axis else 1 for a in range(spatial)] for v in (w.kernel, w.stride, w.dilation)]
-    return op.MaxPool(x, kernel_shape=only[0], strides=only[1], dilations=only[2])
+
+    def only(value: int, other: int) -> list[int]:
+        return [value if a == axis else other for a in range(spatial)]
+
+    return op.MaxPool(
+        x,
+        kernel_shape=only(w.kernel, 1),
+        strides=only(w.stride, 1),
+        dilations=only(w.dilation, 1),
+        pads=[*only(w.pad_begin, 0), *only(w.pad_end, 0)],
+        ceil_mode=int(ceil),
+    )
 
 
 def _along_axis(op: Ops, n: Call, x: ir.Value, y: ir.Value, dy: ir.Value, w: Window, axis: int) -> ir.Value:
@@ -199,10 +204,10 @@ def _along_axis(op: Ops, n: Call, x: ir.Value, y: ir.Value, dy: ir.Value, w: Win
         shift, phase = divmod(offset, w.stride)
         shifted = op.Pad(taken, op.Concat([shift], op.Sub(room, shift), axis=0), None, [at])
         phases[phase] = op.Add(phases[phase], shifted) if phase in phases else shifted
-    nothing = op.Mul(next(iter(phases.values())), 0.0) if len(phases) < w.stride else dy
-    parts = [phases.get(p, nothing) for p in range(w.stride)]
     if w.stride == 1:
-        return parts[0]
+        return phases[0]
+    nothing = op.Mul(phases[0], 0.0)
+    parts = [phases.get(p, nothing) for p in range(w.stride)]
     full = _chosen(op, parts, axis, n.rank() - 2) if lacks(n.target, NEW_AXES) else _interleaved(op, parts, at)
     return op.Slice(full, [0], size, [at])
 
@@ -235,9 +240,7 @@ def _chosen(op: Ops, parts: list[ir.Value], axis: int, spatial: int) -> ir.Value
     """The same along spatial axis `axis`, by masks over the samples of each part repeated."""
     times = [len(parts) if a == axis else 1 for a in range(spatial)]
     samples = [repeated(op, p, times) for p in parts]
-    length = op.Squeeze(op.Slice(op.Shape(samples[0]), [2 + axis], [3 + axis]), [0])
-    phase = op.Mod(op.Range(np.int64(0), length, np.int64(1)), len(parts))
-    masks = [along(op, op.CastLike(op.Equal(phase, p), parts[0]), axis, spatial) for p in range(len(parts))]
+    masks = [comb(op, s, axis, len(parts), phase, spatial) for phase, s in enumerate(samples)]
     return functools.reduce(op.Add, map(op.Mul, samples, masks))
 
 
