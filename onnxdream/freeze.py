@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def freeze(graph: ir.Graph, lengths: Mapping[str, int]) -> None:
     """Give the symbolic axes of inputs and outputs these lengths, and turn what follows from them into constants.
 
-    Raises OptionError when the graph does not accept that size.
+    Without lengths, only what follows from types. Raises OptionError when the graph does not accept that size.
     """
     import onnx_ir as ir
 
@@ -27,7 +27,7 @@ def freeze(graph: ir.Graph, lengths: Mapping[str, int]) -> None:
             value.shape = ir.Shape([lengths.get(str(getattr(d, "value", d)), d) for d in value.shape])
     changed = True
     while changed:  # a shape that is known makes others known
-        types, changed = _types(graph), False
+        types, changed = _types(graph, strict=bool(lengths)), False
         for node in list(graph):
             constant = _constant(node, types)
             if constant is not None:
@@ -58,7 +58,7 @@ def _constant(node: ir.Node, types: dict[str, onnx.TypeProto.Tensor]) -> np.ndar
     return shape[node.attributes.get_int("start", 0) : node.attributes.get_int("end", len(shape))]
 
 
-def _types(graph: ir.Graph) -> dict[str, onnx.TypeProto.Tensor]:
+def _types(graph: ir.Graph, *, strict: bool) -> dict[str, onnx.TypeProto.Tensor]:
     """Type and shape of every tensor whose shape does not depend on data."""
     import onnx
     import onnx_ir as ir
@@ -66,7 +66,7 @@ def _types(graph: ir.Graph) -> dict[str, onnx.TypeProto.Tensor]:
     proto = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION))
     picture = "x".join(str(d.dim_value) for d in reversed(proto.graph.input[0].type.tensor_type.shape.dim[2:]))
     try:
-        inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+        inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=strict)
     except Exception as error:
         raise OptionError(f"the network does not accept pictures of {picture}: {one_line(error)}") from error
     values = [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]

@@ -19,8 +19,10 @@ _HALF = {
     "Conv", "ConvTranspose", "MatMul", "Gemm", "Relu", "LeakyRelu", "Clip", "HardSigmoid", "Add", "Sub", "Mul",
     "Neg", "Max", "Min", "Where", "CastLike", "MaxPool", "AveragePool", "Concat", "Split", "Slice", "Gather",
     "Pad", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Tile", "Identity",
-    "DepthToSpace", "SpaceToDepth",
+    "DepthToSpace", "SpaceToDepth", "Greater", "Less", "HardSwish",
 }  # fmt: skip
+# Those of them that give no numbers.
+_COMPARISONS = {"Greater", "Less"}
 _CHOICES = {"MaxPool", "Max", "Min", "Slice", "Pad"}
 # The largest entry of a gradient that enters the network: room for growth by 4096, and for decay by 2^28.
 SEED = 16.0
@@ -37,7 +39,7 @@ def halve(graph: ir.Graph, begin: Iterable[str | None], end: Iterable[str | None
     halved = [
         n
         for n in _between(values, set(begin), set(end))
-        if n.op_type in _HALF and n.outputs[0].name in single and n not in exact
+        if n.op_type in _HALF and _operand(n).name in single and n not in exact
     ]
     inside = {o for n in halved for o in n.outputs if o.name in single}
     op = Ops(graph, taken={*values, *graph.initializers, *(v.name for v in graph.inputs)})
@@ -120,6 +122,11 @@ def _single(graph: ir.Graph) -> set[str]:
     float32 = onnx.TensorProto.FLOAT
     names = {v.name for v in typed if v.type.tensor_type.elem_type == float32}
     return names | {t.name for t in inferred.initializer if t.data_type == float32}
+
+
+def _operand(node: ir.Node) -> ir.Value:
+    """What says whether the node computes in single precision."""
+    return node.inputs[0] if node.op_type in _COMPARISONS else node.outputs[0]  # type: ignore[return-value]
 
 
 def _rounded(array: np.ndarray) -> np.ndarray:

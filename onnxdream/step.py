@@ -14,7 +14,7 @@ import numpy as np
 
 from .autodiff import Ops, backward
 from .autodiff.lower import lower
-from .autodiff.targets import TARGETS
+from .autodiff.targets import HOST_COPIES, TARGETS, lacks
 from .errors import LayerError, ModelError, OptionError
 from .freeze import freeze
 from .graph import IR_VERSION, OPSET, Shape, fold_constants, keep_only, probe_shapes
@@ -79,7 +79,7 @@ def build_step_model(
     graph = _Differentiated(model, objective, target, jitter=True, half=half, fixed=_fixed(size, batch))
     op = graph.op
     step_size = _add_input(graph.graph, "step_size", np.float32, [])
-    gradient = roll(op, graph.gradient, op.Neg(graph.shift))
+    gradient = roll(op, graph.gradient, op.Neg(graph.shift), target)
     blend = _add_input(graph.graph, "mask", np.float32, [1, 1, "H", "W"]) if mask else None
     dreamed = ascend(op, graph.image, gradient, step_size, blend, smooth)
     return graph.finish({"dreamed": dreamed, "objective": graph.objective}, {"kind": "step", "smooth": smooth})
@@ -121,12 +121,20 @@ def gaussian_cascade(sigma: float) -> np.ndarray:
     return np.broadcast_to((kernel / kernel.sum()).astype(np.float32), (3, 1, *kernel.shape)).copy()
 
 
-def roll(op: Ops, image: ir.Value, shift: ir.Value) -> ir.Value:
-    """Append `image` [N,3,H,W] rolled down by shift[0] and right by shift[1], like numpy.roll."""
+def roll(op: Ops, image: ir.Value, shift: ir.Value, target: str = "cpu") -> ir.Value:
+    """Append `image` [N,3,H,W] rolled down by shift[0] and right by shift[1], like numpy.roll.
+
+    On CUDA the places are computed where the picture lies: no copy between host and device interrupts the step.
+    """
     rolled = image
     for axis, position in ((2, 0), (3, 1)):
         length = op.Slice(op.Shape(image), [axis], [axis + 1])
-        cut = op.Mod(op.Neg(op.Slice(shift, [position], [position + 1])), length)
+        back = op.Neg(op.Slice(shift, [position], [position + 1]))
+        if lacks(target, HOST_COPIES):
+            places = op.Range(np.int64(0), op.Squeeze(length, [0]), np.int64(1))
+            rolled = op.Gather(rolled, op.Mod(op.Add(places, back), length), axis=axis)
+            continue
+        cut = op.Mod(back, length)
         rolled = op.Concat(op.Slice(rolled, cut, length, [axis]), op.Slice(rolled, [0], cut, [axis]), axis=axis)
     return op.Reshape(rolled, op.Shape(image))  # says that the shape has not changed, which inference cannot see
 
@@ -152,7 +160,7 @@ class _Differentiated:
         self.settings = {"model": model.name, "objective": repr(objective), "target": target, **(fixed or {})}
         self.target, self.fixed = target, fixed
         self.halved: tuple[list[str | None], list[str | None]] | None = None
-        graph = _Truncated(model, objective.layers, jitter=jitter)
+        graph = _Truncated(model, objective.layers, jitter=jitter, target=target)
         self.graph, self.op, self.image, self.shift = graph.graph, graph.op, graph.image, graph.shift
         simplify(self.graph, keep=[*graph.layers.values(), *([graph.prepared] if half else [])])
         for name, channels in objective.inputs.items():
@@ -190,7 +198,7 @@ class _Truncated:
     `image` is the input, `view` what the network sees before preprocessing: the image, rolled by `shift` with `jitter`.
     """
 
-    def __init__(self, model: Model, layers: Sequence[str], *, jitter: bool = False) -> None:
+    def __init__(self, model: Model, layers: Sequence[str], *, jitter: bool = False, target: str = "cpu") -> None:
         import onnx_ir as ir
 
         network = ir.from_proto(model.proto).graph
@@ -204,7 +212,7 @@ class _Truncated:
         self.op = Ops(self.graph, taken={*values, *network.initializers})
         self.image = _add_input(self.graph, "image", np.float32, ["N", 3, "H", "W"])
         self.shift = _add_input(self.graph, "shift", np.int64, [2]) if jitter else None
-        self.view = self.image if self.shift is None else roll(self.op, self.image, self.shift)
+        self.view = self.image if self.shift is None else roll(self.op, self.image, self.shift, target)
         weight, bias = model.card.preprocessing.as_convolution()
         prepared = self.prepared = self.op.Conv(self.view, weight, bias, kernel_shape=[1, 1], name="preprocess")
 
@@ -288,8 +296,8 @@ def _finish(
             ["N"] if name == "objective" else ["N", None, None, None] if name == "features" else ["N", 3, "H", "W"]
         )
     fold_constants(graph)
-    if fixed is not None:
-        freeze(graph, fixed)
+    if fixed is not None or lacks(target, HOST_COPIES):
+        freeze(graph, fixed or {})
     model = ir.Model(graph, ir_version=IR_VERSION, producer_name="onnxdream")
     passes.CommonSubexpressionEliminationPass()(model)
     keep_only(graph, list(graph.outputs))

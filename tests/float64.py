@@ -1,9 +1,10 @@
 """Evaluate a float32 ONNX graph in float64, with onnx's reference evaluator.
 
-Some operators of the evaluator are replaced: Conv, which it computes in Python loops; MaxPool, whose Indices it does
-not give for every attribute; Pad, where it takes no negative amounts; GatherElements, which it limits to 64 indices;
-LpNormalization and LpPool, where it forgets signs and padding; LRN, which it sums over the wrong channels; and those
-it does not have at this opset. Conv, MaxPool and LpPool are torch's forward kernels in float64, never its autograd.
+Some operators of the evaluator are replaced: Conv, which it computes in Python loops; ConvTranspose, whose groups it
+mixes up; MaxPool, whose Indices it does not give for every attribute; Pad, where it takes no negative amounts;
+GatherElements, which it limits to 64 indices; LpNormalization and LpPool, where it forgets signs and padding; LRN,
+which it sums over the wrong channels; and those it does not have at this opset. Conv, MaxPool and LpPool are torch's
+forward kernels in float64, never its autograd.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_conv_transpose import ConvTranspose as OnnxConvTranspose
 
 
 def to_float64(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -88,6 +90,14 @@ class Conv(OpRun):
         bias = None if b is None else torch.from_numpy(np.array(b))
         weight = torch.from_numpy(np.array(w))
         return (convolve(padded, weight, bias, tuple(strides), 0, tuple(dilations), group or 1).numpy(),)
+
+
+class ConvTranspose(OnnxConvTranspose):
+    def _run(self, x, w, b=None, *, group=None, **attributes):
+        parts = zip(np.split(x, group or 1, 1), np.split(w, group or 1), strict=True)
+        each = [super(ConvTranspose, self)._run(*part, None, group=1, **attributes)[0] for part in parts]
+        y = np.concatenate(each, 1)
+        return (y if b is None else y + b.reshape(-1, *[1] * (y.ndim - 2)),)
 
 
 class MaxPool(OpRun):
@@ -175,7 +185,7 @@ class LRN(OpRun):
 
 
 REPLACED = [
-    *(Conv, MaxPool, LpPool, GlobalLpPool, LpNormalization),
+    *(Conv, ConvTranspose, MaxPool, LpPool, GlobalLpPool, LpNormalization),
     *(LRN, Pad, GatherElements, QuantizeLinear, DequantizeLinear),
 ]
 

@@ -28,6 +28,7 @@ CASES = [
     *((p, t) for p in [*POOLS, *NORMS] for t in RESPELT if p.values[0].body != APART),
     *((p, "opencv") for p in CONVOLUTIONS),
     *((p, "openvino") for p in ELEMENTWISE[:12]),
+    *((p, "cuda") for p in [*CONVOLUTIONS, *POOLS, *ELEMENTWISE[:12]]),
 ]
 
 

@@ -40,13 +40,23 @@ from tools import networks
 
 PICTURE = Path(__file__).parent.parent / "tests" / "data" / "rocket.jpg"
 CARD = {"preprocessing": {"channels": "RGB", "mean": [0, 0, 0], "std": [1, 1, 1]}}
+
+
+def random(build: Callable[[], nn.Module]) -> nn.Module:
+    """A network of random weights that takes pictures of 0..255, whose activations half precision can hold."""
+    network = networks.seeded(build)
+    first = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
+    first.weight /= 255
+    return network
+
+
 NETWORKS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "squeezenet": ("fire8", lambda: networks.SqueezeNet("fire8")),
     "efficientnet_lite0": ("block10", lambda: networks.EfficientNetLite0("block10")),
-    "googlenet": ("inception4c", lambda: networks.seeded(networks.GoogLeNet)),
-    "vgg16": ("relu4_3", lambda: networks.seeded(networks.Vgg16)),
-    "resnet50": ("layer3", lambda: networks.seeded(networks.ResNet50)),
-    "mobilenet_v3": ("block10", lambda: networks.seeded(networks.MobileNetV3)),
+    "googlenet": ("inception4c", lambda: random(networks.GoogLeNet)),
+    "vgg16": ("relu4_3", lambda: random(networks.Vgg16)),
+    "resnet50": ("layer3", lambda: random(networks.ResNet50)),
+    "mobilenet_v3": ("block10", lambda: random(networks.MobileNetV3)),
 }
 BUNDLED = {"squeezenet": "squeezenet1_1", "efficientnet_lite0": "efficientnet_lite0"}
 # (ours, PyTorch's) by the precision of the convolutions; autocast is PyTorch's mixed precision.

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import BackendError, OptionError
-from . import opencv, openvino, ort
+from . import cuda, opencv, openvino, ort
+from .host import HostSession
 
 
 @dataclass(frozen=True)
 class Engine:
     """What runs the graphs, and the target they are built for (`autodiff.targets`)."""
 
-    session: type[ort.Session] | type[opencv.Session] | type[openvino.Session]
+    session: Callable[..., ort.Session | HostSession]
     target: str
 
 
-ONNXRUNTIME, CUDA = Engine(ort.Session, "cpu"), Engine(ort.Session, "cuda")
+ONNXRUNTIME, CUDA = Engine(ort.Session, "cpu"), Engine(cuda.open_session, "cuda")
 # The engines that are devices of their own, which their targets are called after.
 _OWN = {module.DEVICE: module for module in (opencv, openvino)}
 BACKENDS = ("auto", "onnxruntime", *_OWN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -75,7 +76,9 @@ class Session:
     """One ONNX model on one device.
 
     `fixed` gives sizes to the model's symbolic axes; with them known, ONNX Runtime keeps CPU tensors in its blocked
-    layout. Raises BackendError when the device asked for is not the one obtained.
+    layout. With `recorded`, a step model keeps its buffers from one ascent to the next, and CUDA records its steps as
+    CUDA graphs; with `nhwc`, CUDA puts the channels of tensors last. Raises BackendError when the device asked for is
+    not the one obtained.
     """
 
     def __init__(
@@ -85,6 +88,8 @@ class Session:
         *,
         fixed: Mapping[str, int] | None = None,
         threads: int = 0,
+        recorded: bool = False,
+        nhwc: bool = False,
     ) -> None:
         ort = runtime()
         options = ort.SessionOptions()
@@ -101,7 +106,12 @@ class Session:
         for position, name in enumerate(tried):
             wanted = PROVIDERS[name]
             try:
-                self._session = ort.InferenceSession(data, options, providers=_with_fallback(wanted))
+                self._session = ort.InferenceSession(
+                    data,
+                    options,
+                    providers=_with_fallback(wanted, recorded=recorded, nhwc=nhwc),
+                    disabled_optimizers=_HARMFUL.get(wanted),
+                )
                 obtained = self._session.get_providers()[0]
                 reason = "it did not start" if obtained != wanted else ""
             except Exception as error:
@@ -116,6 +126,9 @@ class Session:
         self.provider = PROVIDERS[self.device]
         self.inputs = tuple(i.name for i in self._session.get_inputs())
         self._outputs = [o.name for o in self._session.get_outputs()]
+        self._recorded = recorded
+        self._recordings = itertools.count(1)
+        self._idle: list[_Loop] = []  # ready for the next ascent
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name. Raises OutOfMemoryError or BackendError."""
@@ -136,29 +149,87 @@ class Session:
         return "cuda" if self.device == "cuda" else "cpu"
 
     def ascend(
-        self, image: np.ndarray, steps: Iterable[tuple[float, tuple[int, int]]], mask: np.ndarray | None = None
+        self,
+        image: np.ndarray,
+        steps: Iterable[tuple[float, tuple[int, int]]],
+        mask: np.ndarray | None = None,
+        *,
+        replay: bool = True,
     ) -> Iterable[tuple[np.ndarray, Callable[[], np.ndarray]]]:
         """Run a step model once for each (step size, (dy, dx)) of `steps`, starting from `image` float32 [N,3,H,W].
 
         Yields after each step (objective [N] before it, a function that fetches the picture after it). Between steps
-        the picture stays in the device's memory, in two buffers that take turns.
+        the picture stays in the device's memory, in two buffers that take turns. A recorded session's next ascent takes
+        them over; without `replay` this one neither records nor replays.
         """
-        binding = self._session.io_binding()
-        current, spare = self.on_device(image), self.on_device(image)
+        kept = self._recorded and replay
+        loop = self._idle.pop() if kept and self._idle else _Loop(self, image, mask, replay=replay)
+        try:
+            loop.start(image, mask)
+            for turn, (size, shift) in enumerate(steps):
+                yield loop.step(turn % 2, size, shift)
+        finally:
+            if kept:
+                self._idle.append(loop)
+
+    def binding(self) -> Any:
+        """A new binding of inputs and outputs."""
+        return self._session.io_binding()
+
+    def recording(self, *, replay: bool) -> Any:
+        """With what to run one binding, again and again: what it does is recorded the first time, then replayed."""
+        if not self._recorded:
+            return None
+        options = runtime().RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(next(self._recordings) if replay else -1))
+        return options
+
+    def run_bound(self, binding: Any, recording: Any) -> None:
+        """Run with what is bound. Raises OutOfMemoryError or BackendError."""
+        try:
+            self._session.run_with_iobinding(binding, recording)
+        except Exception as error:
+            raise _translated(error) from error
+
+
+class _Loop:
+    """What the steps of an ascent read and write, in the device's memory, and the two bindings that take turns.
+
+    A recorded CUDA graph reads and writes where it did when it was recorded, so each binding has its own recording.
+    """
+
+    def __init__(self, session: Session, image: np.ndarray, mask: np.ndarray | None, *, replay: bool) -> None:
+        self._session = session
+        self._pictures = [session.on_device(image) for _ in range(2)]
+        self._given = {
+            "step_size": session.on_device(np.zeros((), np.float32)),
+            "shift": session.on_device(np.zeros(2, np.int64)),
+        }
         if mask is not None:
-            binding.bind_ortvalue_input("mask", self.on_device(mask))
-        for size, shift in steps:
-            binding.bind_ortvalue_input("image", current)
-            binding.bind_cpu_input("step_size", np.array(size, np.float32))
-            binding.bind_cpu_input("shift", np.array(shift, np.int64))
-            binding.bind_ortvalue_output("dreamed", spare)
-            binding.bind_output("objective", "cpu")
-            try:
-                self._session.run_with_iobinding(binding)
-            except Exception as error:
-                raise _translated(error) from error
-            current, spare = spare, current
-            yield np.array(binding.get_outputs()[1].numpy()), functools.partial(_copied, current)
+            self._given["mask"] = session.on_device(mask)
+        self._objective = session.on_device(np.zeros(len(image), np.float32))
+        self._turns = [(self._bound(source), session.recording(replay=replay)) for source in range(2)]
+
+    def _bound(self, source: int) -> Any:
+        binding = self._session.binding()
+        for name, value in {"image": self._pictures[source], **self._given}.items():
+            binding.bind_ortvalue_input(name, value)
+        binding.bind_ortvalue_output("dreamed", self._pictures[1 - source])
+        binding.bind_ortvalue_output("objective", self._objective)
+        return binding
+
+    def start(self, image: np.ndarray, mask: np.ndarray | None) -> None:
+        """Take `image`, and `mask` where there is one, for the ascent that begins."""
+        self._pictures[0].update_inplace(np.ascontiguousarray(image))
+        if mask is not None:
+            self._given["mask"].update_inplace(np.ascontiguousarray(mask))
+
+    def step(self, turn: int, size: float, shift: tuple[int, int]) -> tuple[np.ndarray, Callable[[], np.ndarray]]:
+        """(the objective before the step, a function that fetches the picture after it)."""
+        self._given["step_size"].update_inplace(np.array(size, np.float32))
+        self._given["shift"].update_inplace(np.array(shift, np.int64))
+        self._session.run_bound(*self._turns[turn])
+        return np.array(self._objective.numpy()), functools.partial(_copied, self._pictures[1 - turn])
 
 
 class SessionCache:
@@ -196,11 +267,20 @@ def _copied(value: Any) -> np.ndarray:
     return np.array(value.numpy())
 
 
-def _with_fallback(provider: str) -> list[Any]:
+# Split reads its sizes from the host, which a recorded CUDA graph would go on to do when they are gone.
+_HARMFUL = {"CUDAExecutionProvider": ["GatherSliceToSplitFusion"]}
+
+
+def _with_fallback(provider: str, *, recorded: bool, nhwc: bool) -> list[Any]:
     """The provider with its options, and the CPU for the few shape operators it leaves."""
     options = {
         # Octaves change the picture's size; an exhaustive search for each size costs more than it gives back.
-        "CUDAExecutionProvider": {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"},
+        "CUDAExecutionProvider": {
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "arena_extend_strategy": "kSameAsRequested",
+            "enable_cuda_graph": str(int(recorded)),
+            "prefer_nhwc": str(int(nhwc)),
+        },
     }.get(provider, {})
     cpu = PROVIDERS["cpu"]
     return [(provider, options)] if provider == cpu else [(provider, options), cpu]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING
 
 from ..registry import Call, rule
+from ..targets import FUSED_MASKS, lacks
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -41,6 +43,10 @@ def _clip(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
             raise NotImplementedError("a bound of Clip that is computed in the graph")
     low, high = (None if b is None else b.item() for b in bounds)
     # Clip is how ReLU6 is exported, whose derivative is 0 at both bounds.
+    if lacks(n.target, FUSED_MASKS):
+        passes = [] if low is None else [op.Greater(n.y, low)]
+        passes += [] if high is None else [op.Less(n.y, high)]
+        return op.Where(functools.reduce(op.And, passes), dy, 0.0) if passes else dy
     for factor in inside(op, n.y, low, high):
         dy = op.Mul(dy, factor)
     return dy
@@ -124,7 +130,11 @@ def _above(op: Ops, v: ir.Value, threshold: float, dy: ir.Value) -> ir.Value:
     return op.Where(op.Greater(v, threshold), dy, 0.0)
 
 
-rule("Relu", lambda op, n, dy: op.Mul(dy, positive(op, n.y)))
+def _relu(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
+    return _above(op, n.y, 0.0, dy) if lacks(n.target, FUSED_MASKS) else op.Mul(dy, positive(op, n.y))
+
+
+rule("Relu", _relu)
 rule("LeakyRelu", _leaky_relu)
 rule(
     "PRelu",

@@ -16,6 +16,7 @@ import numpy as np
 
 from ...geometry import Window, windows
 from ..registry import Call, rule
+from ..targets import TRANSPOSED, lacks
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -66,8 +67,8 @@ def window_kernel(n: Call) -> Kernel:
     return node_kernel(n, np.ones((1, 1, *n.attr("kernel_shape")), np.float32))
 
 
-def conv_gradient(op: Ops, x: ir.Value, dy: ir.Value, kernel: Kernel, blocked: bool) -> ir.Value:
-    """Gradient of Σ dy * conv(x) with respect to `x` [N,C,s...], where `dy` is [N,M,o...]; `blocked` as of `Call`.
+def conv_gradient(op: Ops, n: Call, dy: ir.Value, kernel: Kernel) -> ir.Value:
+    """Gradient of Σ dy * conv(x) with respect to the node's input `x` [N,C,s...], where `dy` is [N,M,o...].
 
     Works for windows that reach past the end of the input (ceil_mode, SAME), whatever the size of `x` at run time.
     """
@@ -76,20 +77,30 @@ def conv_gradient(op: Ops, x: ir.Value, dy: ir.Value, kernel: Kernel, blocked: b
     # 1. Stride 1: the flipped kernel, at the same cost and in the same layout as the forward pass.
     if all(w.stride == 1 and not w.same for w in taps) and min(map(min, flipped)) >= 0:
         return op.Conv(dy, kernel.adjoint(), **_conv_attributes(kernel, flipped))
-    # 2. Pointwise and strided: what every sample of dy gives, then zeros between.
-    if all(w.kernel == 1 for w in taps):
+    # 2. With a stride, where the runtime is as fast at it: the transposed convolution.
+    if not lacks(n.target, TRANSPOSED):
+        full = _transposed(op, dy, kernel)
+    # 3. Pointwise and strided: what every sample of dy gives, then zeros between.
+    elif all(w.kernel == 1 for w in taps):
         each = op.Conv(dy, kernel.adjoint(), **_conv_attributes(kernel, [(0, 0) for _ in taps]))
         full = zero_stuffed(op, each, kernel.strides)
-    # 3. Dense and strided: one small convolution for each phase of the stride, then interleave them.
+    # 4. Dense and strided: one small convolution for each phase of the stride, then interleave them.
     elif kernel.group == 1 and _is_square(kernel):
         full = _by_phases(op, dy, kernel)
-    # 4. Anything else: zeros between the samples of dy, then the flipped kernel with full overlap.
+    # 5. Anything else: zeros between the samples of dy, then the flipped kernel with full overlap.
     else:
-        channels = len(kernel.weight) if blocked and len(taps) == 2 else None
+        channels = len(kernel.weight) if n.blocked and len(taps) == 2 else None
         spread = zero_stuffed(op, dy, kernel.strides, channels)
         overlap = _conv_attributes(kernel, [(w.span - 1, w.span - 1) for w in taps])
         full = op.Conv(spread, kernel.adjoint(), **overlap)
-    return crop_to(op, full, x, kernel)
+    return crop_to(op, full, n.x[0], kernel)
+
+
+def _transposed(op: Ops, dy: ir.Value, kernel: Kernel) -> ir.Value:
+    """The gradient with respect to the padded input, and as much behind it as the last window never reached."""
+    beyond = [s - 1 for s in kernel.strides]
+    attributes = _conv_attributes(kernel, [(0, 0) for _ in kernel.windows])
+    return op.ConvTranspose(dy, kernel.weight, strides=kernel.strides, output_padding=beyond, **attributes)
 
 
 def conv(op: Ops, x: ir.Value, kernel: Kernel) -> ir.Value:
@@ -224,7 +235,7 @@ def _conv(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     weight = n.const(1)
     if weight is None:
         raise NotImplementedError("a convolution whose kernel is computed in the graph")
-    return conv_gradient(op, n.x[0], dy, node_kernel(n, weight), n.blocked)
+    return conv_gradient(op, n, dy, node_kernel(n, weight))
 
 
 def _conv_transpose(op: Ops, n: Call, dy: ir.Value) -> ir.Value:

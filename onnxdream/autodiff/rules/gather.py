@@ -34,7 +34,7 @@ def _zeros(op: Ops, like: ir.Value) -> ir.Value:
 
 def _put_back(op: Ops, x: ir.Value, dy: ir.Value, taken: Callable[[ir.Value], ir.Value]) -> ir.Value:
     """The gradient of y = taken(x), for a function that only moves numbers."""
-    positions = op.Range(np.int64(0), op.Size(x), np.int64(1))
+    positions = op.Range(np.int64(0), op.ReduceProd(op.Shape(x), keepdims=0), np.int64(1))
     return scatter_add(op, x, taken(op.Reshape(positions, op.Shape(x))), dy)
 
 

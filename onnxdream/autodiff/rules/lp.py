@@ -39,7 +39,7 @@ def _lp_pool(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     p, channels = n.attr("p", 2), n.shape(n.x[0])[1]
     ones = np.ones((channels, 1, *n.attr("kernel_shape")), np.float32)
     kernel = dataclasses.replace(node_kernel(n, ones), group=channels)
-    return op.Mul(_power(op, n.x[0], p), conv_gradient(op, n.x[0], _share(op, n.y, dy, p), kernel, n.blocked))
+    return op.Mul(_power(op, n.x[0], p), conv_gradient(op, n, _share(op, n.y, dy, p), kernel))
 
 
 def _lp_normalization(op: Ops, n: Call, dy: ir.Value) -> ir.Value:

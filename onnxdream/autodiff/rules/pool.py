@@ -22,7 +22,7 @@ def _average_pool(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     kernel = window_kernel(n)
     ones = np.ones((channels, *kernel.weight.shape[1:]), np.float32)
     kernel = dataclasses.replace(kernel, weight=ones, group=channels)
-    return conv_gradient(op, n.x[0], op.Div(dy, window_sizes(op, n, dy)), kernel, n.blocked)
+    return conv_gradient(op, n, op.Div(dy, window_sizes(op, n, dy)), kernel)
 
 
 def window_sizes(op: Ops, n: Call, dy: ir.Value) -> ir.Value | float:
