@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 import warnings
@@ -15,6 +16,7 @@ import numpy as np
 
 from .autodiff.registry import RULES
 from .backends.choice import choose, resolved
+from .backends.octaves import DeviceOctaves, HostOctaves, scaling
 from .backends.ort import SessionCache
 from .errors import NoGradientError, OptionError, PictureError
 from .graph import inputs_of
@@ -179,28 +181,27 @@ class Dreamer:
         if mask is not None and (np.ndim(mask) != 2 or 0 in np.shape(mask) or not np.isfinite(mask).all()):
             raise PictureError(f"a mask must be [H,W] of numbers in 0..1; this one is {list(np.shape(mask))}")
         sizes = self.octave_sizes(source.shape[2:], None if isinstance(each, int) else len(each))
-        detail = np.zeros_like(source[:, :, :1, :1])
-        image, done = source, 0
-        for octave, size in enumerate(sizes):
-            steps = each if isinstance(each, int) else each[octave - len(sizes)]
-            base = resize(source, size)
-            image = base + resize(detail, size)
-            np.clip(image, 0, 255, out=image)
+        counts = [each] * len(sizes) if isinstance(each, int) else list(each[-len(sizes) :])
+        shapes = [(*source.shape[:2], *size) for size in sizes]
+        tilings = [self._tiling(shape, beside=2 * source.nbytes) for shape in shapes]
+        stays = self._engine.has_memory and all(counts) and not any(tilings)
+        octaves = DeviceOctaves(source, scaling(self.device)) if stays else HostOctaves(source)
+        done = 0
+        for octave, (shape, count, tiling) in enumerate(zip(shapes, counts, tilings, strict=True)):
+            image, size = octaves.start(shape[2:]), sizes[octave]
             here = None if mask is None else _mask_at(mask, size)
-            tiling = self._tiling(image.shape, beside=2 * source.nbytes)
-            for step, (objective, fetch) in enumerate(self._steps(image, here, rng, steps, step_size, tiling)):
+            fetch: Any = functools.partial(np.asarray, image)
+            ascent = self._steps(image, shape, here, rng, count, step_size, tiling)
+            for step, (objective, fetch) in enumerate(ascent):
                 done += 1
                 if on_step is not None:
                     picture = _as_pictures(fetch)
-                    progress = Progress(octave, len(sizes), step, steps, size, float(objective.mean()), picture)
+                    progress = Progress(octave, len(sizes), step, count, size, float(objective.mean()), picture)
                     if on_step(progress) is False:
-                        detail = fetch() - base
-                        return np.clip(source + resize(detail, source.shape[2:]), 0, 255), done, True
-                if step + 1 == steps:
-                    image = fetch()
+                        return octaves.whole(fetch), done, True
             if octave + 1 < len(sizes):
-                detail = image - base
-        return image, done, False
+                octaves.end(fetch)
+        return octaves.whole(fetch), done, False
 
     def measure(self, batch: np.ndarray) -> float:
         """The objective on `batch` float32 [N,3,H,W], mean over the batch and, where it needs them, over tiles."""
@@ -253,20 +254,21 @@ class Dreamer:
 
     def _steps(
         self,
-        image: np.ndarray,
+        image: Any,
+        shape: tuple[int, ...],
         mask: np.ndarray | None,
         rng: np.random.Generator,
         steps: int,
         step_size: float,
         tiling: Tiling | None,
-    ) -> Iterator[tuple[np.ndarray, Callable[[], np.ndarray]]]:
-        """Ascend from `image`, yielding (objective, fetch) after each step."""
+    ) -> Iterator[tuple[np.ndarray, Any]]:
+        """Ascend from what an octave of this shape starts from, yielding (objective, fetch) after each step."""
         shifts = [tuple(int(v) for v in rng.integers(-self.jitter, self.jitter + 1, 2)) for _ in range(steps)]
         if tiling is None:
-            session = self._session("step", image.shape, None, mask=mask is not None)
+            session = self._session("step", shape, None, mask=mask is not None)
             yield from session.ascend(image, [(step_size, (dy, dx)) for dy, dx in shifts], mask)
             return
-        gradients = self._session("gradient", image.shape, tiling)
+        gradients = self._session("gradient", shape, tiling)
         image = image.copy()
         for shift in shifts:
             objective, gradient = tiling.gradient(gradients.run, image, shift, rng)

@@ -12,7 +12,7 @@ import pytest
 
 from onnxdream import Dreamer
 from onnxdream import objectives as obj
-from onnxdream.backends import choice, cuda, ort
+from onnxdream.backends import choice, cuda, octaves, ort
 from onnxdream.errors import BackendError
 from onnxdream.model import Model
 from onnxdream.step import build_gradient_model, build_step_model
@@ -124,6 +124,29 @@ def test_only_steps_of_one_size_are_recorded(squeezenet: Model, device: str) -> 
     assert cuda.open_session(step, device, fixed=SIZE)._recorded
     assert not cuda.open_session(step, device)._recorded
     assert not cuda.open_session(gradient, device, fixed=SIZE)._recorded
+
+
+@pytest.mark.parametrize("sizes", [[(30, 41), (44, 57), (61, 80)], [(61, 80)], [(20, 80), (61, 80)]])
+def test_octaves_on_a_device_are_those_of_the_host(
+    picture: np.ndarray, device: str, sizes: list[tuple[int, int]]
+) -> None:
+    batch = np.concatenate([picture, picture[:, ::-1]])
+    scaling = octaves.Scaling(device)
+    host, there = octaves.HostOctaves(batch), octaves.DeviceOctaves(batch, scaling)
+    random = np.random.default_rng(0)
+    for size in sizes:
+        expected, start = host.start(size), there.start(size)
+        if callable(start):
+            room = scaling.session.room(*expected.shape)
+            start(room)
+            start = ort.OnDevice(room)()
+        np.testing.assert_allclose(start, expected, atol=0.2 if device == "cuda" else 1e-3)
+        dreamed = np.clip(expected + random.normal(0, 20, expected.shape), 0, 255).astype(np.float32)
+        picture_there = ort.OnDevice(scaling.session.on_device(dreamed))
+        host.end(lambda dreamed=dreamed: dreamed)
+        there.end(picture_there)
+        whole = there.whole(picture_there), host.whole(lambda dreamed=dreamed: dreamed)
+        np.testing.assert_allclose(*whole, atol=0.2 if device == "cuda" else 1e-3)
 
 
 @pytest.mark.parametrize("half", [False, True])

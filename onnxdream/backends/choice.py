@@ -14,13 +14,14 @@ from .host import HostSession
 
 @dataclass(frozen=True)
 class Engine:
-    """What runs the graphs, and the target they are built for (`autodiff.targets`)."""
+    """What runs the graphs, the target they are built for (`autodiff.targets`), and whether its memory is its own."""
 
     session: Callable[..., ort.Session | HostSession]
     target: str
+    has_memory: bool = False
 
 
-ONNXRUNTIME, CUDA = Engine(ort.Session, "cpu"), Engine(cuda.open_session, "cuda")
+ONNXRUNTIME, CUDA = Engine(ort.Session, "cpu"), Engine(cuda.open_session, "cuda", has_memory=True)
 # The engines that are devices of their own, which their targets are called after.
 _OWN = {module.DEVICE: module for module in (opencv, openvino)}
 BACKENDS = ("auto", "onnxruntime", *_OWN)

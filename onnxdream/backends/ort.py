@@ -7,6 +7,7 @@ import itertools
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -72,6 +73,17 @@ def resolve_device(device: str) -> list[str]:
     return [device]
 
 
+@dataclass(frozen=True)
+class OnDevice:
+    """A picture in the device's memory; called, it comes to the host."""
+
+    value: Any  # an OrtValue
+
+    def __call__(self) -> np.ndarray:
+        """A copy of the picture."""
+        return np.array(self.value.numpy())
+
+
 class Session:
     """One ONNX model on one device.
 
@@ -126,7 +138,7 @@ class Session:
         self.provider = PROVIDERS[self.device]
         self.inputs = tuple(i.name for i in self._session.get_inputs())
         self._outputs = [o.name for o in self._session.get_outputs()]
-        self._recorded = recorded
+        self._recorded, self._fixed = recorded, dict(fixed or {})
         self._recordings = itertools.count(1)
         self._idle: list[_Loop] = []  # ready for the next ascent
 
@@ -144,26 +156,32 @@ class Session:
         # On the CPU an OrtValue shares the array's memory, so the array must be its own.
         return runtime().OrtValue.ortvalue_from_numpy(np.array(array, order="C"), self._memory, 0)
 
+    def room(self, *shape: int) -> Any:
+        """Room for a float32 tensor of this shape in the device's memory."""
+        return runtime().OrtValue.ortvalue_from_shape_and_type(shape, np.float32, self._memory, 0)
+
     @property
     def _memory(self) -> str:
         return "cuda" if self.device == "cuda" else "cpu"
 
     def ascend(
         self,
-        image: np.ndarray,
+        image: np.ndarray | Callable[[Any], None],
         steps: Iterable[tuple[float, tuple[int, int]]],
         mask: np.ndarray | None = None,
         *,
         replay: bool = True,
-    ) -> Iterable[tuple[np.ndarray, Callable[[], np.ndarray]]]:
+    ) -> Iterable[tuple[np.ndarray, OnDevice]]:
         """Run a step model once for each (step size, (dy, dx)) of `steps`, starting from `image` float32 [N,3,H,W].
 
+        With fixed sizes, `image` may be a function that writes it into the room on the device that it is given.
         Yields after each step (objective [N] before it, a function that fetches the picture after it). Between steps
         the picture stays in the device's memory, in two buffers that take turns. A recorded session's next ascent takes
         them over; without `replay` this one neither records nor replays.
         """
         kept = self._recorded and replay
-        loop = self._idle.pop() if kept and self._idle else _Loop(self, image, mask, replay=replay)
+        n, h, w = (self._fixed[axis] for axis in "NHW") if callable(image) else (len(image), *image.shape[2:])
+        loop = self._idle.pop() if kept and self._idle else _Loop(self, (n, 3, h, w), mask, replay=replay)
         try:
             loop.start(image, mask)
             for turn, (size, shift) in enumerate(steps):
@@ -172,9 +190,14 @@ class Session:
             if kept:
                 self._idle.append(loop)
 
-    def binding(self) -> Any:
-        """A new binding of inputs and outputs."""
-        return self._session.io_binding()
+    def binding(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
+        """A new binding of inputs and outputs by name, all of them `on_device`."""
+        binding = self._session.io_binding()
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, value in outputs.items():
+            binding.bind_ortvalue_output(name, value)
+        return binding
 
     def recording(self, *, replay: bool) -> Any:
         """With what to run one binding, again and again: what it does is recorded the first time, then replayed."""
@@ -184,7 +207,7 @@ class Session:
         options.add_run_config_entry("gpu_graph_id", str(next(self._recordings) if replay else -1))
         return options
 
-    def run_bound(self, binding: Any, recording: Any) -> None:
+    def run_bound(self, binding: Any, recording: Any = None) -> None:
         """Run with what is bound. Raises OutOfMemoryError or BackendError."""
         try:
             self._session.run_with_iobinding(binding, recording)
@@ -198,38 +221,40 @@ class _Loop:
     A recorded CUDA graph reads and writes where it did when it was recorded, so each binding has its own recording.
     """
 
-    def __init__(self, session: Session, image: np.ndarray, mask: np.ndarray | None, *, replay: bool) -> None:
+    def __init__(self, session: Session, shape: tuple[int, ...], mask: np.ndarray | None, *, replay: bool) -> None:
         self._session = session
-        self._pictures = [session.on_device(image) for _ in range(2)]
+        self._pictures = [session.room(*shape) for _ in range(2)]
+        self._size = 0.0
         self._given = {
-            "step_size": session.on_device(np.zeros((), np.float32)),
+            "step_size": session.on_device(np.array(self._size, np.float32)),
             "shift": session.on_device(np.zeros(2, np.int64)),
         }
         if mask is not None:
             self._given["mask"] = session.on_device(mask)
-        self._objective = session.on_device(np.zeros(len(image), np.float32))
+        self._objective = session.room(shape[0])
         self._turns = [(self._bound(source), session.recording(replay=replay)) for source in range(2)]
 
     def _bound(self, source: int) -> Any:
-        binding = self._session.binding()
-        for name, value in {"image": self._pictures[source], **self._given}.items():
-            binding.bind_ortvalue_input(name, value)
-        binding.bind_ortvalue_output("dreamed", self._pictures[1 - source])
-        binding.bind_ortvalue_output("objective", self._objective)
-        return binding
+        outputs = {"dreamed": self._pictures[1 - source], "objective": self._objective}
+        return self._session.binding({"image": self._pictures[source], **self._given}, outputs)
 
-    def start(self, image: np.ndarray, mask: np.ndarray | None) -> None:
+    def start(self, image: np.ndarray | Callable[[Any], None], mask: np.ndarray | None) -> None:
         """Take `image`, and `mask` where there is one, for the ascent that begins."""
-        self._pictures[0].update_inplace(np.ascontiguousarray(image))
+        if callable(image):
+            image(self._pictures[0])
+        else:
+            self._pictures[0].update_inplace(np.ascontiguousarray(image))
         if mask is not None:
             self._given["mask"].update_inplace(np.ascontiguousarray(mask))
 
-    def step(self, turn: int, size: float, shift: tuple[int, int]) -> tuple[np.ndarray, Callable[[], np.ndarray]]:
-        """(the objective before the step, a function that fetches the picture after it)."""
-        self._given["step_size"].update_inplace(np.array(size, np.float32))
+    def step(self, turn: int, size: float, shift: tuple[int, int]) -> tuple[np.ndarray, OnDevice]:
+        """(the objective before the step, the picture after it)."""
+        if size != self._size:
+            self._size = size
+            self._given["step_size"].update_inplace(np.array(size, np.float32))
         self._given["shift"].update_inplace(np.array(shift, np.int64))
         self._session.run_bound(*self._turns[turn])
-        return np.array(self._objective.numpy()), functools.partial(_copied, self._pictures[1 - turn])
+        return np.array(self._objective.numpy()), OnDevice(self._pictures[1 - turn])
 
 
 class SessionCache:
@@ -261,10 +286,6 @@ class SessionCache:
 
     def _held(self) -> float:
         return sum(size for _, size in self._sessions.values())
-
-
-def _copied(value: Any) -> np.ndarray:
-    return np.array(value.numpy())
 
 
 # Split reads its sizes from the host, which a recorded CUDA graph would go on to do when they are gone.
