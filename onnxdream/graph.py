@@ -40,6 +40,17 @@ def inputs_of(node: onnx.NodeProto) -> set[str]:
     return set(node.input) | {name for g in inner for n in g.node for name in inputs_of(n)} - {""}
 
 
+_LATER = "onnxdream.later"  # whether a node is to be computed when the graph is loaded
+
+
+def when_loaded(value: ir.Value) -> ir.Value:
+    """Leave `value`, and what follows from it, to the runtime to compute as it loads the graph: the file is smaller."""
+    node = value.producer()
+    assert node is not None
+    node.meta[_LATER] = True
+    return value
+
+
 def fold_constants(graph: ir.Graph) -> None:
     """Replace nodes whose inputs are all constant by their value, computed with onnx's reference evaluator."""
     import onnx
@@ -49,7 +60,9 @@ def fold_constants(graph: ir.Graph) -> None:
     for node in list(graph):
         if not node.inputs or not all(v is not None and v.const_value is not None for v in node.inputs):
             continue
-        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+        if node.meta.get(_LATER) or any(
+            a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()
+        ):
             continue
         inputs = {str(v.name): v.const_value.numpy() for v in node.inputs}  # type: ignore[union-attr]
         proto = onnx.helper.make_graph(

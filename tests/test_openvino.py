@@ -7,14 +7,20 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 import engines
 from conftest import DATA
 from engines import LAYERS, both, check_batches_and_masks
-from onnxdream.backends import choice, openvino
+from onnxdream import objectives
+from onnxdream.backends import choice, openvino, ort
 from onnxdream.errors import BackendError
-from small import onnxdream
+from onnxdream.images import to_batch
+from onnxdream.model import load_model
+from onnxdream.step import build_gradient_model
+from small import network, onnxdream, weights
 
 pytestmark = pytest.mark.skipif(bool(openvino.unusable()), reason=openvino.unusable())
 
@@ -43,6 +49,25 @@ def test_half_precision_dreams_as_strongly(picture: np.ndarray) -> None:
     print(f"objective {single.objective_after:.1f} single, {half.objective_after:.1f} half")
     assert half.objective_after == pytest.approx(single.objective_after, rel=0.05)
     assert not np.array_equal(half.exact, single.exact)
+
+
+def test_networks_of_many_channels_have_the_same_gradient(tmp_path: Path, picture: np.ndarray) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], strides=[2, 2]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "v"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["out"]),
+    ]
+    onnx.save(network(nodes, w=weights(256, 3, 3, 3), v=weights(256, 256, 3, 3)), tmp_path / "wide.onnx")
+    model = load_model(tmp_path / "wide.onnx")
+    batch = np.concatenate([to_batch(picture), to_batch(picture[:, ::-1])])
+    fixed = dict(zip("NHW", (2, *picture.shape[:2]), strict=True))
+    graphs = {t: build_gradient_model(model, objectives.l2("out"), target=t) for t in ("cpu", "openvino")}
+    count = sum(node.op_type == "DepthToSpace" for node in graphs["openvino"].graph.node)
+    assert count == 2 + sum(node.op_type == "DepthToSpace" for node in graphs["cpu"].graph.node)
+    expected = ort.Session(graphs["cpu"], "cpu", fixed=fixed).run({"image": batch})["gradient"]
+    found = openvino.Session(graphs["openvino"], "openvino", fixed=fixed).run({"image": batch})["gradient"]
+    assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
 
 
 def test_batches_and_masks() -> None:

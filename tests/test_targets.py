@@ -171,3 +171,22 @@ def test_a_step_with_a_mask_can_be_for_one_size(squeezenet: Model) -> None:
 def test_sizes_that_cannot_be_are_refused(squeezenet: Model, size, batch: int, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         build_gradient_model(squeezenet, obj.l2("fire5"), size=size, batch=batch)
+
+
+@pytest.mark.parametrize("size", [(1, 12, 16), (2, 13, 5), (1, 3, 7)], ids=str)
+@pytest.mark.parametrize("pads", [[1, 1, 1, 1], [0, 2, 1, 0]], ids=str)
+def test_convolutions_of_many_channels_are_torchs(size: tuple[int, int, int], pads: list[int]) -> None:
+    """Winograd's: every remainder of the tiles of 4, and pads that are none of it."""
+    n, h, w = size
+    weight, bias = weights(257, 256, 3, 3), weights(257, seed=1)
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["out"], pads=pads)]
+    forward = network(nodes, size=("N", 256, "H", "W"), w=weight, b=bias)
+    graph = ir.from_proto(forward).graph
+    lower(graph, "openvino")
+    respelt = ir.to_proto(ir.Model(graph, ir_version=8))
+    assert "DepthToSpace" in {node.op_type for node in respelt.graph.node}
+    x = np.random.default_rng(0).normal(size=(n, 256, h, w)).astype(np.float32)
+    padded = torch.nn.functional.pad(torch.from_numpy(x), (pads[1], pads[3], pads[0], pads[2]))
+    expected = torch.nn.functional.conv2d(padded.double(), *(torch.from_numpy(a).double() for a in (weight, bias)))
+    assert relative(run_float64(respelt, {"x": x})["out"], expected.numpy()) <= 1e-6
+    assert relative(Session(respelt, "cpu").run({"x": x})["out"], expected.numpy()) <= 3e-5  # it loses a digit

@@ -14,7 +14,8 @@ from .rules.conv import same_overhang, spatial_shape
 from .rules.max_pool import LOWEST
 from .rules.norm import lrn
 from .rules.pool import window_sizes
-from .targets import HARD_SIGMOID, LRN, POINTWISE_PADS, SAME_PADS, lacks
+from .targets import FEW_PRODUCTS, HARD_SIGMOID, LRN, POINTWISE_PADS, SAME_PADS, lacks
+from .winograd import winograd
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -76,9 +77,11 @@ def _without(n: Call, *dropped: str) -> dict[str, Any]:
 
 
 def _conv(op: Ops, n: Call) -> ir.Value | None:
-    if not (lacks(n.target, SAME_PADS) or lacks(n.target, POINTWISE_PADS)):
+    if not any(lacks(n.target, feature) for feature in (SAME_PADS, POINTWISE_PADS, FEW_PRODUCTS)):
         return None
     taps = _windows(n)
+    if lacks(n.target, FEW_PRODUCTS):
+        return winograd(op, n, taps)
     same = lacks(n.target, SAME_PADS) and taps[0].same
     padded_pointwise = all(w.kernel == 1 for w in taps) and any(w.pad_begin or w.pad_end for w in taps)
     if not same and not (lacks(n.target, POINTWISE_PADS) and padded_pointwise):

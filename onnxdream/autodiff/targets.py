@@ -16,6 +16,7 @@ SAME_PADS = "auto_pad SAME with a stride"
 POINTWISE_PADS = "a convolution of one tap with padding"
 TRANSPOSED = "ConvTranspose at the speed of Conv"
 FUSED_MASKS = "masks that cost no pass of their own over memory"
+FEW_PRODUCTS = "convolutions of many channels by few multiplications"
 HOST_COPIES = "numbers of the graph that the host reads without waiting"
 
 # Found with openvino 2026.4 (CPU), opencv 5.0.0 (ENGINE_NEW) and the operator table of onnxruntime-web's WebGPU.
@@ -26,7 +27,7 @@ LACKS = {
     # Indices are wrong with auto_pad, and ScatterElements, which spreads them, is slow; the bias of LRN loses its
     # fraction. HardSigmoid and Concat along new axes leave the layout of the convolutions, and HardSigmoid takes a beta
     # of 0 for one not given; plain arithmetic runs in one pass, in any layout.
-    "openvino": {INDICES, LRN, HARD_SIGMOID, NEW_AXES, TRANSPOSED},
+    "openvino": {INDICES, LRN, HARD_SIGMOID, NEW_AXES, TRANSPOSED, FEW_PRODUCTS},
     # Indices count from the start of the picture, not of the batch; SAME_UPPER and SAME_LOWER put the odd sample on the
     # wrong side; kernels of one tap read beyond the input instead of its padding.
     "opencv": {INDICES, SAME_PADS, POINTWISE_PADS, TRANSPOSED},
