@@ -16,7 +16,7 @@ import numpy as np
 
 from .autodiff.registry import RULES
 from .backends.choice import choose, resolved
-from .backends.octaves import DeviceOctaves, HostOctaves, scaling
+from .backends.octaves import LONGEST, DeviceOctaves, HostOctaves, scaling
 from .backends.ort import SessionCache
 from .errors import NoGradientError, OptionError, PictureError
 from .graph import inputs_of
@@ -46,7 +46,7 @@ class Progress:
     steps: int
     size: tuple[int, int]  # (height, width) of this octave
     objective: float  # before this step, mean over the batch
-    picture: Callable[[], np.ndarray]  # fetches the picture so far, uint8 [N,h,w,3] RGB
+    picture: Callable[[], np.ndarray]  # fetches the picture so far, uint8 [N,h,w,3] RGB; to be called before it goes on
 
 
 @dataclass(frozen=True)
@@ -181,11 +181,13 @@ class Dreamer:
         if mask is not None and (np.ndim(mask) != 2 or 0 in np.shape(mask) or not np.isfinite(mask).all()):
             raise PictureError(f"a mask must be [H,W] of numbers in 0..1; this one is {list(np.shape(mask))}")
         sizes = self.octave_sizes(source.shape[2:], None if isinstance(each, int) else len(each))
+        if not sizes:
+            return source, 0, False
         counts = [each] * len(sizes) if isinstance(each, int) else list(each[-len(sizes) :])
         shapes = [(*source.shape[:2], *size) for size in sizes]
         tilings = [self._tiling(shape, beside=2 * source.nbytes) for shape in shapes]
-        stays = self._engine.has_memory and all(counts) and not any(tilings)
-        octaves = DeviceOctaves(source, scaling(self.device)) if stays else HostOctaves(source)
+        stays = self._engine.has_memory and all(counts) and not any(tilings) and max(source.shape) <= LONGEST
+        octaves = DeviceOctaves(source, scaling(self.engine)) if stays else HostOctaves(source)
         done = 0
         for octave, (shape, count, tiling) in enumerate(zip(shapes, counts, tilings, strict=True)):
             image, size = octaves.start(shape[2:]), sizes[octave]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .errors import OptionError
-from .graph import IR_VERSION, fold_constants, one_line
+from .graph import fold_constants, one_line, outline
 
 if TYPE_CHECKING:
     import onnx
@@ -61,9 +61,8 @@ def _constant(node: ir.Node, types: dict[str, onnx.TypeProto.Tensor]) -> np.ndar
 def _types(graph: ir.Graph, *, strict: bool) -> dict[str, onnx.TypeProto.Tensor]:
     """Type and shape of every tensor whose shape does not depend on data."""
     import onnx
-    import onnx_ir as ir
 
-    proto = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION))
+    proto = outline(graph)
     picture = "x".join(str(d.dim_value) for d in reversed(proto.graph.input[0].type.tensor_type.shape.dim[2:]))
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=strict)

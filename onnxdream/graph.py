@@ -98,6 +98,27 @@ def replace(graph: ir.Graph, node: ir.Node, results: Sequence[ir.Value]) -> None
     graph.remove(node, safe=True)
 
 
+def outline(graph: ir.Graph) -> onnx.ModelProto:
+    """The graph with large weights as inputs: as much of it as inference needs."""
+    import onnx_ir as ir
+
+    large = [v for v in graph.initializers.values() if v.const_value is not None and v.const_value.size > SMALL]
+    for value in large:
+        assert value.const_value is not None
+        value.type, value.shape = (
+            ir.TensorType(value.const_value.dtype),
+            ir.Shape(list(value.const_value.shape.numpy())),
+        )
+        del graph.initializers[str(value.name)]
+        graph.inputs.append(value)
+    try:
+        return ir.to_proto(ir.Model(graph, ir_version=IR_VERSION))
+    finally:
+        for value in large:
+            graph.inputs.remove(value)
+            graph.register_initializer(value)
+
+
 def one_line(error: BaseException) -> str:
     """The first line of an error that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .autodiff.ops import Ops
-from .graph import IR_VERSION
+from .graph import outline
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -19,9 +19,9 @@ _HALF = {
     "Conv", "ConvTranspose", "MatMul", "Gemm", "Relu", "LeakyRelu", "Clip", "HardSigmoid", "Add", "Sub", "Mul",
     "Neg", "Max", "Min", "Where", "CastLike", "MaxPool", "AveragePool", "Concat", "Split", "Slice", "Gather",
     "Pad", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Tile", "Identity",
-    "DepthToSpace", "SpaceToDepth", "Greater", "Less", "HardSwish",
+    "DepthToSpace", "SpaceToDepth", "HardSwish",
 }  # fmt: skip
-# Those of them that give no numbers.
+# What compares numbers that are in half precision anyway.
 _COMPARISONS = {"Greater", "Less"}
 _CHOICES = {"MaxPool", "Max", "Min", "Slice", "Pad"}
 # The largest entry of a gradient that enters the network: room for growth by 4096, and for decay by 2^28.
@@ -36,11 +36,10 @@ def halve(graph: ir.Graph, begin: Iterable[str | None], end: Iterable[str | None
     values = {o.name: o for n in graph for o in n.outputs}
     single = _single(graph)
     exact = _compared(graph)
-    halved = [
-        n
-        for n in _between(values, set(begin), set(end))
-        if n.op_type in _HALF and _operand(n).name in single and n not in exact
-    ]
+    between = _between(values, set(begin), set(end))
+    halved = [n for n in between if n.op_type in _HALF and n.outputs[0].name in single and n not in exact]
+    computed = {o for n in halved for o in n.outputs}
+    halved += [n for n in between if n.op_type in _COMPARISONS and computed & set(n.inputs)]
     inside = {o for n in halved for o in n.outputs if o.name in single}
     op = Ops(graph, taken={*values, *graph.initializers, *(v.name for v in graph.inputs)})
     nodes = list(graph)
@@ -115,18 +114,12 @@ def _compared(graph: ir.Graph) -> set[ir.Node]:
 def _single(graph: ir.Graph) -> set[str]:
     """Names of the tensors of single precision."""
     import onnx
-    import onnx_ir as ir
 
-    inferred = onnx.shape_inference.infer_shapes(ir.to_proto(ir.Model(graph, ir_version=IR_VERSION))).graph
+    inferred = onnx.shape_inference.infer_shapes(outline(graph)).graph
     typed = [*inferred.value_info, *inferred.input, *inferred.output]
     float32 = onnx.TensorProto.FLOAT
     names = {v.name for v in typed if v.type.tensor_type.elem_type == float32}
     return names | {t.name for t in inferred.initializer if t.data_type == float32}
-
-
-def _operand(node: ir.Node) -> ir.Value:
-    """What says whether the node computes in single precision."""
-    return node.inputs[0] if node.op_type in _COMPARISONS else node.outputs[0]  # type: ignore[return-value]
 
 
 def _rounded(array: np.ndarray) -> np.ndarray:

@@ -173,7 +173,10 @@ class _Differentiated:
         self.op.shapes.update(_probe(self.graph, model, self.objective, objective.inputs))
         ones = {self.objective: self.op.Expand(self.op.CastLike(1.0, self.objective), self.op.Shape(self.objective))}
         if half:
-            entries = {graph.layers[n]: (backward(self.op, ones, tap), len(s)) for n, (tap, s) in activations.items()}
+            entries = {
+                graph.layers[n]: (backward(self.op, ones, tap, target=target), len(s))
+                for n, (tap, s) in activations.items()
+            }
             self.gradient = self._backward_in_half(graph, entries)
         else:
             self.gradient = backward(self.op, ones, graph.view, target=target)

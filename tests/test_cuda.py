@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import functools
+import gc
+import time
+import weakref
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,7 +17,9 @@ import pytest
 from onnxdream import Dreamer
 from onnxdream import objectives as obj
 from onnxdream.backends import choice, cuda, octaves, ort
+from onnxdream.backends.turns import Turns
 from onnxdream.errors import BackendError
+from onnxdream.images import to_batch
 from onnxdream.model import Model
 from onnxdream.step import build_gradient_model, build_step_model
 
@@ -52,14 +58,19 @@ def test_its_graphs_step_as_those_for_the_cpu(squeezenet: Model, picture: np.nda
     assert np.abs(found[1] - expected[1]).mean() < (0.02 if half else 1e-4)
 
 
-def test_its_graphs_ask_nothing_of_the_host(squeezenet: Model) -> None:
-    """With the size fixed, what the roll is computed from stays beside the picture, and types are settled."""
-    proto = build_step_model(squeezenet, obj.l2("fire8"), target="cuda", size=(64, 96))
-    small_numbers = {t.name for t in proto.graph.initializer}
-    for node in proto.graph.node:
-        assert node.op_type not in ("CastLike", "Size", "Shape", "DepthToSpace", "HardSigmoid")
+@pytest.mark.parametrize("half", [False, True])
+def test_its_graphs_ask_nothing_of_the_host(squeezenet: Model, half: bool) -> None:
+    """What the roll is computed from stays beside the picture, and what runtimes do not settle at once is settled."""
+    about, sizes = (squeezenet, obj.l2("fire8")), (None, (64, 96))
+    free, fixed = (build_step_model(*about, target="cuda", half=half, size=size) for size in sizes)
+    for proto in (free, fixed):
+        assert not {n.op_type for n in proto.graph.node} & {"Size", "DepthToSpace", "HardSigmoid"}
+        assert sum(n.op_type == "CastLike" for n in proto.graph.node) == (proto is free)
+    weights = {t.name for t in fixed.graph.initializer}
+    for node in fixed.graph.node:
+        assert node.op_type != "Shape"
         if node.op_type == "Slice":
-            assert set(node.input[1:]) <= small_numbers
+            assert set(node.input[1:]) <= weights
 
 
 def test_recorded_sessions_follow_picture_size_roll_and_mask(
@@ -94,29 +105,103 @@ class Stuck(ort.Session):
         return super().ascend(image, [(s, (0, 0) if replay else shift) for s, shift in steps], mask, replay=replay)
 
 
-def test_a_recording_that_goes_astray_is_not_used(squeezenet: Model) -> None:
-    proto = build_step_model(squeezenet, obj.l2("fire5"), target="cuda")
+def step_graphs(model: Model, *channels: int, half: bool = False) -> list[onnx.ModelProto]:
+    return [build_step_model(model, obj.channel("fire5", c), target="cuda", half=half) for c in channels]
+
+
+def test_a_recording_that_goes_astray_is_not_used(squeezenet: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    (proto,) = step_graphs(squeezenet, 3)
+    monkeypatch.setattr(cuda, "_proven", {})
 
     def broken(**how: bool) -> ort.Session:
         raise BackendError("no such thing")
 
-    assert cuda.recorded(lambda **how: ort.Session(proto, "cpu", fixed=SIZE, **how), SIZE) is not None
-    assert cuda.recorded(lambda **how: Stuck(proto, "cpu", fixed=SIZE, **how), SIZE) is None
-    assert cuda.recorded(broken, SIZE) is None
+    def opened(kind: type[ort.Session], **how: bool) -> ort.Session:
+        return kind(proto, "cpu", fixed=SIZE, **how)
+
+    good, stuck = (functools.partial(opened, kind) for kind in (ort.Session, Stuck))
+    assert cuda.recorded(good, b"good", SIZE) is not None
+    assert cuda.recorded(stuck, b"stuck", SIZE) is None
+    assert cuda.recorded(broken, b"broken", SIZE) is None
+    assert cuda.recorded(good, b"broken", SIZE) is None
+    assert cuda._proven == {(b"good", False): True, (b"stuck", False): False, (b"broken", False): False}
 
 
 def test_a_layout_that_changes_the_steps_is_not_used(squeezenet: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    proto, other = (build_step_model(squeezenet, obj.channel("fire5", c), target="cuda", half=True) for c in (3, 4))
+    proto, other = step_graphs(squeezenet, 3, 4, half=True)
+    monkeypatch.setattr(cuda, "_proven", {})
 
-    def session(last: onnx.ModelProto, *, nhwc: bool = False, **how: bool) -> ort.Session:
+    def opened(last: onnx.ModelProto, *, nhwc: bool = False, **how: bool) -> ort.Session:
         return ort.Session(last if nhwc else proto, "cpu", fixed=SIZE, nhwc=nhwc, **how)
 
-    for last_channels, used in ((other, False), (proto, True)):
-        opened = functools.partial(session, last_channels)
-        monkeypatch.setattr(cuda, "_proven", {})
-        assert (cuda.channels_last(opened, proto, SIZE) is not None) == used
-        assert list(cuda._proven.values()) == [used]
-        assert (cuda.channels_last(opened, proto, SIZE) is not None) == used
+    assert cuda.recorded(functools.partial(opened, other), b"other", SIZE, nhwc=True) is None
+    assert cuda.recorded(functools.partial(opened, proto), b"same", SIZE, nhwc=True) is not None
+
+
+def test_sessions_are_closed_when_nothing_asks_for_them(squeezenet: Model, picture: np.ndarray, device: str) -> None:
+    gc.disable()
+    try:
+        session = opened(squeezenet, device, recorded=True)
+        last(session.ascend(picture, [(1.5, (0, 0))] * 2))
+        gone = weakref.ref(session)
+        del session
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_pictures_that_do_not_fit_are_refused_and_others_converted(
+    squeezenet: Model, picture: np.ndarray, device: str
+) -> None:
+    session = opened(squeezenet, device, recorded=True)
+    steps = [(1.5, (1, 2))] * 2
+    expected = last(session.ascend(picture, steps))
+    found = last(session.ascend(np.asfortranarray(picture, np.float64), steps))
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-3)
+    with pytest.raises(BackendError, match=r"pictures \[1, 3, 61, 80\] was given one of \[1, 3, 80, 61\]"):
+        last(session.ascend(picture.swapaxes(2, 3), steps))
+
+
+def test_who_records_is_alone(squeezenet: Model, picture: np.ndarray, device: str) -> None:
+    """Threads that open sessions, step and record side by side all come to the same end."""
+    expected = last(opened(squeezenet, device).ascend(picture, [(1.5, s) for s in SHIFTS]))[1]
+
+    def dream(_: int) -> np.ndarray:
+        session = opened(squeezenet, device, recorded=True)
+        return [last(session.ascend(picture, [(1.5, s) for s in SHIFTS]))[1] for _ in range(3)][-1]
+
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(dream, range(8)):
+            assert np.abs(found - expected).mean() < 0.05
+
+
+def test_turns_alone_exclude_all_others() -> None:
+    turns, inside, most = Turns(), [0], [0]
+
+    def use(alone: bool) -> None:
+        with turns.alone() if alone else turns.shared():
+            if alone:
+                assert inside[0] == 0
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            time.sleep(0.002)
+            inside[0] -= 1
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(use, [i % 5 == 0 for i in range(60)]))
+    assert most[0] > 1
+
+
+@pytest.mark.parametrize("steps", [[], [0, 2], [2, 0]])
+def test_octaves_without_steps(
+    squeezenet: Model, rocket: np.ndarray, monkeypatch: pytest.MonkeyPatch, steps: list[int]
+) -> None:
+    batch = to_batch(rocket[200:300, 200:300])
+    expected = Dreamer(squeezenet, obj.l2("fire5"), device="cpu").ascend(batch, steps=steps)
+    monkeypatch.setattr("onnxdream.dream.choose", lambda _: choice.CUDA)
+    found = Dreamer(squeezenet, obj.l2("fire5"), device="cpu").ascend(batch, steps=steps)
+    assert found[1:] == expected[1:] == (sum(steps), False)
+    assert np.abs(found[0] - expected[0]).mean() < 0.1
 
 
 def test_only_steps_of_one_size_are_recorded(squeezenet: Model, device: str) -> None:

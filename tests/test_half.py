@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
 
 import runtimes
 import small
@@ -18,7 +20,7 @@ from onnxdream import objectives
 from onnxdream.backends.ort import Session
 from onnxdream.dream import Dreamer
 from onnxdream.images import read_settings
-from onnxdream.model import Model
+from onnxdream.model import Model, load_model
 from onnxdream.objectives import Objective
 from onnxdream.portable import HALF_TOLERANCE
 from onnxdream.step import build_gradient_model, build_step_model
@@ -48,6 +50,29 @@ def test_the_gradient_is_that_of_single_precision(squeezenet: Model, rocket: np.
         error = relative(found, expected)
         print(f"{objective!r}: {error:.3f}")
         assert error < 0.15  # what units within half precision of a kink account for
+
+
+def test_what_compares_single_numbers_stays_single(tmp_path: Path) -> None:
+    """Column numbers beyond 2048 are not all there in half precision."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Shape", ["x"], ["width"], start=3, end=4),
+        helper.make_node("Squeeze", ["width"], ["end"]),
+        helper.make_node("Range", ["zero", "end", "one"], ["columns"]),
+        helper.make_node("Cast", ["columns"], ["places"], to=small.FLOAT),
+        helper.make_node("Less", ["places", "bound"], ["left"]),
+        helper.make_node("Mul", ["a", "a"], ["b"]),
+        helper.make_node("Where", ["left", "b", "a"], ["out"]),
+    ]
+    numbers = {"zero": np.array(0), "one": np.array(1), "bound": np.array(2051.5, np.float32)}
+    proto = small.network(nodes, w=small.weights(4, 3, 1, 1), **numbers)
+    onnx.save(proto, tmp_path / "columns.onnx")
+    model = load_model(tmp_path / "columns.onnx")
+    image = np.random.default_rng(0).uniform(0, 255, (1, 3, 4, 2100)).astype(np.float32)
+    graphs = [build_gradient_model(model, objectives.l2("out"), half=half) for half in (False, True)]
+    single, half = (ReferenceEvaluator(graph).run(["gradient"], {"image": image})[0] for graph in graphs)
+    for column in (2050, 2051, 2052):
+        assert relative(half[..., column], single[..., column]) < 0.01
 
 
 def test_only_the_network_is_halved(squeezenet: Model) -> None:

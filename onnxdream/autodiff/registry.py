@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .targets import HOST_COPIES, lacks
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -91,6 +93,14 @@ class Call:
         if shape is None:
             raise NotImplementedError(f"the shape of {value.name} depends on data")
         return shape
+
+    def count(self, value: ir.Value) -> ir.Value:
+        """How many numbers `value` holds, int64 []."""
+        # The product is known when the graph is loaded. On the CPU that would move the objective, which then nothing
+        # waits for, to the end of the step, and what it is computed from would take up memory until then.
+        if lacks(self.target, HOST_COPIES):
+            return self.op.ReduceProd(self.op.Shape(value), keepdims=0)
+        return self.op.Size(value)
 
     def rank(self, index: int = 0) -> int:
         """The number of axes of input `index`."""

@@ -14,13 +14,16 @@ import numpy as np
 
 from ..graph import IR_VERSION, OPSET
 from ..images import resize
-from .ort import OnDevice, Session
+from .memory import OnDevice
+from .ort import Session
 
 if TYPE_CHECKING:
     import onnx
 
 Size = tuple[int, ...]  # (height, width)
 Fetch = Callable[[], np.ndarray]
+# Of a longer side the matrices would take more memory than the pictures do.
+LONGEST = 4096
 
 
 class HostOctaves:
@@ -61,7 +64,7 @@ class DeviceOctaves:
         """See HostOctaves."""
         before, shape = self._base, (*self._source.shape[:2], *size)
         if before is None:
-            image = resize(self._source, size)
+            image = np.clip(resize(self._source, size), 0, 255)
             self._base = self._scaling.session.on_device(image)
             return image
         self._base = self._source_there
@@ -89,7 +92,7 @@ class Scaling:
     def __init__(self, device: str) -> None:
         self.session = Session(_scaling_model(), device)
         self.nothing = self.session.on_device(np.zeros((1, 1, 1, 1), np.float32))
-        self._matrix = functools.lru_cache(64)(self._made)
+        self._matrix = functools.lru_cache(32)(self._made)
 
     def __call__(self, picture: Any, less: Any, base: Any, into: Any) -> None:
         """Write clip(base + scaled(picture - less), 0, 255) into `into` [N,3,H,W], all of them on the device."""

@@ -5,16 +5,19 @@ from __future__ import annotations
 import functools
 import itertools
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..errors import BackendError, OptionError, OutOfMemoryError
+from ..errors import BackendError, OptionError
+from ..graph import IR_VERSION, OPSET
 from ..trim import serialized
+from .loop import UNRECORDED, Loop
+from .memory import OnDevice, first_line, turns, using
 
 if TYPE_CHECKING:
     import onnx
@@ -45,7 +48,7 @@ def runtime() -> ModuleType:
         import onnxruntime
     except Exception as error:
         raise BackendError(
-            f"onnxruntime cannot be imported ({_first_line(error)}); install it with `pip install onnxdream[cpu]`, "
+            f"onnxruntime cannot be imported ({first_line(error)}); install it with `pip install onnxdream[cpu]`, "
             "or dream with --backend opencv"
         ) from error
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers() and hasattr(onnxruntime, "preload_dlls"):
@@ -64,7 +67,7 @@ def resolve_device(device: str) -> list[str]:
     """The device names to try for `device`, best first. Raises OptionError or BackendError when there is none."""
     offered = devices()
     if device == "auto":
-        return [name for name in _AUTO if name in offered]
+        return [name for name in _AUTO if name in offered and (name == "cpu" or _starts(name))]
     if device not in PROVIDERS:
         raise OptionError(f"unknown device {device!r}; devices are auto, {', '.join(PROVIDERS)}, opencv, openvino")
     if device not in offered:
@@ -73,15 +76,20 @@ def resolve_device(device: str) -> list[str]:
     return [device]
 
 
-@dataclass(frozen=True)
-class OnDevice:
-    """A picture in the device's memory; called, it comes to the host."""
+@functools.cache
+def _starts(device: str) -> bool:
+    """Whether a device that is offered can be used here. Warns where it cannot."""
+    from onnx import TensorProto, helper
 
-    value: Any  # an OrtValue
-
-    def __call__(self) -> np.ndarray:
-        """A copy of the picture."""
-        return np.array(self.value.numpy())
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "trial", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    try:
+        Session(model, device).run({"x": np.zeros(1, np.float32)})
+    except BackendError as error:
+        warnings.warn(f"{error}; falling back to cpu", stacklevel=2)
+        return False
+    return True
 
 
 class Session:
@@ -104,6 +112,9 @@ class Session:
         nhwc: bool = False,
     ) -> None:
         ort = runtime()
+        self._idle: list[Loop] = []  # ready for the next ascent
+        self._recorded, self._fixed = recorded, dict(fixed or {})
+        self._recordings = itertools.count(1)
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = min(threads or _most_threads, _most_threads or threads)
@@ -118,16 +129,17 @@ class Session:
         for position, name in enumerate(tried):
             wanted = PROVIDERS[name]
             try:
-                self._session = ort.InferenceSession(
-                    data,
-                    options,
-                    providers=_with_fallback(wanted, recorded=recorded, nhwc=nhwc),
-                    disabled_optimizers=_HARMFUL.get(wanted),
-                )
+                with turns.shared():
+                    self._session = ort.InferenceSession(
+                        data,
+                        options,
+                        providers=_with_fallback(wanted, recorded=recorded, nhwc=nhwc),
+                        disabled_optimizers=_HARMFUL.get(wanted),
+                    )
                 obtained = self._session.get_providers()[0]
                 reason = "it did not start" if obtained != wanted else ""
             except Exception as error:
-                obtained, reason = "", _first_line(error)
+                obtained, reason = "", first_line(error)
             if obtained == wanted:
                 self.device = name
                 break
@@ -138,27 +150,24 @@ class Session:
         self.provider = PROVIDERS[self.device]
         self.inputs = tuple(i.name for i in self._session.get_inputs())
         self._outputs = [o.name for o in self._session.get_outputs()]
-        self._recorded, self._fixed = recorded, dict(fixed or {})
-        self._recordings = itertools.count(1)
-        self._idle: list[_Loop] = []  # ready for the next ascent
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name. Raises OutOfMemoryError or BackendError."""
-        try:
+        with using():
             outputs = self._session.run(None, dict(feeds))
-        except Exception as error:
-            raise _translated(error) from error
         # What the session returns lies in its own memory, none of which is given back while an output lives.
         return {name: np.array(value) for name, value in zip(self._outputs, outputs, strict=True)}
 
     def on_device(self, array: np.ndarray) -> Any:
-        """A copy of `array` in the device's memory."""
+        """A copy of `array` in the device's memory. Raises OutOfMemoryError or BackendError."""
         # On the CPU an OrtValue shares the array's memory, so the array must be its own.
-        return runtime().OrtValue.ortvalue_from_numpy(np.array(array, order="C"), self._memory, 0)
+        with using():
+            return runtime().OrtValue.ortvalue_from_numpy(np.array(array, order="C"), self._memory, 0)
 
     def room(self, *shape: int) -> Any:
-        """Room for a float32 tensor of this shape in the device's memory."""
-        return runtime().OrtValue.ortvalue_from_shape_and_type(shape, np.float32, self._memory, 0)
+        """Room for a float32 tensor of this shape in the device's memory. Raises as `on_device`."""
+        with using():
+            return runtime().OrtValue.ortvalue_from_shape_and_type(shape, np.float32, self._memory, 0)
 
     @property
     def _memory(self) -> str:
@@ -180,8 +189,13 @@ class Session:
         them over; without `replay` this one neither records nor replays.
         """
         kept = self._recorded and replay
-        n, h, w = (self._fixed[axis] for axis in "NHW") if callable(image) else (len(image), *image.shape[2:])
-        loop = self._idle.pop() if kept and self._idle else _Loop(self, (n, 3, h, w), mask, replay=replay)
+        if kept and self._idle:
+            loop = self._idle.pop()
+        else:
+            n, h, w = (self._fixed[axis] for axis in "NHW") if callable(image) else (len(image), *image.shape[2:])
+            numbers = (next(self._recordings), next(self._recordings)) if kept else (UNRECORDED, UNRECORDED)
+            recordings = numbers if self._recorded else (None, None)
+            loop = Loop(weakref.proxy(self), (n, 3, h, w), mask, recordings)
         try:
             loop.start(image, mask)
             for turn, (size, shift) in enumerate(steps):
@@ -199,62 +213,16 @@ class Session:
             binding.bind_ortvalue_output(name, value)
         return binding
 
-    def recording(self, *, replay: bool) -> Any:
-        """With what to run one binding, again and again: what it does is recorded the first time, then replayed."""
-        if not self._recorded:
-            return None
-        options = runtime().RunOptions()
-        options.add_run_config_entry("gpu_graph_id", str(next(self._recordings) if replay else -1))
-        return options
-
-    def run_bound(self, binding: Any, recording: Any = None) -> None:
-        """Run with what is bound. Raises OutOfMemoryError or BackendError."""
-        try:
-            self._session.run_with_iobinding(binding, recording)
-        except Exception as error:
-            raise _translated(error) from error
-
-
-class _Loop:
-    """What the steps of an ascent read and write, in the device's memory, and the two bindings that take turns.
-
-    A recorded CUDA graph reads and writes where it did when it was recorded, so each binding has its own recording.
-    """
-
-    def __init__(self, session: Session, shape: tuple[int, ...], mask: np.ndarray | None, *, replay: bool) -> None:
-        self._session = session
-        self._pictures = [session.room(*shape) for _ in range(2)]
-        self._size = 0.0
-        self._given = {
-            "step_size": session.on_device(np.array(self._size, np.float32)),
-            "shift": session.on_device(np.zeros(2, np.int64)),
-        }
-        if mask is not None:
-            self._given["mask"] = session.on_device(mask)
-        self._objective = session.room(shape[0])
-        self._turns = [(self._bound(source), session.recording(replay=replay)) for source in range(2)]
-
-    def _bound(self, source: int) -> Any:
-        outputs = {"dreamed": self._pictures[1 - source], "objective": self._objective}
-        return self._session.binding({"image": self._pictures[source], **self._given}, outputs)
-
-    def start(self, image: np.ndarray | Callable[[Any], None], mask: np.ndarray | None) -> None:
-        """Take `image`, and `mask` where there is one, for the ascent that begins."""
-        if callable(image):
-            image(self._pictures[0])
-        else:
-            self._pictures[0].update_inplace(np.ascontiguousarray(image))
-        if mask is not None:
-            self._given["mask"].update_inplace(np.ascontiguousarray(mask))
-
-    def step(self, turn: int, size: float, shift: tuple[int, int]) -> tuple[np.ndarray, OnDevice]:
-        """(the objective before the step, the picture after it)."""
-        if size != self._size:
-            self._size = size
-            self._given["step_size"].update_inplace(np.array(size, np.float32))
-        self._given["shift"].update_inplace(np.array(shift, np.int64))
-        self._session.run_bound(*self._turns[turn])
-        return np.array(self._objective.numpy()), OnDevice(self._pictures[1 - turn])
+    def run_bound(self, binding: Any, recording: int | None = None, *, alone: bool = False) -> None:
+        """Run with what is bound; recorded sessions by the number of a recording, which the first run in each thread
+        makes while no other thread uses the device, or `loop.UNRECORDED`. Raises OutOfMemoryError or BackendError.
+        """
+        options = None
+        if recording is not None:
+            options = runtime().RunOptions()
+            options.add_run_config_entry("gpu_graph_id", str(recording))
+        with using(alone=alone):
+            self._session.run_with_iobinding(binding, options)
 
 
 class SessionCache:
@@ -305,15 +273,3 @@ def _with_fallback(provider: str, *, recorded: bool, nhwc: bool) -> list[Any]:
     }.get(provider, {})
     cpu = PROVIDERS["cpu"]
     return [(provider, options)] if provider == cpu else [(provider, options), cpu]
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _translated(error: Exception) -> Exception:
-    text = str(error)
-    signs = ("failed to allocate memory", "out of memory", "bad_alloc", "bad allocation")
-    if isinstance(error, MemoryError) or any(sign in text.lower() for sign in signs):
-        return OutOfMemoryError()
-    return BackendError(f"onnxruntime failed: {_first_line(error)}")

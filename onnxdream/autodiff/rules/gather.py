@@ -32,9 +32,10 @@ def _zeros(op: Ops, like: ir.Value) -> ir.Value:
     return op.Expand(op.CastLike(0.0, like), op.Shape(like))
 
 
-def _put_back(op: Ops, x: ir.Value, dy: ir.Value, taken: Callable[[ir.Value], ir.Value]) -> ir.Value:
-    """The gradient of y = taken(x), for a function that only moves numbers."""
-    positions = op.Range(np.int64(0), op.ReduceProd(op.Shape(x), keepdims=0), np.int64(1))
+def _put_back(op: Ops, n: Call, dy: ir.Value, taken: Callable[[ir.Value], ir.Value]) -> ir.Value:
+    """The gradient of y = taken(the first input), for a function that only moves numbers."""
+    x = n.x[0]
+    positions = op.Range(np.int64(0), n.count(x), np.int64(1))
     return scatter_add(op, x, taken(op.Reshape(positions, op.Shape(x))), dy)
 
 
@@ -57,12 +58,12 @@ def _scatter(op: Ops, x: ir.Value, indices: ir.Value, dy: ir.Value, axis: int) -
 
 
 def _gather_nd(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
-    return _put_back(op, n.x[0], dy, lambda p: op.GatherND(p, n.x[1], batch_dims=n.attr("batch_dims", 0)))
+    return _put_back(op, n, dy, lambda p: op.GatherND(p, n.x[1], batch_dims=n.attr("batch_dims", 0)))
 
 
 def _compress(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     attributes = {"axis": n.attr("axis")} if "axis" in n.node.attributes else {}
-    return _put_back(op, n.x[0], dy, lambda p: op.Compress(p, n.x[1], **attributes))
+    return _put_back(op, n, dy, lambda p: op.Compress(p, n.x[1], **attributes))
 
 
 def _top_k(op: Ops, n: Call, dy: ir.Value) -> ir.Value:

@@ -33,7 +33,7 @@ def _sum(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
 def _mean(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     if _is_noop(n):
         return dy
-    count = op.Div(*(op.ReduceProd(op.Shape(v), keepdims=0) for v in (n.x[0], n.y)))
+    count = op.Div(n.count(n.x[0]), n.count(n.y))
     return _sum(op, n, op.Div(dy, op.CastLike(count, dy)))
 
 
