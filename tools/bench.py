@@ -202,9 +202,8 @@ def main() -> None:
     if options.json:
         print(json.dumps({"size": options.size, "batch": options.batch, "gemm_flops": rate, "networks": rows}))
         return
-    table = Table(
-        title=f"One ascent step, {options.batch}x{options.size}, median ms; GEMM at {rate / 1e9:.0f} GFLOP/s", box=None
-    )
+    at = f"; GEMM at {rate / 1e9:.0f} GFLOP/s" if rate else ""
+    table = Table(title=f"One ascent step, {options.batch}x{options.size}, median ms{at}", box=None)
     columns = list(next(iter(rows.values())))
     for heading in ["network", *columns]:
         table.add_column(heading.replace("_", " "), justify="right")
