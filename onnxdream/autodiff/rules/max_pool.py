@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # No finite number is smaller.
 LOWEST = float(np.finfo(np.float32).min)
+_END = int(np.iinfo(np.int64).max)  # of any axis
 
 
 def _max_pool(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
@@ -163,8 +164,12 @@ def _by_masks(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     for axis in reversed(range(1, len(taps))):
         inside = replace(taps[axis], pad_begin=0, pad_end=0)
         pooled.append(_pooled_along(op, pooled[-1], inside, axis, len(taps)))
-    for axis, (x, y) in enumerate(zip(reversed(pooled), [n.y, *reversed(pooled[1:])], strict=True)):
-        dy = _along_axis(op, n, x, y, dy, taps[axis], axis)
+    whole = all(w.dilation == 1 and w.kernel >= w.stride for w in taps)  # windows leave no phase out
+    if lacks(n.target, NEW_AXES) and whole and len(taps) == 2 and taps[0].stride == taps[1].stride > 1:
+        dy = _along_both(op, pooled[0], pooled[1], n.y, dy, taps)
+    else:
+        for axis, (x, y) in enumerate(zip(reversed(pooled), [n.y, *reversed(pooled[1:])], strict=True)):
+            dy = _along_axis(op, n, x, y, dy, taps[axis], axis)
     return crop_to(op, dy, n.x[0], kernel)
 
 
@@ -185,31 +190,71 @@ def _pooled_along(op: Ops, x: ir.Value, w: Window, axis: int, spatial: int, *, c
 
 
 def _along_axis(op: Ops, n: Call, x: ir.Value, y: ir.Value, dy: ir.Value, w: Window, axis: int) -> ir.Value:
-    """Each tap of the window, in turn, takes the gradient where it equals the maximum and no earlier tap has taken it.
-
-    What tap k of window i took belongs to sample i * stride + k * dilation of `x`.
-    """
+    """The gradient of pooling `x` to `y` along one axis."""
     at = 2 + axis
+    parts = _phases(op, x, y, dy, w, axis)
+    if w.stride == 1:
+        return parts[0]
+    full = _chosen(op, parts, axis, n.rank() - 2) if lacks(n.target, NEW_AXES) else _interleaved(op, parts, at)
+    return op.Slice(full, [0], op.Slice(op.Shape(x), [at], [at + 1]), [at])
+
+
+def _along_both(op: Ops, x: ir.Value, widest: ir.Value, y: ir.Value, dy: ir.Value, taps: list[Window]) -> ir.Value:
+    """The gradient of pooling `x` along its columns to `widest` and this along its rows to `y`, with equal strides.
+
+    It is put together at the end, from every phase of both strides, and may have more rows and columns than `x`: zeros.
+    """
+    rows, columns = taps
+    parts = []
+    for row, part in enumerate(_phases(op, widest, y, dy, rows, 0, apart=True)):
+        picked = op.Slice(widest, [row], [_END], [2], [rows.stride])
+        parts += _phases(op, x, picked, part, columns, 1, row=row)
+    return op.DepthToSpace(op.Concat(*parts, axis=1), blocksize=rows.stride, mode="DCR")
+
+
+def _phases(
+    op: Ops,
+    x: ir.Value,
+    y: ir.Value,
+    dy: ir.Value,
+    w: Window,
+    axis: int,
+    *,
+    apart: bool = False,
+    row: int | None = None,
+) -> list[ir.Value]:
+    """What the samples of `x` get along one axis, phase by phase of the stride.
+
+    Each tap of the window, in turn, takes the gradient where it equals the maximum and no earlier tap has taken it.
+    What tap k of window i took belongs to sample i * stride + k * dilation of `x`. All phases are made as long as the
+    first, but for those that stay `apart`. With `row`, y and dy are those of every stride-th row of `x` from there on.
+    """
+    at, stride = 2 + axis, w.stride
     count, size = (op.Slice(op.Shape(v), [at], [at + 1]) for v in (dy, x))
-    length = op.Add(op.Mul(op.Sub(count, 1), w.stride), 1)  # from the first window's sample to the last one's
-    room = op.Sub(op.Div(op.Add(size, w.stride - 1), w.stride), count)  # samples more than windows, in each phase
+    length = op.Add(op.Mul(op.Sub(count, 1), stride), 1)  # from the first window's sample to the last one's
     phases: dict[int, ir.Value] = {}
     left = dy
     for tap in range(w.kernel):
         offset, taken = tap * w.dilation, left
         if tap + 1 < w.kernel:
-            sample = op.Slice(x, [offset], op.Add(length, offset), [at], [w.stride])
+            end = op.Add(length, offset)
+            if row is None:
+                sample = op.Slice(x, [offset], end, [at], [stride])
+            else:
+                sample = op.Slice(x, [row, offset], op.Concat([_END], end, axis=0), [2, at], [stride, stride])
             taken = op.Mul(left, op.CastLike(op.Equal(sample, y), dy))
             left = op.Sub(left, taken)
-        shift, phase = divmod(offset, w.stride)
-        shifted = op.Pad(taken, op.Concat([shift], op.Sub(room, shift), axis=0), None, [at])
+        shift, phase = divmod(offset, stride)
+        samples = op.Div(op.Add(size, stride - 1 - (phase if apart else 0)), stride)
+        pads, axes = op.Concat([shift], op.Sub(samples, op.Add(count, shift)), axis=0), [at]
+        if row is not None:
+            first, mine = (op.Slice(op.Shape(v), [2], [3]) for v in (x, dy))
+            below = op.Sub(op.Div(op.Add(first, stride - 1), stride), mine)
+            pads, axes = op.Concat([0, shift], below, op.Slice(pads, [1], [2]), axis=0), [2, at]
+        shifted = op.Pad(taken, pads, None, axes)
         phases[phase] = op.Add(phases[phase], shifted) if phase in phases else shifted
-    if w.stride == 1:
-        return phases[0]
-    nothing = op.Mul(phases[0], 0.0)
-    parts = [phases.get(p, nothing) for p in range(w.stride)]
-    full = _chosen(op, parts, axis, n.rank() - 2) if lacks(n.target, NEW_AXES) else _interleaved(op, parts, at)
-    return op.Slice(full, [0], size, [at])
+    nothing = op.Mul(phases[0], 0.0) if len(phases) < stride else phases[0]
+    return [phases.get(p, nothing) for p in range(stride)]
 
 
 def _padded_for_windows(op: Ops, n: Call, dy: ir.Value, kernel: Kernel) -> ir.Value:
@@ -232,7 +277,7 @@ def _interleaved(op: Ops, parts: list[ir.Value], axis: int) -> ir.Value:
     """The first samples of all parts along `axis`, then the second ones, and so on."""
     beside = op.Concat(*(op.Unsqueeze(p, [axis + 1]) for p in parts), axis=axis + 1)
     shape = op.Shape(parts[0])
-    after = op.Slice(shape, [axis + 1], [np.iinfo(np.int64).max])
+    after = op.Slice(shape, [axis + 1], [_END])
     return op.Reshape(beside, op.Concat(op.Slice(shape, [0], [axis]), [-1], after, axis=0))
 
 
