@@ -189,8 +189,8 @@ class Dreamer:
         stays = self._engine.has_memory and all(counts) and not any(tilings) and max(source.shape) <= LONGEST
         octaves = DeviceOctaves(source, scaling(self.engine)) if stays else HostOctaves(source)
         done = 0
-        for octave, (shape, count, tiling) in enumerate(zip(shapes, counts, tilings, strict=True)):
-            image, size = octaves.start(shape[2:]), sizes[octave]
+        for octave, (size, shape, count, tiling) in enumerate(zip(sizes, shapes, counts, tilings, strict=True)):
+            image = octaves.start(size)
             here = None if mask is None else _mask_at(mask, size)
             fetch: Any = functools.partial(np.asarray, image)
             ascent = self._steps(image, shape, here, rng, count, step_size, tiling)

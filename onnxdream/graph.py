@@ -105,10 +105,8 @@ def outline(graph: ir.Graph) -> onnx.ModelProto:
     large = [v for v in graph.initializers.values() if v.const_value is not None and v.const_value.size > SMALL]
     for value in large:
         assert value.const_value is not None
-        value.type, value.shape = (
-            ir.TensorType(value.const_value.dtype),
-            ir.Shape(list(value.const_value.shape.numpy())),
-        )
+        value.type = ir.TensorType(value.const_value.dtype)
+        value.shape = ir.Shape(list(value.const_value.shape.numpy()))
         del graph.initializers[str(value.name)]
         graph.inputs.append(value)
     try:

@@ -80,8 +80,8 @@ def _conv(op: Ops, n: Call) -> ir.Value | None:
     if not any(lacks(n.target, feature) for feature in (SAME_PADS, POINTWISE_PADS, FEW_PRODUCTS)):
         return None
     taps = _windows(n)
-    if lacks(n.target, FEW_PRODUCTS):
-        return winograd(op, n, taps)
+    if lacks(n.target, FEW_PRODUCTS) and (fewer := winograd(op, n, taps)) is not None:
+        return fewer
     same = lacks(n.target, SAME_PADS) and taps[0].same
     padded_pointwise = all(w.kernel == 1 for w in taps) and any(w.pad_begin or w.pad_end for w in taps)
     if not same and not (lacks(n.target, POINTWISE_PADS) and padded_pointwise):

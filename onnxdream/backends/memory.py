@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BackendError, OutOfMemoryError
+from ..graph import one_line
 from .turns import Turns
 
 turns = Turns()
@@ -48,15 +49,10 @@ class OnDevice:
         return read(self.value)
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says first, or its kind."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
 def translated(error: Exception) -> Exception:
     """An error of onnxruntime as one of ours."""
     text = str(error)
     signs = ("failed to allocate memory", "out of memory", "bad_alloc", "bad allocation")
     if isinstance(error, MemoryError) or any(sign in text.lower() for sign in signs):
         return OutOfMemoryError()
-    return BackendError(f"onnxruntime failed: {first_line(error)}")
+    return BackendError(f"onnxruntime failed: {one_line(error)}")

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..errors import BackendError, OptionError
-from ..graph import IR_VERSION, OPSET
+from ..graph import IR_VERSION, OPSET, one_line
 from ..trim import serialized
 from .loop import UNRECORDED, Loop
-from .memory import OnDevice, first_line, turns, using
+from .memory import OnDevice, turns, using
 
 if TYPE_CHECKING:
     import onnx
@@ -48,7 +48,7 @@ def runtime() -> ModuleType:
         import onnxruntime
     except Exception as error:
         raise BackendError(
-            f"onnxruntime cannot be imported ({first_line(error)}); install it with `pip install onnxdream[cpu]`, "
+            f"onnxruntime cannot be imported ({one_line(error)}); install it with `pip install onnxdream[cpu]`, "
             "or dream with --backend opencv"
         ) from error
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers() and hasattr(onnxruntime, "preload_dlls"):
@@ -139,7 +139,7 @@ class Session:
                 obtained = self._session.get_providers()[0]
                 reason = "it did not start" if obtained != wanted else ""
             except Exception as error:
-                obtained, reason = "", first_line(error)
+                obtained, reason = "", one_line(error)
             if obtained == wanted:
                 self.device = name
                 break

@@ -232,6 +232,10 @@ def _phases(
     at, stride = 2 + axis, w.stride
     count, size = (op.Slice(op.Shape(v), [at], [at + 1]) for v in (dy, x))
     length = op.Add(op.Mul(op.Sub(count, 1), stride), 1)  # from the first window's sample to the last one's
+    below = None
+    if row is not None:  # rows fewer than in the first phase
+        tall, mine = (op.Slice(op.Shape(v), [2], [3]) for v in (x, dy))
+        below = op.Sub(op.Div(op.Add(tall, stride - 1), stride), mine)
     phases: dict[int, ir.Value] = {}
     left = dy
     for tap in range(w.kernel):
@@ -246,12 +250,11 @@ def _phases(
             left = op.Sub(left, taken)
         shift, phase = divmod(offset, stride)
         samples = op.Div(op.Add(size, stride - 1 - (phase if apart else 0)), stride)
-        pads, axes = op.Concat([shift], op.Sub(samples, op.Add(count, shift)), axis=0), [at]
-        if row is not None:
-            first, mine = (op.Slice(op.Shape(v), [2], [3]) for v in (x, dy))
-            below = op.Sub(op.Div(op.Add(first, stride - 1), stride), mine)
-            pads, axes = op.Concat([0, shift], below, op.Slice(pads, [1], [2]), axis=0), [2, at]
-        shifted = op.Pad(taken, pads, None, axes)
+        behind = op.Sub(samples, op.Add(count, shift))
+        if below is None:
+            shifted = op.Pad(taken, op.Concat([shift], behind, axis=0), None, [at])
+        else:
+            shifted = op.Pad(taken, op.Concat([0, shift], below, behind, axis=0), None, [2, at])
         phases[phase] = op.Add(phases[phase], shifted) if phase in phases else shifted
     nothing = op.Mul(phases[0], 0.0) if len(phases) < stride else phases[0]
     return [phases.get(p, nothing) for p in range(stride)]
