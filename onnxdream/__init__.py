@@ -18,40 +18,40 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import errors, objectives
-    from .cluster import RayCluster
-    from .dream import Dream, Dreamer, Progress
+    from .cluster.ray import RayCluster
+    from .dream.dreamer import Dream, Dreamer, Progress
+    from .dream.step_graph import build_gradient_model, build_step_model
     from .errors import OnnxDreamError
-    from .feature.activations import activations
-    from .feature.grid import show
-    from .feature.visualize import visualize
-    from .model import Model, load_model
+    from .interpret.activations import activations
+    from .interpret.grid import show
+    from .interpret.visualizer import visualize
+    from .networks.model import Model, load_model
     from .objectives import Objective
-    from .step import build_gradient_model, build_step_model
+    from .video.dreamer import VideoDreamer
     from .video.filter import create_video_dreamer, dream_frames
-    from .video.job import dream_video
-    from .video.temporal import VideoDreamer
+    from .video.job.job import dream_video
 
 # Where each public name lives; imported on first use, so that `import onnxdream` costs next to nothing.
 _HOMES = {
-    "Dream": "dream",
-    "Dreamer": "dream",
-    "Model": "model",
+    "Dream": "dream.dreamer",
+    "Dreamer": "dream.dreamer",
+    "Model": "networks.model",
     "Objective": "objectives",
     "OnnxDreamError": "errors",
-    "Progress": "dream",
-    "RayCluster": "cluster",
-    "VideoDreamer": "video.temporal",
-    "activations": "feature.activations",
-    "build_gradient_model": "step",
-    "build_step_model": "step",
+    "Progress": "dream.dreamer",
+    "RayCluster": "cluster.ray",
+    "VideoDreamer": "video.dreamer",
+    "activations": "interpret.activations",
+    "build_gradient_model": "dream.step_graph",
+    "build_step_model": "dream.step_graph",
     "create_video_dreamer": "video.filter",
     "dream_frames": "video.filter",
-    "dream_video": "video.job",
+    "dream_video": "video.job.job",
     "errors": "",
-    "load_model": "model",
+    "load_model": "networks.model",
     "objectives": "",
-    "show": "feature.grid",
-    "visualize": "feature.visualize",
+    "show": "interpret.grid",
+    "visualize": "interpret.visualizer",
 }
 
 __all__ = [

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .dream import Dreamer
+from .dream.dreamer import Dreamer
+from .dream.step_graph import build_gradient_model
 from .errors import OptionError
 from .images import to_batch
+from .picture_files import noise
 from .settings import Settings, build_dreamer
-from .step import build_gradient_model
-from .stills import noise
-from .video.temporal import VideoDreamer
+from .video.dreamer import VideoDreamer
 
 # (height, width) by the names video has for them.
 SIZES = {"360p": (360, 640), "720p": (720, 1280), "1080p": (1080, 1920)}

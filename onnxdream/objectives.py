@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from .autodiff import Ops
-    from .graph import Shape
-    from .model import Layer
+    from .graph.shapes import Shape
+    from .networks.model import Layer
 
 
 @dataclass(frozen=True)
-class Reading:
+class Readout:
     """How a term weighs channels, apart from which: what objectives of one `kind` share, so that one graph serves all.
 
     `weights(channels)` gives the weights [C]; `build(op, a, shape, weights)` appends the term for weights [N,C].
@@ -57,7 +57,7 @@ class Term:
     build: Callable[[Ops, ir.Value, Shape], ir.Value] = field(repr=False, compare=False)
     check: Callable[[Layer], None] = field(repr=False, compare=False, default=lambda layer: None)
     local: bool = True
-    reading: Reading | None = field(repr=False, compare=False, default=None)
+    reading: Readout | None = field(repr=False, compare=False, default=None)
     couples: bool = False
     inputs: tuple[tuple[str, int], ...] = ()
     digest: int = 0
@@ -146,7 +146,7 @@ def channel(layer: str, *channels: int) -> Objective:
         return _over_places(op, op.Concat(*picked, axis=1) if len(picked) > 1 else picked[0], len(shape))
 
     text = ", ".join(str(c) for c in channels)
-    reading = Reading("mean", lambda count: _picking(count, *channels), _mean_reading)
+    reading = Readout("mean", lambda count: _picking(count, *channels), _mean_reading)
     return _one(
         Term(layer, f"channel({layer}, {text})", build, lambda at: _check_channels(at, channels), reading=reading)
     )
@@ -167,7 +167,7 @@ def neuron(layer: str, channel: int, y: int | None = None, x: int | None = None)
         return _over_places(op, place(op, op.Slice(a, [channel], [channel + 1], [1]), shape), len(shape))
 
     at = "" if y is None and x is None else f", {y}, {x}"
-    reading = Reading(
+    reading = Readout(
         f"neuron{at}",
         lambda count: _picking(count, channel),
         lambda op, a, shape, weights: _mean_reading(op, place(op, a, shape), shape, weights),
@@ -214,7 +214,7 @@ def direction(layer: str, vector: np.ndarray, cosine_power: float = 0.0) -> Obje
 
     kind = f"direction^{cosine_power:g}" if cosine_power else "mean"
     return _one(
-        Term(layer, f"direction({layer}, [{v.size}])", build, check, reading=Reading(kind, lambda count: v, reading))
+        Term(layer, f"direction({layer}, [{v.size}])", build, check, reading=Readout(kind, lambda count: v, reading))
     )
 
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import catalog, objectives
-from .dream import Dreamer, features
+from . import objectives
+from .dream.dreamer import Dreamer, features
 from .errors import LayerError, OptionError
 from .images import read_picture, read_settings
-from .model import Model, load_model
+from .networks import registry
+from .networks.model import Model, load_model
 from .objectives import Objective
 
 OBJECTIVES = ("l2", "mean", "channel", "neuron", "logit")
@@ -28,7 +29,7 @@ OBJECTIVES = ("l2", "mean", "channel", "neuron", "logit")
 class Settings:
     """Everything that decides what a dream looks like, in types that JSON and TOML know."""
 
-    model: str = catalog.DEFAULT
+    model: str = registry.DEFAULT
     layers: tuple[str, ...] = ()  # NAME or NAME:WEIGHT; empty: the model's recommended one
     objective: str = "l2"
     channels: tuple[int, ...] = ()

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # tools/ is not installed
 
 from onnxdream.images import read_picture  # noqa: E402
-from onnxdream.model import Model, load_model  # noqa: E402
+from onnxdream.networks.model import Model, load_model  # noqa: E402
 
 DATA = ROOT / "tests" / "data"
 

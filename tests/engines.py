@@ -7,9 +7,9 @@ import numpy as np
 
 from conftest import DATA
 from onnxdream import objectives
-from onnxdream.dream import Dreamer
+from onnxdream.dream.dreamer import Dreamer
 from onnxdream.images import read_picture, to_batch
-from onnxdream.model import load_model
+from onnxdream.networks.model import load_model
 
 LAYERS = {"squeezenet1_1": "fire5", "efficientnet_lite0": "block5"}
 

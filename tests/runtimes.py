@@ -19,7 +19,7 @@ import pytest
 
 from conftest import ROOT
 from float64 import run_float64
-from onnxdream.backends.ort import Session
+from onnxdream.engines.onnxruntime import Session
 
 WEB_VERSION = "1.30.0"
 

@@ -9,8 +9,8 @@ import pytest
 
 from onnxdream import objectives
 from onnxdream.benchmark import convolution_operations
-from onnxdream.dream import Dreamer
-from onnxdream.model import Model
+from onnxdream.dream.dreamer import Dreamer
+from onnxdream.networks.model import Model
 from small import onnxdream
 
 

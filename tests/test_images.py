@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 from conftest import DATA
-from onnxdream import stills
+from onnxdream import picture_files
 from onnxdream.errors import OptionError, OutputError, PictureError
 from onnxdream.images import (
     Picture,
@@ -325,7 +325,7 @@ def test_a_grey_profile_is_not_put_on_a_colour_picture(tmp_path: Path, photo: np
 def test_settings_are_found_in_sequences(tmp_path: Path, photo: np.ndarray) -> None:
     frames = [Picture(photo.astype(np.float32)), Picture(photo[::-1].astype(np.float32))]
     for name in ("a.gif", "a.webp"):
-        assert stills.write_sequence(tmp_path / name, iter(frames), SETTINGS) == 2
+        assert picture_files.write_sequence(tmp_path / name, iter(frames), SETTINGS) == 2
         assert read_settings(tmp_path / name) == SETTINGS
         with Image.open(tmp_path / name) as image:
             assert image.n_frames == 2
@@ -495,7 +495,7 @@ def test_resizing_keeps_what_it_can(photo: np.ndarray) -> None:
 
 def test_keep_colors_takes_lightness_from_one_and_colour_from_the_other(photo: np.ndarray) -> None:
     other = cv2.resize(skimage.data.coffee(), (130, 96), interpolation=cv2.INTER_AREA)
-    mixed = stills.keep_colors(other.astype(np.float32), photo.astype(np.float32))
+    mixed = picture_files.keep_colors(other.astype(np.float32), photo.astype(np.float32))
     light, colour, both = (cv2.cvtColor(p.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for p in (other, photo, mixed))
     inside = (mixed.min(2) > 1) & (mixed.max(2) < 254)  # where the mixture is a colour that a screen can show
     assert inside.mean() > 0.5
@@ -504,12 +504,12 @@ def test_keep_colors_takes_lightness_from_one_and_colour_from_the_other(photo: n
 
 
 def test_noise_is_seeded_and_smooth() -> None:
-    first = stills.noise((60, 80), 3)
-    np.testing.assert_array_equal(first, stills.noise((60, 80), 3))
-    assert np.abs(first - stills.noise((60, 80), 4)).mean() > 1
+    first = picture_files.noise((60, 80), 3)
+    np.testing.assert_array_equal(first, picture_files.noise((60, 80), 3))
+    assert np.abs(first - picture_files.noise((60, 80), 4)).mean() > 1
     assert first.min() >= 0
     assert first.max() <= 255
-    assert stills.noise((1, 1), 0).shape == (1, 1, 3)
+    assert picture_files.noise((1, 1), 0).shape == (1, 1, 3)
 
 
 def test_a_mask_is_its_lightness_or_its_alpha(tmp_path: Path, see_through: np.ndarray) -> None:
@@ -520,20 +520,22 @@ def test_a_mask_is_its_lightness_or_its_alpha(tmp_path: Path, see_through: np.nd
     white = Image.fromarray(np.dstack([see_through] * 3 + [np.full_like(see_through, 255)]))
     white.save(tmp_path / "opaque.png")
     for name in ("grey.png", "alpha.png", "opaque.png"):
-        np.testing.assert_allclose(stills.load_mask(tmp_path / name), see_through / 255, atol=1e-6)
+        np.testing.assert_allclose(picture_files.load_mask(tmp_path / name), see_through / 255, atol=1e-6)
 
 
 def test_a_source_is_brought_to_size(tmp_path: Path, photo: np.ndarray, see_through: np.ndarray) -> None:
     Image.fromarray(np.dstack([photo, see_through])).save(tmp_path / "a.png")
-    job = stills.Job(tmp_path / "a.png", tmp_path / "out.png")
-    picture = stills.load_source(job, size=65, noise_size=(0, 0), seed=0)
+    job = picture_files.Job(tmp_path / "a.png", tmp_path / "out.png")
+    picture = picture_files.load_source(job, size=65, noise_size=(0, 0), seed=0)
     assert picture.rgb.shape == (48, 65, 3)
     assert picture.alpha is not None
     assert picture.alpha.shape == (48, 65)
     with pytest.raises(PictureError, match="more than 400,000,000 pixels; choose a smaller size"):
-        stills.load_source(job, size=100_000, noise_size=(0, 0), seed=0)
+        picture_files.load_source(job, size=100_000, noise_size=(0, 0), seed=0)
     with pytest.raises(PictureError, match="30000x30000"):
-        stills.load_source(stills.Job(None, tmp_path / "out.png"), size=None, noise_size=(30000, 30000), seed=0)
+        picture_files.load_source(
+            picture_files.Job(None, tmp_path / "out.png"), size=None, noise_size=(30000, 30000), seed=0
+        )
 
 
 class TestPlans:
@@ -545,7 +547,7 @@ class TestPlans:
         (tmp_path / "out").mkdir()
 
         def targets(*args: object, **kwargs: object) -> list[str]:
-            return [str(j.target) for j in stills.plan_jobs(*args, **{"sequence": False, **kwargs})]  # type: ignore[arg-type]
+            return [str(j.target) for j in picture_files.plan_jobs(*args, **{"sequence": False, **kwargs})]  # type: ignore[arg-type]
 
         assert targets([a], None) == ["a-dream.png"]
         assert targets([a, b], None) == ["a-dream.png", "b.x-dream.png"]
@@ -567,7 +569,7 @@ class TestPlans:
         Path("b.gif").mkdir()
         a = Path("a.png")
         with pytest.raises(OptionError, match="name at least one picture"):
-            stills.plan_jobs([], None, sequence=False)
+            picture_files.plan_jobs([], None, sequence=False)
         refused = [
             ([a], a, False, "would overwrite a picture it is made from"),
             ([a], Path("../") / tmp_path.name / "a.png", False, "would overwrite a picture"),
@@ -582,4 +584,4 @@ class TestPlans:
         ]
         for sources, out, sequence, message in refused:
             with pytest.raises(OutputError, match=message):
-                stills.plan_jobs(sources, out, sequence=sequence)
+                picture_files.plan_jobs(sources, out, sequence=sequence)

@@ -31,11 +31,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from onnxdream import objectives
-from onnxdream.backends.choice import choose
 from onnxdream.benchmark import matrix_product_rate
+from onnxdream.dream.step_graph import build_step_model
+from onnxdream.engines.select import choose
 from onnxdream.images import read_picture, resize, to_batch
-from onnxdream.model import Model, load_model
-from onnxdream.step import build_step_model
+from onnxdream.networks.model import Model, load_model
 from tools import networks
 
 PICTURE = Path(__file__).parent.parent / "tests" / "data" / "rocket.jpg"

@@ -9,7 +9,7 @@ over the K frames of the fade (and the pairs around it) are given as ratios to t
 K = 1 is as good as a hard cut. `workers` times whole jobs on a real local Ray cluster, with nodes of one core each.
 `model` measures the core-seconds of decoding, cut detection, flow, ascent, encoding and joining, and computes from them
 the hours that each needs for an hour of film at 24 frames a second on N GPUs, each with the ascent of --gpu of the
-cores here (an assumption, not a measurement) and --cores of them beside it. Reading and writing share one 10 Gbit/s
+cores here (an assumption, not a measurement) and --cores of them beside it. Readout and writing share one 10 Gbit/s
 disk.
 """
 
@@ -37,17 +37,17 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxdream import objectives
-from onnxdream.cluster import RayCluster
-from onnxdream.dream import Dreamer
+from onnxdream.cluster.object_store import ObjectStoreFiles
+from onnxdream.cluster.ray import RayCluster
+from onnxdream.dream.dreamer import Dreamer
 from onnxdream.images import to_batch
-from onnxdream.model import load_model
-from onnxdream.shipment import Shipment
-from onnxdream.video.files import Encoding, finish, open_sink, open_source
-from onnxdream.video.job import dream_video
-from onnxdream.video.metrics import compare
-from onnxdream.video.schedule import SMOOTH
-from onnxdream.video.segments import Recipe
-from onnxdream.video.temporal import VideoDreamer
+from onnxdream.networks.model import load_model
+from onnxdream.video.dreamer import VideoDreamer
+from onnxdream.video.evaluate.metrics import compare
+from onnxdream.video.io.open import Encoding, finish, open_sink, open_source
+from onnxdream.video.job.job import dream_video
+from onnxdream.video.job.pipeline import JobSpec
+from onnxdream.video.timeline import SMOOTH
 
 OVERLAPS = (1, 8, 16, 24, 32)
 PART = 40  # frames
@@ -169,7 +169,7 @@ def terms(clip: Path, layer: str, folder: Path) -> Terms:
     dreamer, target = video_dreamer(layer), folder / "out.mkv"
     with open_source(clip) as video:
         info, decoded = video.info, list(video.frames())
-        recipe = Recipe(clip, {}, target, dreamer, Encoding(), longest=10**9)
+        recipe = JobSpec(clip, {}, target, dreamer, Encoding(), longest=10**9)
 
         def timed(work: Callable[[], Any], frames: int = len(decoded)) -> float:
             began = time.process_time()  # of all threads; other programs on the machine do not count
@@ -210,10 +210,10 @@ def store(folder: Path, megabytes: int = 200) -> float:
         with cluster.connected():
             cluster.on_each_node(os.path.abspath, "")  # starts a worker
             began = time.perf_counter()
-            shipment = Shipment({"film": folder / "film"})
-            cluster.on_each_node(Shipment.unpack, shipment)
+            shipment = ObjectStoreFiles({"film": folder / "film"})
+            cluster.on_each_node(ObjectStoreFiles.unpack, shipment)
             seconds = time.perf_counter() - began
-            cluster.on_each_node(Shipment.discard, shipment)
+            cluster.on_each_node(ObjectStoreFiles.discard, shipment)
     finally:
         made.shutdown()
     return megabytes * (1 << 20) / 1e6 / seconds

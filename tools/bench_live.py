@@ -27,13 +27,13 @@ import cv2
 import numpy as np
 
 from onnxdream import objectives
-from onnxdream.backends import opencv
-from onnxdream.dream import Dreamer
+from onnxdream.dream.dreamer import Dreamer
+from onnxdream.engines import opencv
 from onnxdream.images import to_batch
-from onnxdream.model import load_model
-from onnxdream.video.capture import Latest, open_feed
-from onnxdream.video.live import Live
-from onnxdream.video.temporal import VideoDreamer
+from onnxdream.networks.model import load_model
+from onnxdream.video.dreamer import VideoDreamer
+from onnxdream.video.live.capture import Latest, open_feed
+from onnxdream.video.live.session import Live
 
 CLIP = Path(__file__).parent.parent / "tests" / "data" / "clip.mp4"
 

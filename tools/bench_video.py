@@ -35,14 +35,14 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxdream import objectives
-from onnxdream.dream import Dreamer
+from onnxdream.dream.dreamer import Dreamer
 from onnxdream.images import to_batch
-from onnxdream.model import load_model
-from onnxdream.video.files import Encoding, finish, open_sink, open_source
-from onnxdream.video.job import dream_video, leave_processor_to
-from onnxdream.video.metrics import compare
-from onnxdream.video.schedule import SMOOTH
-from onnxdream.video.temporal import VideoDreamer
+from onnxdream.networks.model import load_model
+from onnxdream.video.dreamer import VideoDreamer
+from onnxdream.video.evaluate.metrics import compare
+from onnxdream.video.io.open import Encoding, finish, open_sink, open_source
+from onnxdream.video.job.job import dream_video, leave_processor_to
+from onnxdream.video.timeline import SMOOTH
 
 CLIPS = ("bikes", "bigbuckbunny", "carphone_pristine")
 METHODS: dict[str, dict[str, Any]] = {

@@ -36,11 +36,11 @@ from torch import nn
 from torch.nn import functional
 
 from onnxdream import objectives
-from onnxdream.feature.excite import excitement, picture_files, read_square
-from onnxdream.feature.parametrize import COLOR, frequencies
-from onnxdream.feature.transform import Warp
-from onnxdream.feature.visualize import Visualizer
-from onnxdream.model import load_model
+from onnxdream.interpret.parametrization import COLOR, frequencies
+from onnxdream.interpret.top_activations import excitement, picture_files, read_square
+from onnxdream.interpret.transforms import Warp
+from onnxdream.interpret.visualizer import Visualizer
+from onnxdream.networks.model import load_model
 from tools import networks
 
 LAYERS = {"squeezenet1_1": ("fire5", "fire8"), "efficientnet_lite0": ("block5", "block10")}

@@ -39,12 +39,12 @@ from onnxscript.optimizer import optimize_ir
 from torch import nn
 
 from onnxdream import objectives
-from onnxdream.backends.ort import Session
+from onnxdream.dream.step_graph import build_feature_model
+from onnxdream.engines.onnxruntime import Session
 from onnxdream.errors import ModelError, OnnxDreamError, OptionError, OutputError
+from onnxdream.export import export_model
 from onnxdream.images import write_whole
-from onnxdream.model import IMAGENET, Model, load_model
-from onnxdream.portable import export_model
-from onnxdream.step import build_feature_model
+from onnxdream.networks.model import IMAGENET, Model, load_model
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -368,7 +368,7 @@ def compare(model: Model, source: Source, size: tuple[int, int] | None = None) -
 
     The picture is of `size` (height, width), by default the size of the network's own pictures.
     """
-    height, width = size or model.only_size([model.output_name]) or source.size
+    height, width = size or model.fixed_input_size([model.output_name]) or source.size
     image = np.random.default_rng(0).uniform(0, 255, (1, 3, height, width)).astype(np.float32)
     mean, std = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (source.mean, source.std))
     prepared = torch.from_numpy(
@@ -465,7 +465,7 @@ def _make(source: Source, path: Path, options: argparse.Namespace) -> dict[str, 
     error = compare(model, source)
     if error > TOLERANCE:
         raise ModelError(f"{path.name}: its outputs differ from PyTorch's by {error:.1e}; it is not written")
-    only = model.only_size([model.output_name]) or (model.input_dims[2:] if all(model.input_dims[2:]) else None)
+    only = model.fixed_input_size([model.output_name]) or (model.input_dims[2:] if all(model.input_dims[2:]) else None)
     size = f"pictures of {only[1]}x{only[0]}" if only else "pictures of any size"
     told = {path.name: f"{len(model.layers)} layers, {size}, outputs within {error:.1e} of PyTorch's"}
     if options.layer:

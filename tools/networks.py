@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from onnxdream import catalog
+from onnxdream.networks import registry
 
 
 def bundled_weights(name: str) -> dict[str, Tensor]:
-    proto = onnx.load(catalog.find(name))
+    proto = onnx.load(registry.find(name))
     return {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in proto.graph.initializer}
 
 

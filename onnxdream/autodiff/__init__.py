@@ -1,6 +1,6 @@
 """Reverse-mode differentiation of ONNX graphs in standard ONNX operators."""
 
-from .backward import backward
+from .gradient import backward
 from .ops import Ops
 
 __all__ = ["Ops", "backward"]

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from ..graph import Shape
+    from ..graph.shapes import Shape
 
     Operand = ir.Value | np.ndarray | float | int | list[int] | list[float] | None
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .targets import HOST_COPIES, lacks
+from ..lowering.targets import HOST_COPIES, lacks
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from ..graph import Shape
+    from ..graph.shapes import Shape
     from .ops import Ops
 
 VJP = Callable[..., "ir.Value"]

@@ -37,14 +37,15 @@ def activations(
     """Show what the channels of a layer answer to a picture, strongest first."""
     import numpy as np
 
-    from .. import catalog, images
-    from ..feature import grid
-    from ..feature.activations import activations as compute
-    from ..feature.activations import strength
-    from ..feature.wanted import channel_label, chosen_channels
-    from ..model import load_model
+    from .. import images
+    from ..interpret import grid
+    from ..interpret.activations import activations as compute
+    from ..interpret.activations import strength
+    from ..interpret.targets import channel_label, chosen_channels
+    from ..networks import registry
+    from ..networks.model import load_model
 
-    loaded = load_model(model or catalog.DEFAULT)
+    loaded = load_model(model or registry.DEFAULT)
     name = layer or loaded.default_layer()
     target = out or Path(default_name(picture.stem, [name]))
     check_file(target)

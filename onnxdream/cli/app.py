@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import __version__, zoo
+from .. import __version__
 from ..errors import OnnxDreamError
+from ..networks import download
 from . import activations, atlas, bench, export, image, live, look, video, visualize
 from .cluster import RayCommand
 from .terminal import download_bar, error_line, note_line
@@ -67,7 +68,7 @@ def main() -> None:
     """Run the command line; every error on purpose is one line and an exit code."""
     warnings.filterwarnings("always", category=UserWarning)
     warnings.showwarning = _show_warning  # type: ignore[assignment]
-    zoo.watch(download_bar)
+    download.watch(download_bar)
     try:
         code = app(standalone_mode=False, prog_name="onnxdream")
         if code == INTERRUPTED:  # Typer takes the interrupt for itself

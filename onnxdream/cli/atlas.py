@@ -16,7 +16,7 @@ from .terminal import line, note_line, print_json, progress_bar
 from .visualize import ModelArgument, RecipeOption, SeedOption
 
 if TYPE_CHECKING:
-    from ..feature.atlas import Progress
+    from ..interpret.atlas import Progress
 
 
 def atlas(
@@ -45,9 +45,9 @@ def atlas(
     quiet: o.QuietOption = False,
 ) -> None:
     """Make a site that shows what every channel looks for, and what excites it; open its index.html in a browser."""
-    from ..feature.atlas import Plan, chosen_layers, fingerprint, make_atlas
-    from ..feature.wanted import shut_note
-    from ..model import load_model
+    from ..interpret.atlas import Plan, chosen_layers, fingerprint, make_atlas
+    from ..interpret.targets import shut_note
+    from ..networks.model import load_model
 
     cluster = cluster_from(ray, workers, cpus_per_worker, gpus_per_worker)
     began = time.perf_counter()

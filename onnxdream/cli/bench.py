@@ -27,7 +27,7 @@ def bench(
 ) -> None:
     """Measure how fast this machine dreams: ascent steps and video frames a second."""
     from .. import benchmark
-    from ..video.schedule import video_defaults
+    from ..video.timeline import video_defaults
 
     unknown = [name for name in sizes.split(",") if name not in benchmark.SIZES]
     if unknown:

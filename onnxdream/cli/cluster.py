@@ -14,7 +14,7 @@ from typer.core import TyperCommand
 from ..errors import OptionError
 
 if TYPE_CHECKING:
-    from ..cluster import RayCluster
+    from ..cluster.ray import RayCluster
 
 _PANEL = "On a cluster"
 _ADDRESS = re.compile(r"auto|ray://\S+|[^\s/:]+:\d+")
@@ -73,6 +73,6 @@ def cluster_from(ray: str | None, workers: int | None, cpus: int, gpus: float) -
         return None
     if not _ADDRESS.fullmatch(ray):
         raise OptionError(f"--ray {ray!r} is not auto, HOST:PORT or ray://HOST:PORT")
-    from ..cluster import RayCluster
+    from ..cluster.ray import RayCluster
 
     return RayCluster(ray, workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus)

@@ -36,8 +36,8 @@ def export(
     quiet: o.QuietOption = False,
 ) -> None:
     """Write the network up to a layer, with the gradient of an objective and a step of ascent, as one ONNX file."""
-    from .. import portable
-    from ..model import load_model
+    from .. import export
+    from ..networks.model import load_model
     from ..settings import build_objective
 
     given = {
@@ -58,13 +58,13 @@ def export(
     def verify(draft: Path) -> None:
         nonlocal error
         low = loaded.smallest_picture(goal.layers)
-        at = fixed or loaded.only_size(goal.layers) or (max(low[0], 160), max(low[1], 192))
-        error = portable.verify(draft, size=at, smooth=settings.smooth, half=settings.half)
-        if not error <= (portable.HALF_TOLERANCE if settings.half else portable.TOLERANCE):
+        at = fixed or loaded.fixed_input_size(goal.layers) or (max(low[0], 160), max(low[1], 192))
+        error = export.verify(draft, size=at, smooth=settings.smooth, half=settings.half)
+        if not error <= (export.HALF_TOLERANCE if settings.half else export.TOLERANCE):
             raise VerifyError(f"{path}: not written: its gradient is off by {error:.1e} of its directional derivatives")
 
-    staircase = check and portable.is_staircase(loaded.proto)
-    portable.export_model(
+    staircase = check and export.is_staircase(loaded.proto)
+    export.export_model(
         loaded, goal, path,
         gradient_only=gradient_only, smooth=settings.smooth, size=fixed, target=target, half=settings.half,
         check=verify if check and not staircase else None,

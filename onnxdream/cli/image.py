@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.progress import Progress
 
-    from ..cluster import RayCluster
-    from ..dream import Dream, Dreamer
+    from ..cluster.ray import RayCluster
+    from ..dream.dreamer import Dream, Dreamer
     from ..images import Picture
+    from ..picture_files import Job
     from ..settings import Settings
-    from ..stills import Job
 
 
 @o.with_look()
@@ -43,7 +43,7 @@ def image(
     ] = None,
     frames: Annotated[int, typer.Option(min=1, help="Dream again and again: a sequence of this many.")] = 1,
     zoom: Annotated[float, typer.Option(help="Enlarge this much between the frames.")] = 1.04,
-    rotate: Annotated[float, typer.Option(help="Turn this many degrees between the frames.")] = 0.0,
+    rotate: Annotated[float, typer.Option(help="BoundRun this many degrees between the frames.")] = 0.0,
     ray: RayOption = None,
     workers: WorkersOption = None,
     cpus_per_worker: CpusOption = 1,
@@ -57,8 +57,8 @@ def image(
     quiet: o.QuietOption = False,
 ) -> None:
     """Dream a picture, or several, or a sequence that falls into itself (--frames)."""
-    from .. import stills
-    from ..backends.choice import device_for
+    from .. import picture_files
+    from ..engines.select import device_for
     from ..settings import build_dreamer
 
     cluster = cluster_from(ray, workers, cpus_per_worker, gpus_per_worker)
@@ -66,19 +66,21 @@ def image(
     device = device_for(backend, device)
     if from_noise and pictures:
         raise OptionError("--from-noise starts from nothing; leave the picture out")
-    stills.check_sequence(frames, zoom, rotate)
+    picture_files.check_sequence(frames, zoom, rotate)
     began = time.perf_counter()
     run = _Run(
         settings=settings,
         stored=settings.stored(),
         size=size,
         noise_size=o.parse_size(from_noise) if from_noise else (0, 0),
-        mask=stills.load_mask(mask) if mask else None,
+        mask=picture_files.load_mask(mask) if mask else None,
         frames=frames,
         zoom=zoom,
         rotate=rotate,
     )
-    jobs = stills.plan_jobs(pictures or [], out, sequence=frames > 1, noise_seed=settings.seed if from_noise else None)
+    jobs = picture_files.plan_jobs(
+        pictures or [], out, sequence=frames > 1, noise_seed=settings.seed if from_noise else None
+    )
     memory = o.parse_bytes(max_memory)
     # A single bad picture is found before the network is loaded; in a batch it must not stop the others.
     first = run.load(jobs[0]) if len(jobs) == 1 else None
@@ -131,26 +133,26 @@ class _Run:
     rotate: float
 
     def load(self, job: Job) -> Picture:
-        from .. import stills
+        from .. import picture_files
 
-        return stills.load_source(job, size=self.size, noise_size=self.noise_size, seed=self.settings.seed)
+        return picture_files.load_source(job, size=self.size, noise_size=self.noise_size, seed=self.settings.seed)
 
     def parts(
         self, dreamer: Dreamer, picture: Picture, on_step: Callable[[Any], None] | None = None
     ) -> Iterable[tuple[Picture, Dream]]:
         """Dream one picture, again and again where a sequence is asked for."""
-        from .. import stills
+        from .. import picture_files
 
         if self.frames == 1:
-            return [stills.dream_picture(dreamer, picture, self.settings, mask=self.mask, on_step=on_step)]
-        return stills.ouroboros(
+            return [picture_files.dream_picture(dreamer, picture, self.settings, mask=self.mask, on_step=on_step)]
+        return picture_files.zoom_sequence(
             dreamer, picture, self.settings, frames=self.frames, zoom=self.zoom, rotate=self.rotate, mask=self.mask,
             on_step=on_step,
         )  # fmt: skip
 
     def write(self, job: Job, parts: Iterable[tuple[Picture, Dream]]) -> list[Dream]:
         """Write what was dreamed; the dreams without their pictures."""
-        from .. import images, stills
+        from .. import images, picture_files
 
         dreams: list[Dream] = []
 
@@ -160,7 +162,7 @@ class _Run:
                 yield part
 
         if self.frames > 1:
-            stills.write_sequence(job.target, kept(), self.stored)
+            picture_files.write_sequence(job.target, kept(), self.stored)
         else:
             for dreamed in kept():
                 images.write_picture(job.target, dreamed, self.stored)

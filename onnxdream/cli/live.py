@@ -72,14 +72,14 @@ def live(
     Keys in the window: up and down go through the layers, + and - change the strength, space freezes, s writes a
     snapshot, r starts and ends a recording, h hides the text, q quits.
     """
-    from ..backends.choice import device_for
+    from ..engines.select import device_for
     from ..settings import build_dreamer
-    from ..video.capture import Latest, open_feed
-    from ..video.live import Live
-    from ..video.outputs import Output, Page, Pipe, Recording
-    from ..video.schedule import video_defaults
-    from ..video.temporal import VideoDreamer
-    from ..video.window import Window
+    from ..video.dreamer import VideoDreamer
+    from ..video.live.capture import Latest, open_feed
+    from ..video.live.outputs import Output, Page, Pipe, Recording
+    from ..video.live.session import Live
+    from ..video.live.window import Window
+    from ..video.timeline import video_defaults
 
     if out == "-":
         quiet = True

@@ -14,15 +14,15 @@ from .terminal import print_json
 
 def models(as_json: o.JsonOption = False) -> None:
     """List the networks, those that are downloaded on demand too, and the presets."""
-    from .. import catalog, zoo
+    from ..networks import download, registry
     from ..settings import PRESETS
 
-    records = [_network(name, card) for name, card in catalog.networks().items()]
+    records = [_network(name, card) for name, card in registry.networks().items()]
     if as_json:
         print_json({"models": records, "presets": PRESETS})
         return
     show_table("Networks", ["name", "what", "size", "downloaded", "recommended layers", "licence"], [
-        [r["name"], r["title"], zoo.size_text(r["bytes"]), "yes" if r["downloaded"] else "no",
+        [r["name"], r["title"], download.size_text(r["bytes"]), "yes" if r["downloaded"] else "no",
          " ".join(r["recommended"]), r["licence"].partition(";")[0]]
         for r in records
     ])  # fmt: skip
@@ -34,18 +34,18 @@ def models(as_json: o.JsonOption = False) -> None:
 
 def _network(name: str, card_path: Path) -> dict[str, Any]:
     """What is known about a network without loading it. Raises ModelError naming what is wrong with its card."""
-    from .. import catalog, zoo
-    from ..model import Card
+    from ..networks import download, registry
+    from ..networks.model import Card
 
     fields = ("title", "licence", "source", "sha256", "recommended")
     about: dict[str, Any] = dict.fromkeys(fields, "") | {"recommended": []}
     if card_path.is_file():
         card = Card.read(card_path)
         about = {field: getattr(card, field) for field in fields}
-    file = catalog.beside(card_path)
+    file = registry.beside(card_path)
     if file:
         return {"name": name, **about, "bytes": file.stat().st_size, "downloaded": True, "file": str(file), "urls": []}
-    source = zoo.Source.read(card_path)
+    source = download.Source.read(card_path)
     return {
         "name": name, **about, "bytes": source.bytes, "downloaded": source.is_there(), "file": str(source.path),
         "urls": source.urls,
@@ -58,7 +58,7 @@ def layers(
     as_json: o.JsonOption = False,
 ) -> None:
     """List the layers of a network: operator, channels, stride, receptive field; * marks the recommended ones."""
-    from ..model import load_model
+    from ..networks.model import load_model
 
     loaded = load_model(model)
     found = loaded.layers.values()
@@ -82,7 +82,7 @@ def layers(
 
 def info(as_json: o.JsonOption = False) -> None:
     """Show versions, devices, and what is wrong with the installation."""
-    from ..diagnosis import diagnose
+    from ..environment import diagnose
 
     report = diagnose()
     if as_json:

@@ -176,7 +176,7 @@ def settings_from(look: Look) -> Settings:
 def _stored_look(path: Path) -> Look:
     """What a dreamed picture or video stores about how it looks, without how it moves."""
     if path.suffix.lower() in _VIDEOS or path.is_dir():
-        from ..video.files import read_video_settings as read
+        from ..video.io.open import read_video_settings as read
     else:
         from ..images import read_settings as read
     return {name: value for name, value in read(path).items() if name not in _MOVES}

@@ -23,7 +23,7 @@ from rich.progress import (
 )
 
 from ..errors import WriteError
-from ..zoo import size_text
+from ..networks.download import size_text
 
 console = Console(stderr=True, highlight=False, emoji=False)
 quiet = False  # set by --quiet, for what is printed from deep inside

@@ -84,11 +84,11 @@ def video(
     quiet: o.QuietOption = False,
 ) -> None:
     """Dream a video, steadily, with its sound. Run the same command again to go on after an interruption."""
-    from ..backends.choice import device_for
-    from ..video.files import Encoding
-    from ..video.job import dream_video, leave_processor_to
-    from ..video.schedule import Schedule, video_defaults
-    from ..video.temporal import VideoDreamer
+    from ..engines.select import device_for
+    from ..video.dreamer import VideoDreamer
+    from ..video.io.open import Encoding
+    from ..video.job.job import dream_video, leave_processor_to
+    from ..video.timeline import Schedule, video_defaults
 
     _check_out(out, as_json=as_json)
     if preview is not None and look.get("guide") and preview.absolute() == look["guide"].absolute():
@@ -167,7 +167,7 @@ def compare(
     as_json: o.JsonOption = False,
 ) -> None:
     """Measure how steady dreamed videos are: warp error, flicker, strength, colour drift."""
-    from ..video.report import check_chart, measure_videos, plot_reports
+    from ..video.evaluate.report import check_chart, measure_videos, plot_reports
 
     if plot is not None:
         check_chart(plot)

@@ -22,9 +22,9 @@ from .terminal import line, note_line, print_json, progress_bar
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..feature.visualize import Climb, Visualizer
-    from ..feature.wanted import Wanted
-    from ..model import Model
+    from ..interpret.targets import Wanted
+    from ..interpret.visualizer import StepProgress, Visualizer
+    from ..networks.model import Model
 
 _WHAT, _HOW = "What to show", "How it is made"
 
@@ -93,10 +93,10 @@ def visualize(
 ) -> None:
     """Make pictures of what channels, neurons or classes of a network look for."""
     from .. import images
-    from ..feature import wanted as w
-    from ..feature.grid import layout, show
-    from ..feature.visualize import Visualizer
-    from ..model import load_model
+    from ..interpret import targets as w
+    from ..interpret.grid import layout, show
+    from ..interpret.visualizer import Visualizer
+    from ..networks.model import load_model
 
     began = time.perf_counter()
     _check_together({
@@ -123,7 +123,7 @@ def visualize(
         check_folder(target)
     for file in files if target.is_dir() else [] if single else [target]:
         check_file(file)
-    only = loaded.only_size(shown, channels=True)
+    only = loaded.fixed_input_size(shown, channels=True)
     sides = only or (size, size)
     columns = columns or diversity or (len(goals) if interpolate else len(shown) if len(shown) > 1 else None)
     began_from = images.read_picture(start).rgb if start else None
@@ -199,7 +199,7 @@ def _check_together(given: dict[str, bool]) -> None:
 
 def _single_files(folder: Path, model: str, goals: list[Wanted]) -> list[Path]:
     """A file in `folder` for each of `goals`."""
-    from ..feature.site import slug
+    from ..interpret.site import slug
 
     names = [(goal.objective.layers[0], goal.label) for goal in goals]
     return [
@@ -219,7 +219,7 @@ def _goals(
     frames: int,
 ) -> list[Wanted]:
     """What was asked for. Raises OptionError and LayerError."""
-    from ..feature import wanted as w
+    from ..interpret import targets as w
     from ..settings import parse_channels
 
     if len(layers) > 1 and (classes or interpolate):
@@ -267,7 +267,7 @@ def _climbed(
         total = visualizer.steps * sum(map(len, facets))
         task = bar.add_task("climbing", total=total, state="")
 
-        def on_step(progress: Climb) -> None:
+        def on_step(progress: StepProgress) -> None:
             bar.update(task, advance=progress.pictures, state=f"step {progress.step}/{progress.steps}")
 
         for facet in facets:

@@ -1,1 +1,1 @@
-"""Video: frames from files, pictures and pipes, and back into them."""
+"""Video: the temporal core, its optical flow and frame formats."""

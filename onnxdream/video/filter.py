@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..dream import DEFAULT_MAX_MEMORY
+from ..dream.dreamer import DEFAULT_MAX_MEMORY
 from ..errors import OptionError
 from ..settings import build_dreamer, layered
+from .dreamer import VideoDreamer
 from .habits import checked_size
-from .schedule import video_defaults
-from .temporal import VideoDreamer
+from .timeline import video_defaults
 
 
 def create_video_dreamer(

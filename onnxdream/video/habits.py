@@ -9,10 +9,10 @@ import numpy as np
 
 from ..errors import OptionError
 from ..settings import Settings, build_objective
-from .budget import Budget, Effort
+from .rate_control import Budget, Effort
 
 if TYPE_CHECKING:
-    from ..dream import Dreamer
+    from ..dream.dreamer import Dreamer
 
 _COUNTS = (int, np.integer)
 _NUMBERS = (float, np.floating, *_COUNTS)

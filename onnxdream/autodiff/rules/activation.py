@@ -6,8 +6,8 @@ import functools
 import math
 from typing import TYPE_CHECKING
 
+from ...lowering.targets import FUSED_MASKS, lacks
 from ..registry import Call, rule
-from ..targets import FUSED_MASKS, lacks
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...geometry import Window, windows
+from ...lowering.targets import TRANSPOSED, lacks
+from ...networks.receptive_field import Window, windows
 from ..registry import Call, rule
-from ..targets import TRANSPOSED, lacks
 
 if TYPE_CHECKING:
     import onnx_ir as ir

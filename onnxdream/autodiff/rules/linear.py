@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..backward import unbroadcast
+from ..gradient import unbroadcast
 from ..registry import Call, rule
 
 if TYPE_CHECKING:

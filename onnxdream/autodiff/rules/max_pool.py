@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...geometry import Window
+from ...lowering.targets import INDICES, NEW_AXES, lacks
+from ...networks.receptive_field import Window
 from ..registry import Call, rule
-from ..targets import INDICES, NEW_AXES, lacks
 from .activation import vanishes
 from .conv import Kernel, comb, conv, crop_to, repeated, same_overhang, spatial_shape, window_kernel, zero_stuffed
 from .gather import scatter_add

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..backward import unbroadcast
+from ..gradient import unbroadcast
 from ..registry import Call, rule
 
 if TYPE_CHECKING:

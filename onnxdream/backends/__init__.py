@@ -1,1 +1,0 @@
-"""Inference engines. ONNX Runtime is the one a dream runs on."""

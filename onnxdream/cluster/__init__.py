@@ -1,0 +1,1 @@
+"""Dreaming on a Ray cluster."""

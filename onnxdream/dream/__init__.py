@@ -1,0 +1,1 @@
+"""The dream: step graphs, octaves and tiles."""

@@ -1,0 +1,370 @@
+"""The dream: gradient ascent on a picture, octave by octave."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from ..autodiff.registry import RULES
+from ..engines.octaves import LONGEST, DeviceOctaves, HostOctaves, scaling
+from ..engines.onnxruntime import SessionCache
+from ..engines.select import choose, resolved
+from ..errors import NoGradientError, OptionError, PictureError
+from ..graph.shapes import inputs_of
+from ..images import from_batch, resize, to_batch
+from ..networks.model import Model
+from ..objectives import Objective, l2
+from .step_graph import build_feature_model, build_gradient_model, build_objective_model, build_step_model
+from .tiling import Tiling, bytes_per_pixel, climb, plan_tiles, step_bytes
+
+if TYPE_CHECKING:
+    import onnx
+
+DEFAULT_MAX_MEMORY = 4 << 30
+_OPTIONS = (
+    "octaves", "octave_scale", "steps", "step_size", "jitter", "smooth", "half", "seed", "max_memory", "device",
+    "threads",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a dream stands after one step."""
+
+    octave: int  # from 0, smallest first
+    octaves: int
+    step: int  # from 0, within the octave
+    steps: int
+    size: tuple[int, int]  # (height, width) of this octave
+    objective: float  # before this step, mean over the batch
+    picture: Callable[[], np.ndarray]  # fetches the picture so far, uint8 [N,h,w,3] RGB; to be called before it goes on
+
+
+@dataclass(frozen=True)
+class Dream:
+    """A finished dream and what it took."""
+
+    picture: np.ndarray  # uint8 [H,W,3] RGB
+    exact: np.ndarray  # the same before rounding, float32 [H,W,3] in 0..255
+    objective_before: float
+    objective_after: float
+    steps: int
+    seconds: float
+    provider: str
+    cancelled: bool = False
+
+
+class Dreamer:
+    """Dreams pictures with one network and one objective; holds the compiled graphs between pictures.
+
+    Octaves go from small to large (Mordvintsev et al. 2015): each starts from the source scaled to its size plus the
+    detail dreamed so far, scaled up. One step moves each pixel by `step_size` (0..255 units) on average; a negative one
+    goes downhill. `jitter` is the largest random roll in pixels, drawn anew for each step from `seed`. `smooth` blurs
+    the gradient by a cascade of Gaussians around this many pixels. With `half` the network ascends in half precision,
+    which some devices are faster at. Pictures whose step would need more than `max_memory` bytes are dreamed in tiles.
+
+    The same arguments give the same bytes on CPU. Raises OptionError for settings out of range, and what
+    `build_step_model` and the backend raise.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        objective: Objective | None = None,
+        *,
+        octaves: int = 4,
+        octave_scale: float = 1.4,
+        steps: int = 10,
+        step_size: float = 1.5,
+        jitter: int = 32,
+        smooth: float = 0.0,
+        half: bool = False,
+        seed: int = 0,
+        max_memory: int = DEFAULT_MAX_MEMORY,
+        device: str = "auto",
+        threads: int = 0,
+    ) -> None:
+        _require(1 <= octaves <= 64, "octaves", octaves, "between 1 and 64")
+        _require(1 < octave_scale <= 8, "octave_scale", octave_scale, "above 1 and at most 8")
+        _require(0 <= steps <= 100_000, "steps", steps, "between 0 and 100000")
+        _require(-255 <= step_size <= 255, "step_size", step_size, "between -255 and 255")
+        _require(0 <= jitter <= 100_000, "jitter", jitter, "between 0 and 100000")
+        _require(0 <= smooth <= 16, "smooth", smooth, "between 0 and 16")
+        _require(seed >= 0, "seed", seed, "at least 0")
+        _require(max_memory >= 1 << 26, "max_memory", max_memory, "at least 64 MiB, such as 64M or 4G")
+        _require(0 <= threads <= 1024, "threads", threads, "between 0 and 1024")
+        self.model, self.objective = model, objective or l2(model.default_layer())
+        self.octaves, self.octave_scale, self.steps = octaves, octave_scale, steps
+        self.step_size, self.jitter, self.smooth, self.seed = step_size, jitter, smooth, seed
+        self.half, self.max_memory = half, max_memory
+        self.device, self.threads = device, threads
+        self._engine = choose(device)
+        self._sessions = SessionCache(device, threads=threads, limit=max_memory, session=self._engine.session)
+        self._graphs: dict[tuple[str, bool], onnx.ModelProto] = {}
+        self._tiles: dict[tuple[int, ...], Tiling | None] = {}
+        layers = self.objective.layers
+        self._layers = [model.layer(name) for name in layers]
+        self.smallest, self.fixed_input_size = model.smallest_picture(layers), model.fixed_input_size(layers)
+        try:
+            self._graph("step", False)  # whatever is wrong with the objective is found now
+        except NoGradientError as error:
+            near = ", ".join(_working_layers(model, layers))
+            raise NoGradientError(
+                f"{error}; {f'layers before it that work: {near}' if near else 'no layer works'}"
+            ) from error
+        self._per_pixel = bytes_per_pixel(self._graph("objective", False), model.probe)
+
+    def with_objective(self, objective: Objective) -> Dreamer:
+        """Another Dreamer, alike but for its objective. Raises as the constructor does."""
+        return Dreamer(self.model, objective, **{name: getattr(self, name) for name in _OPTIONS})
+
+    def dream(
+        self,
+        picture: np.ndarray,
+        *,
+        mask: np.ndarray | None = None,
+        on_step: Callable[[Progress], bool | None] | None = None,
+    ) -> Dream:
+        """Dream `picture`, uint8 or float [H,W,3] RGB in 0..255.
+
+        `mask` [H,W] in 0..1 says where to dream. `on_step` is called after each step; when it returns False the dream
+        stops there. Raises PictureError when the picture is smaller than the layer can work on.
+        """
+        began = time.perf_counter()
+        source = to_batch(picture)
+        self.check_size(source.shape[2:])
+        before = self.measure(source)
+        dreamed, done, cancelled = self.ascend(source, mask=mask, on_step=on_step)
+        after = self.measure(dreamed)
+        if done and mask is None and self.step_size and before == after and np.array_equal(source, dreamed):
+            warnings.warn(f"{self.objective!r} does not respond to this picture, so nothing was dreamed", stacklevel=2)
+        exact = from_batch(dreamed)
+        return Dream(
+            picture=np.rint(exact).astype(np.uint8),
+            exact=exact,
+            objective_before=before,
+            objective_after=after,
+            steps=done,
+            seconds=time.perf_counter() - began,
+            provider=self.provider(source.shape),
+            cancelled=cancelled,
+        )
+
+    def ascend(
+        self,
+        source: np.ndarray,
+        *,
+        mask: np.ndarray | None = None,
+        on_step: Callable[[Progress], bool | None] | None = None,
+        rng: np.random.Generator | None = None,
+        steps: int | Sequence[int] | None = None,
+        step_size: float | None = None,
+    ) -> tuple[np.ndarray, int, bool]:
+        """Dream a batch float32 [N,3,H,W] RGB 0..255; returns (the dreamed batch, steps taken, whether cancelled).
+
+        `steps` an octave, or for each octave from the smallest (the last ones where octaves are left out; fewer than
+        `octaves` leave out the smallest), and `step_size` are the Dreamer's own where they are None; `rng` draws the
+        jitter, seeded anew where it is None.
+        """
+        each = self.steps if steps is None else steps
+        step_size = self.step_size if step_size is None else step_size
+        rng = rng or np.random.default_rng(self.seed)
+        if mask is not None and (np.ndim(mask) != 2 or 0 in np.shape(mask) or not np.isfinite(mask).all()):
+            raise PictureError(f"a mask must be [H,W] of numbers in 0..1; this one is {list(np.shape(mask))}")
+        sizes = self.octave_sizes(source.shape[2:], None if isinstance(each, int) else len(each))
+        if not sizes:
+            return source, 0, False
+        counts = [each] * len(sizes) if isinstance(each, int) else list(each[-len(sizes) :])
+        shapes = [(*source.shape[:2], *size) for size in sizes]
+        tilings = [self._tiling(shape, beside=2 * source.nbytes) for shape in shapes]
+        stays = self._engine.has_memory and all(counts) and not any(tilings) and max(source.shape) <= LONGEST
+        octaves = DeviceOctaves(source, scaling(self.engine)) if stays else HostOctaves(source)
+        done = 0
+        for octave, (size, shape, count, tiling) in enumerate(zip(sizes, shapes, counts, tilings, strict=True)):
+            image = octaves.start(size)
+            here = None if mask is None else _mask_at(mask, size)
+            fetch: Any = functools.partial(np.asarray, image)
+            ascent = self._steps(image, shape, here, rng, count, step_size, tiling)
+            for step, (objective, fetch) in enumerate(ascent):
+                done += 1
+                if on_step is not None:
+                    picture = _as_pictures(fetch)
+                    progress = Progress(octave, len(sizes), step, count, size, float(objective.mean()), picture)
+                    if on_step(progress) is False:
+                        return octaves.whole(fetch), done, True
+            if octave + 1 < len(sizes):
+                octaves.end(fetch)
+        return octaves.whole(fetch), done, False
+
+    def measure(self, batch: np.ndarray) -> float:
+        """The objective on `batch` float32 [N,3,H,W], mean over the batch and, where it needs them, over tiles."""
+        tiling = self._tiling(batch.shape, beside=2 * batch.nbytes)
+        run = self._session("objective", batch.shape, tiling).run
+        value = run({"image": batch})["objective"] if tiling is None else tiling.objective(run, batch)
+        return float(value.mean())
+
+    def check_size(self, size: tuple[int, ...]) -> None:
+        """Raise PictureError when no picture of `size` (height, width) can be dreamed."""
+        (height, width), low = size, self.smallest
+        layers = ", ".join(self.objective.layers)
+        fixed = self.fixed_input_size
+        if fixed is not None and fixed != (height, width):
+            raise PictureError(
+                f"{layers} works only on pictures of {fixed[1]}x{fixed[0]}, not {width}x{height}; "
+                "resize the picture or choose an earlier layer"
+            )
+        if height < low[0] or width < low[1]:
+            raise PictureError(
+                f"a picture of {width}x{height} is too small for {layers}, which needs at least {low[1]}x{low[0]}; "
+                "enlarge it or choose an earlier layer"
+            )
+
+    def octave_sizes(self, size: tuple[int, ...], octaves: int | None = None) -> list[tuple[int, int]]:
+        """(height, width) of each of `octaves`, smallest first, none below the layer's smallest workable picture.
+
+        Raises PictureError when even the full size is below it; warns when octaves are left out.
+        """
+        self.check_size(size)
+        (height, width), low = size, self.fixed_input_size or self.smallest
+        sizes, octaves = [], self.octaves if octaves is None else octaves
+        for octave in reversed(range(octaves)):
+            scale = self.octave_scale**octave
+            at = (round(height / scale), round(width / scale))
+            if at[0] >= low[0] and at[1] >= low[1]:
+                sizes.append(at)
+        if len(sizes) < octaves:
+            left_out, layers = octaves - len(sizes), ", ".join(self.objective.layers)
+            warnings.warn(f"{left_out} of {octaves} octaves left out: {layers} needs {low[1]}x{low[0]}", stacklevel=2)
+        return sizes
+
+    def provider(self, shape: tuple[int, ...]) -> str:
+        """What dreams batches of this shape: ONNX Runtime's name of its provider, or OpenCV."""
+        return str(self._session("objective", shape, self._tiling(shape, beside=8 * math.prod(shape))).provider)
+
+    @property
+    def engine(self) -> str:
+        """What is to run the network: a device of ONNX Runtime, or an engine that is a device of its own."""
+        return resolved(self.device)
+
+    def _steps(
+        self,
+        image: Any,
+        shape: tuple[int, ...],
+        mask: np.ndarray | None,
+        rng: np.random.Generator,
+        steps: int,
+        step_size: float,
+        tiling: Tiling | None,
+    ) -> Iterator[tuple[np.ndarray, Any]]:
+        """Ascend from what an octave of this shape starts from, yielding (objective, fetch) after each step."""
+        shifts = [tuple(int(v) for v in rng.integers(-self.jitter, self.jitter + 1, 2)) for _ in range(steps)]
+        if tiling is None:
+            session = self._session("step", shape, None, mask=mask is not None)
+            yield from session.ascend(image, [(step_size, (dy, dx)) for dy, dx in shifts], mask)
+            return
+        gradients = self._session("gradient", shape, tiling)
+        image = image.copy()
+        for shift in shifts:
+            objective, gradient = tiling.gradient(gradients.run, image, shift, rng)
+            climb(image, gradient, step_size, mask, self.smooth)
+            del gradient
+            yield objective, image.copy
+
+    def _graph(self, kind: str, mask: bool) -> onnx.ModelProto:
+        key = (kind, mask)
+        if key not in self._graphs:
+            about = (self.model, self.objective)
+            target = self._engine.target
+            build: dict[str, Callable[[], Any]] = {
+                "step": lambda: build_step_model(*about, smooth=self.smooth, mask=mask, target=target, half=self.half),
+                "gradient": lambda: build_gradient_model(*about, target=target, half=self.half),
+                "objective": lambda: build_objective_model(*about, target=target),
+            }
+            self._graphs[key] = build[kind]()
+        return self._graphs[key]
+
+    def _session(self, kind: str, shape: tuple[int, ...], tiling: Tiling | None, *, mask: bool = False) -> Any:
+        """The session that runs graphs of this kind on batches of this shape, or on their tiles."""
+        batch, _, height, width = (*shape[:2], *tiling.tile) if tiling else shape
+        held = self.max_memory if tiling else step_bytes(self._per_pixel, (height, width), batch)
+        return self._sessions.at((kind, mask), self._graph(kind, mask), (batch, height, width), held)
+
+    def _tiling(self, shape: tuple[int, ...], *, beside: int) -> Tiling | None:
+        """How to tile pictures of this shape, or None where one step fits into `max_memory`.
+
+        `beside` is what pictures of other sizes take meanwhile, in bytes.
+        """
+        key = (*shape, beside)
+        if key not in self._tiles:
+            batch, _, height, width = shape
+            size, limit = (height, width), self.max_memory - beside
+            objective, layers = self.objective, ", ".join(self.objective.layers)
+            needed = (step_bytes(self._per_pixel, size, batch) + beside) / 2**20
+            local = objective.local and self.fixed_input_size is None and all(layer.spatial for layer in self._layers)
+            if needed > self.max_memory / 2**20 and not local:
+                raise PictureError(
+                    f"a picture of {width}x{height} needs {needed:.0f} MiB, and {objective!r} looks at all of it, "
+                    f"so it cannot be tiled; make it smaller or raise --max-memory to {needed + 1:.0f}M"
+                )
+            tiling = plan_tiles(self._layers, self.smallest, size, self._per_pixel, limit, batch=batch)
+            if tiling is not None and any(math.isinf(layer.receptive_field) for layer in self._layers):
+                warnings.warn(f"{layers} sees the whole picture; in tiles it sees only the tile", stacklevel=2)
+            self._tiles[key] = tiling
+        return self._tiles[key]
+
+
+def _working_layers(model: Model, layers: Sequence[str], count: int = 2) -> list[str]:
+    """The last `count` layers before one of `layers` whose gradient can be taken, nearest first."""
+    good = touched = {model.input_name}
+    for node in model.proto.graph.node:
+        reads = inputs_of(node) & touched
+        if reads:
+            touched = touched | set(node.output)
+            good = good | set(node.output) if reads <= good and node.op_type in RULES else good
+    names = list(model.layers)
+    end = min(names.index(name) for name in [n for n in layers if n not in good] or layers)
+    found = []
+    for name in [n for n in reversed(names[:end]) if n in good and model.layers[n].spatial][: 2 * count]:
+        with contextlib.suppress(NoGradientError):
+            build_gradient_model(model, l2(name))
+            found.append(name)
+    return found[:count]
+
+
+def features(model: Model, layer: str, picture: np.ndarray, *, device: str = "auto", longest: int = 384) -> np.ndarray:
+    """The activation [1,C,h,w] of `layer` on `picture` [H,W,3] RGB in 0..255, scaled to at most `longest` a side."""
+    batch = to_batch(picture)
+    height, width = batch.shape[2:]
+    scale = min(1.0, longest / max(height, width))
+    low = model.smallest_picture([layer])
+    size = (max(low[0], round(height * scale)), max(low[1], round(width * scale)))
+    size = model.fixed_input_size([layer], channels=True) or size
+    engine = choose(device)
+    graph = build_feature_model(model, layer, target=engine.target)
+    session = engine.session(graph, device, fixed={"N": 1, "H": size[0], "W": size[1]})
+    return session.run({"image": resize(batch, size)})["features"]
+
+
+def _mask_at(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    shrinks = mask.shape[0] > size[0] or mask.shape[1] > size[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    scaled = cv2.resize(np.asarray(mask, np.float32), size[::-1], interpolation=method)
+    return np.clip(scaled, 0, 1)[None, None]
+
+
+def _as_pictures(fetch: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
+    return lambda: np.rint(fetch()).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def _require(condition: bool | np.bool_, name: str, value: object, wanted: str) -> None:
+    if not condition:
+        raise OptionError(f"{name} is {value}; it must be {wanted}")

@@ -1,0 +1,56 @@
+"""What is installed, which devices that gives, and what is wrong with it."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import Any
+
+from . import __version__
+from .engines import opencv, openvino
+from .engines.onnxruntime import PROVIDERS, devices, runtime
+from .errors import BackendError
+
+_PARTS = ("openvino", "onnx", "onnx-ir", "numpy", "imageio", "pillow")
+_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml")
+_OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
+
+
+def diagnose() -> dict[str, Any]:
+    """Versions of the parts, devices with their providers, and a line for each problem found."""
+    versions = {"onnxdream": __version__, "python": platform.python_version()}
+    for part in (*_RUNTIMES, *_OPENCV, *_PARTS):
+        version = _version(part)
+        if version is not None:
+            versions[part] = version
+    problems = []
+    runtimes = [p for p in _RUNTIMES if p in versions]
+    if len(runtimes) > 1:
+        problems.append(
+            f"{' and '.join(runtimes)} are both installed and overwrite each other, which disables the GPU; "
+            f"uninstall both (`pip uninstall {' '.join(runtimes)}`) and install one"
+        )
+    found: dict[str, str] = {}
+    try:
+        found = {name: PROVIDERS[name] for name in devices()}
+        loaded = runtime().__version__
+        if runtimes and loaded not in [versions[r] for r in runtimes]:
+            problems.append(f"the onnxruntime that is imported is {loaded}, not {versions[runtimes[0]]} as installed")
+    except BackendError as error:
+        problems.append(str(error))
+    if "onnxruntime-gpu" in versions and found and "cuda" not in found:
+        problems.append("onnxruntime-gpu is installed but offers no CUDA; install it with `pip install onnxdream[gpu]`")
+    found |= {engine.DEVICE: engine.PROVIDER for engine in (openvino, opencv) if not engine.unusable()}
+    if not found:
+        problems.append(opencv.unusable())
+    twice = [p for p in _OPENCV if p in versions]
+    if len(twice) > 1:
+        problems.append(f"{' and '.join(twice)} are both installed and overwrite each other; keep one")
+    return {"versions": versions, "devices": found, "problems": problems}
+
+
+def _version(part: str) -> str | None:
+    try:
+        return metadata.version(part)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,183 @@
+"""One ONNX file that dreams anywhere: writing it, and proving that what was written is right.
+
+docs/portable.md says what such a file takes and gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .dream.step_graph import build_gradient_model, build_step_model, gaussian_cascade
+from .engines.onnxruntime import Session
+from .errors import ModelError, OptionError, PictureError, VerifyError
+from .images import write_whole
+
+if TYPE_CHECKING:
+    import onnx
+
+    from .networks.model import Model
+    from .objectives import Objective
+
+# A gradient whose directional derivatives are further off than this is taken for wrong: single precision and the kinks
+# of ReLUs and pools within a step account for less.
+TOLERANCE = 0.02
+# The same where the network computes in half precision.
+HALF_TOLERANCE = 0.05
+_DIRECTIONS = 8
+_PICTURES = 8
+SMOOTHEST = 16.0
+# Mean changes of a pixel, of 255, for the difference quotients: small enough to stay between most kinks, large enough
+# for the precision. Which they are depends on the network.
+_CHANGES = (0.1, 0.03, 0.01, 0.003, 0.001)
+_HALF_CHANGES = (0.1, 0.03, 0.01)
+
+
+def export_model(
+    model: Model,
+    objective: Objective,
+    path: Path,
+    *,
+    gradient_only: bool = False,
+    smooth: float = 0.0,
+    size: tuple[int, int] | None = None,
+    target: str = "cpu",
+    half: bool = False,
+    check: Callable[[Path], None] | None = None,
+) -> onnx.ModelProto:
+    """Write the step model of `objective`, or with `gradient_only` its gradient model, to `path`, and return it.
+
+    `size` (height, width) fixes the picture's size, for runtimes that need to know it; the batch is then 1. `target`
+    names the runtime to write for (`step.TARGETS`); with `half` the network computes in half precision. `check` is
+    given the file under another name before it takes its place, and prevents that by raising. Raises OptionError when
+    `path` does not end in .onnx, or for a `smooth` beyond 0..16 or one without a step, OutputError when it cannot be
+    written, PictureError when the layer
+    cannot be computed at `size`, and what the builders raise.
+    """
+    if path.suffix.lower() != ".onnx":
+        raise OptionError(f"{path}: an exported model's name ends in .onnx")
+    if not 0 <= smooth <= SMOOTHEST:
+        raise OptionError(f"smooth is {smooth}; it must be between 0 and {SMOOTHEST:g}")
+    if gradient_only and smooth:
+        raise OptionError("smooth blurs the step, and a gradient model has none; leave one of the two away")
+    low, only = model.smallest_picture(objective.layers), model.fixed_input_size(objective.layers)
+    if size is not None and (size[0] < low[0] or size[1] < low[1] or (only is not None and size != only)):
+        needed = f"exactly {only[1]}x{only[0]}" if only else f"at least {low[1]}x{low[0]}"
+        raise PictureError(f"size {size[1]}x{size[0]}: {', '.join(objective.layers)} needs {needed}")
+    if gradient_only:
+        proto = build_gradient_model(model, objective, target=target, half=half, size=size)
+    else:
+        proto = build_step_model(model, objective, smooth=smooth, target=target, half=half, size=size)
+
+    def write(to: Path) -> None:
+        to.write_bytes(proto.SerializeToString())
+        if check is not None:
+            check(to)
+
+    write_whole(path, write)
+    return proto
+
+
+def is_staircase(proto: onnx.ModelProto) -> bool:
+    """Whether a model rounds on its way, so that differences of its objective are 0 or jumps, and prove nothing."""
+    return any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
+
+
+def verify(
+    path: Path,
+    *,
+    size: tuple[int, int],
+    smooth: float = 0.0,
+    half: bool = False,
+    device: str = "auto",
+    seed: int = 0,
+) -> float:
+    """The error of an exported file's gradient at random pictures of `size` (height, width), relative to the largest.
+
+    Directional derivatives <gradient, v> are compared with difference quotients of the objective that the file itself
+    computes, in several directions v; of several pictures and distances the best agreement counts, since kinks spoil
+    it here and there, while a wrong gradient is wrong everywhere. A step model tells the gradient only up to its
+    length, so there all directions together must agree up to one factor. `smooth` and `half` are what the model was
+    built with. Raises ModelError when the file is no model of ours, VerifyError when its objective never changes,
+    BackendError when it does not run.
+    """
+    session = Session(path.read_bytes(), device)
+    if set(session.inputs) not in ({"image"}, {"image", "step_size", "shift"}):
+        raise ModelError(f"{path}: its inputs are {', '.join(session.inputs)}; this is no model onnxdream exported")
+    rng = np.random.default_rng(seed)
+
+    def objective(at: np.ndarray) -> float:
+        return float(session.run(_feeds(session, at))["objective"][0])
+
+    is_step = "shift" in session.inputs
+    best = math.inf
+    for _ in range(_PICTURES):
+        image = _picture(size, rng)
+        outputs = session.run(_feeds(session, image))
+        gradient = np.asarray(outputs["dreamed"] - image if is_step else outputs["gradient"], np.float64)
+        if np.abs(gradient).max():
+            # Parts of the gradient itself: in a direction at random nearly nothing would change.
+            directions = [v for v in (gradient * _patch(size, rng) for _ in range(_DIRECTIONS)) if v.any()] or [
+                gradient
+            ]
+            predicted = np.array([np.sum(gradient * v) for v in directions])
+            along = [_blurred(v, smooth) if is_step and smooth else v for v in directions]
+            for change in _HALF_CHANGES if half else _CHANGES:
+                measured = np.array([_slope(objective, image, v, change) for v in along])
+                factor = float(predicted @ measured / (predicted @ predicted)) if is_step else 1.0
+                best = min(best, float(np.abs(measured - factor * predicted).max() / np.abs(measured).max()))
+        if best < TOLERANCE / 4:
+            break
+    if math.isinf(best):
+        raise VerifyError("the objective does not respond to the pictures tried, so nothing can be verified")
+    return best
+
+
+def _slope(objective: Callable[[np.ndarray], float], image: np.ndarray, along: np.ndarray, change: float) -> float:
+    """The derivative of `objective` along a direction, by a central difference of `change` where pixels move."""
+    scale = change / float(np.abs(along[along != 0]).mean())
+    step = (along * scale).astype(np.float32)
+    return (objective(image + step) - objective(image - step)) / (2 * scale)
+
+
+def _feeds(session: Session, image: np.ndarray) -> dict[str, np.ndarray]:
+    feeds: dict[str, np.ndarray] = {
+        "image": image,
+        "step_size": np.ones((), np.float32),
+        "shift": np.zeros(2, np.int64),
+    }
+    return {name: value for name, value in feeds.items() if name in session.inputs}
+
+
+def _picture(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Smooth noise [1,3,H,W] far enough from 0 and 255 that no step is clipped."""
+    import cv2
+
+    coarse = rng.uniform(64, 192, (max(2, size[0] // 8), max(2, size[1] // 8), 3)).astype(np.float32)
+    picture = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC) + rng.normal(0, 4, (*size, 3))
+    return np.ascontiguousarray(picture.astype(np.float32).transpose(2, 0, 1)[None])
+
+
+def _patch(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """A mask [1,3,H,W] of one area in one colour, so that no two directions average the same errors.
+
+    It is large enough for the objective to change by more than single precision rounds it.
+    """
+    mask = np.zeros((1, 3, *size))
+    height, width = (max(1, length // 4) for length in size)
+    top, left = rng.integers(0, size[0] - height + 1), rng.integers(0, size[1] - width + 1)
+    mask[0, rng.integers(3), top : top + height, left : left + width] = 1
+    return mask
+
+
+def _blurred(direction: np.ndarray, smooth: float) -> np.ndarray:
+    """`direction` blurred as the step model blurs its gradient: <Gg, v> = <g, Gv>, the cascade being symmetric."""
+    import cv2
+
+    kernel = gaussian_cascade(smooth)[0, 0].astype(np.float64)
+    planes = [cv2.filter2D(plane, -1, kernel, borderType=cv2.BORDER_CONSTANT) for plane in direction[0]]
+    return np.stack(planes)[None]

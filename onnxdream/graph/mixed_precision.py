@@ -1,0 +1,137 @@
+"""Half precision for the network inside a graph, while pictures, objective and step stay in single precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..autodiff.ops import Ops
+from .shapes import strip_large_initializers
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+# What half precision computes well: products that accumulate in more, moves, and choices. Everything else, sums over
+# many numbers and powers above all, is computed in single precision between two casts.
+_HALF = {
+    "Conv", "ConvTranspose", "MatMul", "Gemm", "Relu", "LeakyRelu", "Clip", "HardSigmoid", "Add", "Sub", "Mul",
+    "Neg", "Max", "Min", "Where", "CastLike", "MaxPool", "AveragePool", "Concat", "Split", "Slice", "Gather",
+    "Pad", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Tile", "Identity",
+    "DepthToSpace", "SpaceToDepth", "HardSwish",
+}  # fmt: skip
+# What compares numbers that are in half precision anyway.
+_COMPARISONS = {"Greater", "Less"}
+_CHOICES = {"MaxPool", "Max", "Min", "Slice", "Pad"}
+# The largest entry of a gradient that enters the network: room for growth by 4096, and for decay by 2^28.
+SEED = 16.0
+_STEEPEST = 2.0**15
+
+
+def halve(graph: ir.Graph, begin: Iterable[str | None], end: Iterable[str | None]) -> None:
+    """Compute what lies between the tensors `begin` and the tensors `end`, all of single precision, in half."""
+    import onnx_ir as ir
+
+    values = {o.name: o for n in graph for o in n.outputs}
+    single = _single(graph)
+    exact = _compared(graph)
+    between = _between(values, set(begin), set(end))
+    halved = [n for n in between if n.op_type in _HALF and n.outputs[0].name in single and n not in exact]
+    computed = {o for n in halved for o in n.outputs}
+    halved += [n for n in between if n.op_type in _COMPARISONS and computed & set(n.inputs)]
+    inside = {o for n in halved for o in n.outputs if o.name in single}
+    op = Ops(graph, taken={*values, *graph.initializers, *(v.name for v in graph.inputs)})
+    nodes = list(graph)
+    graph.remove(nodes)  # and back one by one, casts between them
+    casts: dict[tuple[ir.Value, bool], ir.Value] = {}
+
+    def cast(value: ir.Value, half: bool) -> ir.Value:
+        if (value, half) not in casts:
+            if half and value.const_value is not None:
+                casts[value, half] = op.const(_rounded(value.const_value.numpy()))
+            else:
+                casts[value, half] = op.Cast(value, to=ir.DataType.FLOAT16 if half else ir.DataType.FLOAT)
+        return casts[value, half]
+
+    chosen = set(halved)
+    for node in nodes:
+        for index, value in enumerate(node.inputs):
+            if value is not None and value.name in single and (value in inside) != (node in chosen):
+                node.replace_input_with(index, cast(value, node in chosen))
+        if node in chosen and node.op_type == "HardSigmoid":
+            _soften(node)
+        graph.append(node)
+    for value in inside:
+        value.type = ir.TensorType(ir.DataType.FLOAT16)
+
+
+def scaled(op: Ops, seeds: dict[ir.Value, tuple[ir.Value, int]]) -> tuple[dict[ir.Value, ir.Value], ir.Value]:
+    """`seeds` {y: (gradient, rank)} of each picture scaled so that their largest entry is SEED, and the scale [N].
+
+    Half precision has no small numbers, and means over a layer have small gradients (Micikevicius et al. 2018,
+    arXiv:1710.03740).
+    """
+    sizes = [op.ReduceMax(op.Abs(g), list(range(1, rank)), keepdims=0) for g, rank in seeds.values()]
+    largest = sizes[0] if len(sizes) == 1 else op.Max(*sizes)
+    scale = op.Div(SEED, op.Max(largest, 1e-30))
+    return {y: op.Mul(g, per_picture(op, scale, rank)) for y, (g, rank) in seeds.items()}, scale
+
+
+def per_picture(op: Ops, scale: ir.Value, rank: int) -> ir.Value:
+    """`scale` [N] as [N,1,...], to multiply tensors of this rank."""
+    return op.Unsqueeze(scale, list(range(1, rank)))
+
+
+def _between(values: dict[str | None, ir.Value], begin: set[str | None], end: set[str | None]) -> set[ir.Node]:
+    """The nodes that `end` needs and that do not lie before `begin`."""
+    found: set[ir.Node] = set()
+    stack = [values[name] for name in end - begin]
+    while stack:
+        node = stack.pop().producer()
+        if node is not None and node not in found:
+            found.add(node)
+            stack += [v for v in node.inputs if v is not None and v.name not in begin]
+    return found
+
+
+def _compared(graph: ir.Graph) -> set[ir.Node]:
+    """The nodes that choose numbers which are then looked for among those they were chosen from.
+
+    Runtimes round some tensors of half precision and not others, so what was equal stays so only in single precision.
+    """
+    found: set[ir.Node] = set()
+    stack = [v for n in graph if n.op_type == "Equal" for v in n.inputs]
+    while stack:
+        value = stack.pop()
+        node = value.producer() if value is not None else None
+        if node is not None and node.op_type in _CHOICES and node not in found:
+            found.add(node)
+            stack += node.inputs
+    return found
+
+
+def _single(graph: ir.Graph) -> set[str]:
+    """Names of the tensors of single precision."""
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(strip_large_initializers(graph)).graph
+    typed = [*inferred.value_info, *inferred.input, *inferred.output]
+    float32 = onnx.TensorProto.FLOAT
+    names = {v.name for v in typed if v.type.tensor_type.elem_type == float32}
+    return names | {t.name for t in inferred.initializer if t.data_type == float32}
+
+
+def _rounded(array: np.ndarray) -> np.ndarray:
+    limit = np.finfo(np.float16).max
+    return np.asarray(np.clip(array, -limit, limit), np.float16)
+
+
+def _soften(node: ir.Node) -> None:
+    """A step that is as steep as half precision can say."""
+    import onnx_ir as ir
+
+    alpha, beta = (node.attributes.get_float(name, default) for name, default in (("alpha", 0.2), ("beta", 0.5)))
+    factor = min(1.0, _STEEPEST / max(abs(alpha), abs(beta)))
+    node.attributes["alpha"] = ir.AttrFloat32("alpha", alpha * factor)
+    node.attributes["beta"] = ir.AttrFloat32("beta", beta * factor)

@@ -1,0 +1,260 @@
+"""What is asked of ONNX graphs everywhere: what a node reads, constants folded, shapes, and what an output needs.
+
+Shapes are found by *probing*: the graph is inferred once with a concrete picture size, which gives every tensor a
+concrete shape even where symbolic inference gives up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+OPSET = 18
+# The ONNX IR that goes with it.
+IR_VERSION = 8
+
+Shape = tuple[int, ...]
+
+# A weight of at most so many numbers may be one that shapes are computed with.
+SMALL = 64
+
+
+def is_control_flow(node: onnx.NodeProto) -> bool:
+    """Whether the node holds graphs of its own: If, Loop or Scan."""
+    return any(a.HasField("g") or a.graphs for a in node.attribute)
+
+
+def inputs_of(node: onnx.NodeProto) -> set[str]:
+    """Names of the tensors the node reads, those that only its inner graphs read included."""
+    inner = [a.g for a in node.attribute if a.HasField("g")]
+    return set(node.input) | {name for g in inner for n in g.node for name in inputs_of(n)} - {""}
+
+
+_LATER = "onnxdream.later"  # whether a node is to be computed when the graph is loaded
+
+
+def defer_folding(value: ir.Value) -> ir.Value:
+    """Leave `value`, and what follows from it, to the runtime to compute as it loads the graph: the file is smaller."""
+    node = value.producer()
+    assert node is not None
+    node.meta[_LATER] = True
+    return value
+
+
+def fold_constants(graph: ir.Graph) -> None:
+    """Replace nodes whose inputs are all constant by their value, computed with onnx's reference evaluator."""
+    import onnx
+    import onnx_ir as ir
+    from onnx.reference import ReferenceEvaluator
+
+    for node in list(graph):
+        if not node.inputs or not all(v is not None and v.const_value is not None for v in node.inputs):
+            continue
+        if node.meta.get(_LATER) or any(
+            a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()
+        ):
+            continue
+        inputs = {str(v.name): v.const_value.numpy() for v in node.inputs}  # type: ignore[union-attr]
+        proto = onnx.helper.make_graph(
+            [ir.to_proto(node)],
+            "fold",
+            [
+                onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+                for n, a in inputs.items()
+            ],
+            [onnx.ValueInfoProto(name=o.name) for o in node.outputs],
+        )
+        folded = onnx.helper.make_model(proto, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
+        try:
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                results = ReferenceEvaluator(folded).run(None, inputs)
+        except Exception:  # left as it is: the runtime will compute it
+            continue
+        for output, result in zip(node.outputs, results, strict=True):
+            value = ir.Value(name=f"{output.name}/folded", const_value=ir.tensor(np.asarray(result)))
+            graph.register_initializer(value)
+            output.replace_all_uses_with(value, replace_graph_outputs=False)
+        if not any(o.is_graph_output() for o in node.outputs):
+            graph.remove(node, safe=True)
+
+
+def replace(graph: ir.Graph, node: ir.Node, results: Sequence[ir.Value]) -> None:
+    """Let `results` take the place, and where they can the names, of the node's outputs, and remove the node."""
+    for output, result in zip(node.outputs, results, strict=True):
+        if result.producer() is not None:
+            result.name = output.name
+        output.replace_all_uses_with(result, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
+def strip_large_initializers(graph: ir.Graph) -> onnx.ModelProto:
+    """The graph with large weights as inputs: as much of it as inference needs."""
+    import onnx_ir as ir
+
+    large = [v for v in graph.initializers.values() if v.const_value is not None and v.const_value.size > SMALL]
+    for value in large:
+        assert value.const_value is not None
+        value.type = ir.TensorType(value.const_value.dtype)
+        value.shape = ir.Shape(list(value.const_value.shape.numpy()))
+        del graph.initializers[str(value.name)]
+        graph.inputs.append(value)
+    try:
+        return ir.to_proto(ir.Model(graph, ir_version=IR_VERSION))
+    finally:
+        for value in large:
+            graph.inputs.remove(value)
+            graph.register_initializer(value)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def known_shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
+    """The shapes of inputs, outputs and, in an inferred graph, of what lies between, where they are fully known."""
+    return {
+        value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+        for value in [*graph.value_info, *graph.output, *graph.input]
+        if value.type.tensor_type.HasField("shape")
+        and all(d.HasField("dim_value") for d in value.type.tensor_type.shape.dim)
+    }
+
+
+def small_integers(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+    """The weights that shapes may be computed with: few numbers, and whole ones."""
+    import onnx
+
+    few = [t for t in graph.initializer if math.prod(t.dims) <= SMALL]
+    return {t.name: a for t in few if (a := onnx.numpy_helper.to_array(t)).dtype.kind in "ib"}
+
+
+def computed_sizes(
+    nodes: Iterable[onnx.NodeProto], given: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]
+) -> dict[str, np.ndarray]:
+    """The tensors that `nodes`, in order, compute from shapes and `given` ones alone, by onnx's reference evaluator."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    found: dict[str, np.ndarray] = {}
+    known = ChainMap(found, dict(given))
+    for node in nodes:
+        if node.op_type == "Shape" and node.input[0] in shapes:
+            feeds = {node.input[0]: np.empty(shapes[node.input[0]], np.bool_)}
+        elif node.input and all(n in known for n in node.input if n) and not is_control_flow(node):
+            feeds = {n: known[n] for n in node.input if n}
+        else:
+            continue
+        infos = [
+            onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+            for n, a in feeds.items()
+        ]
+        single = onnx.helper.make_graph([node], "one", infos, [onnx.ValueInfoProto(name=o) for o in node.output])
+        model = onnx.helper.make_model(single, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
+        with contextlib.suppress(Exception):  # left for shape inference
+            found.update(zip(node.output, map(np.asarray, ReferenceEvaluator(model).run(None, feeds)), strict=True))
+    return found
+
+
+def _settle_sizes(graph: onnx.GraphProto, inferred: onnx.GraphProto) -> bool:
+    """BoundRun what only depends on shapes that are known into constants; False where there is nothing of that kind.
+
+    Shape inference follows a size through few operators, and loses it at a Div or a Gather, as attention has them.
+    """
+    import onnx
+
+    shapes = known_shapes(inferred)
+    if all(o in shapes for n in graph.node for o in n.output if o):
+        return False
+    outputs = {o.name for o in graph.output}
+    nodes = [n for n in graph.node if not outputs & set(n.output)]
+    settled = computed_sizes(nodes, small_integers(graph), shapes)
+    graph.initializer.extend(onnx.numpy_helper.from_array(settled[name], name) for name in sorted(settled))
+    left = [n for n in graph.node if not settled.keys() & set(n.output)]
+    del graph.node[:]
+    graph.node.extend(left)
+    return bool(settled)
+
+
+def probe_shapes(proto: onnx.ModelProto, size: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Concrete shape of every tensor when the graph's inputs have the shapes in `size`.
+
+    Tensors whose shape depends on data are left out. Raises ValueError when the graph does not accept that size.
+    """
+    import onnx
+
+    probe = onnx.ModelProto()
+    probe.CopyFrom(proto)
+    del probe.graph.value_info[:]
+    for value in [*probe.graph.input, *probe.graph.output]:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    for value in probe.graph.input:
+        if value.name in size:
+            for dim in size[value.name]:
+                value.type.tensor_type.shape.dim.add().dim_value = dim
+    try:
+        inferred = onnx.shape_inference.infer_shapes(probe, check_type=True, strict_mode=True, data_prop=True)
+        while _settle_sizes(probe.graph, inferred.graph):
+            inferred = onnx.shape_inference.infer_shapes(probe, check_type=True, strict_mode=True, data_prop=True)
+    except Exception as error:
+        raise ValueError(first_line(error)) from error
+    shapes: dict[str, Shape] = {t.name: tuple(t.dims) for t in probe.graph.initializer}
+    shapes |= known_shapes(inferred.graph)
+    for name, shape in shapes.items():
+        if any(d < 0 for d in shape):
+            raise ValueError(f"{name} would have the shape {list(shape)}")
+    for node in probe.graph.node:
+        sizes = [math.prod(shapes[n]) for n in (node.input[0], node.output[0]) if n in shapes] if node.input else []
+        if node.op_type == "Reshape" and len(set(sizes)) == 2:
+            raise ValueError(f"{node.output[0]} would turn {sizes[0]} numbers into {sizes[1]}")
+        if node.op_type == "Conv" and node.input[0] in shapes and node.input[1] in shapes:
+            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+            given, wanted = shapes[node.input[0]][1], shapes[node.input[1]][1] * groups
+            if given != wanted:
+                raise ValueError(f"the convolution {node.output[0]} takes {wanted} channels, not {given}")
+    return shapes
+
+
+def _read_by(node: ir.Node) -> Iterator[ir.Value | None]:
+    """What the node reads, and its inner graphs where it has any."""
+    import onnx_ir as ir
+
+    yield from node.inputs
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield from attribute.as_graph().outputs
+            for inner in attribute.as_graph():
+                yield from _read_by(inner)
+
+
+def keep_only(graph: ir.Graph, outputs: Iterable[ir.Value]) -> None:
+    """Make `outputs` the graph's only outputs and drop every node and weight they do not need."""
+    graph.outputs.clear()
+    graph.outputs.extend(outputs)
+    needed: set[ir.Value] = set()
+    stack = list(graph.outputs)
+    while stack:
+        value = stack.pop()
+        if value not in needed:
+            needed.add(value)
+            producer = value.producer()
+            if producer is not None:
+                stack.extend(v for v in _read_by(producer) if v is not None)
+    graph.remove([n for n in graph if not any(o in needed for o in n.outputs)], safe=True)
+    for name, value in list(graph.initializers.items()):
+        if value not in needed:
+            with contextlib.suppress(KeyError):
+                del graph.initializers[name]

@@ -1,0 +1,177 @@
+"""What to visualise, from the words of the command line: labelled objectives."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import LayerError, OptionError, PictureError
+from ..networks.model import Model
+from ..objectives import Objective, channel, direction, diversity, l2, logit, neuron
+from ..settings import parse_channels
+from .parametrization import MaCo, natural_magnitude
+from .top_activations import picture_files, readable
+from .visualizer import RECIPES, Recipe, Visualizer
+
+KINDS = ("channel", "neuron", "cosine", "layer")
+SIGNS = ("positive", "negative", "both")
+_FIRST = 16  # channels taken where none are named
+_ROUGH = 32  # steps after which a channel's answer tells its scale
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One picture to make."""
+
+    label: str
+    objective: Objective
+
+
+def chosen_channels(model: Model, layer: str, text: str | None) -> tuple[int, ...]:
+    """The channels that `text` ("0-15", "3,5-8", "all") names; the first 16 where it is None.
+
+    Raises OptionError for what are no numbers, and LayerError for channels that the layer does not have.
+    """
+    count = model.layer(layer).channels
+    if text is None:
+        return tuple(range(min(count, _FIRST)))
+    numbers = tuple(range(count)) if text == "all" else tuple(dict.fromkeys(parse_channels(text)))
+    for number in numbers:
+        if number >= count:
+            raise LayerError(f"layer {layer} has channels 0 to {count - 1}; there is no channel {number}")
+    return numbers
+
+
+def class_index(model: Model, name: str, count: int) -> int:
+    """Which of `count` classes is called `name`, or numbered so. Raises OptionError, with the nearest names.
+
+    A name with its kind behind it, such as "tabby cat", is taken for the class "tabby", with a warning that says so.
+    """
+    labels = model.card.labels[:count]
+    if name.isdecimal():
+        if int(name) < count:
+            return int(name)
+        raise OptionError(f"{model.name} has no class {name}; its classes are 0 to {count - 1}")
+    if not labels:
+        raise OptionError(f"{model.name} has no class names (labels in its card); give the class by its number")
+    folded = [label.casefold().strip() for label in labels]
+    wanted = name.casefold().strip()
+    if wanted in folded:
+        return folded.index(wanted)
+    shorter = " ".join(wanted.split()[:-1])
+    if shorter and folded.count(shorter) == 1:
+        taken = folded.index(shorter)
+        warnings.warn(f"no class is called {name!r}; {labels[taken]} is shown", stacklevel=2)
+        return taken
+    close = difflib.get_close_matches(wanted, folded, n=4, cutoff=0.5)
+    within = [label for label in folded if wanted and (wanted in label or set(label.split()) <= set(wanted.split()))]
+    near = [labels[folded.index(label)] for label in dict.fromkeys([*within[:4], *close])][:4]
+    hint = f"did you mean {', '.join(near)}?" if near else "see the labels of its card"
+    raise OptionError(f"{model.name} has no class {name!r}; {hint}")
+
+
+def channel_label(model: Model, layer: str, number: int) -> str:
+    """A channel's number, with the class's name where the layer is the classifier's output."""
+    labels = model.card.labels
+    at = model.layer(layer)
+    return f"{number} {labels[number]}" if not at.spatial and len(labels) == at.channels else str(number)
+
+
+def wanted_channels(
+    model: Model, layer: str, numbers: Sequence[int], *, kind: str = "channel", sign: str = "positive"
+) -> list[Wanted]:
+    """A picture for each channel of `layer`, or two, what excites it and what it shuns, with `sign` "both".
+
+    `kind` is channel (its mean), neuron (the one in the middle), cosine (its direction with lucid's cosine squared) or
+    layer (all channels at once, whatever `numbers`). Raises OptionError for other words.
+    """
+    if kind not in (*KINDS, "logit"):
+        raise OptionError(f"unknown objective {kind!r}; objectives are {', '.join(KINDS)}")
+    if sign not in SIGNS:
+        raise OptionError(f"unknown sign {sign!r}; signs are {', '.join(SIGNS)}")
+    if kind == "layer":
+        return [Wanted(layer, l2(layer))]
+    count = model.layer(layer).channels
+    makers: dict[str, Callable[[int], Objective]] = {
+        "channel": lambda c: channel(layer, c),
+        "neuron": lambda c: neuron(layer, c),
+        "logit": lambda c: logit(layer, c),
+        "cosine": lambda c: direction(layer, np.eye(count, dtype=np.float32)[c], cosine_power=2),
+    }
+    make = makers[kind]
+    signs = {"positive": (1,), "negative": (-1,), "both": (1, -1)}[sign]
+    return [
+        Wanted(("-" if s < 0 else "") + channel_label(model, layer, c), make(c) if s > 0 else -make(c))
+        for c in numbers
+        for s in signs
+    ]
+
+
+def wanted_classes(
+    model: Model, names: Sequence[str], layer: str | None = None, sign: str = "positive"
+) -> list[Wanted]:
+    """A picture for each class, of its logit in the classifier's output, as `wanted_channels` makes them.
+
+    Raises OptionError, and LayerError for a `layer` that has not a channel for each class.
+    """
+    output = layer or model.output_layer()
+    count = model.layer(output).channels
+    classes = {len(model.card.labels)} - {0}
+    with contextlib.suppress(LayerError):
+        classes.add(model.layer(model.output_layer()).channels)
+    if classes and count not in classes:
+        raise LayerError(f"layer {output} has {count} channels, not one for each class; leave --layer out")
+    numbers = dict.fromkeys(class_index(model, name, count) for name in names)
+    return wanted_channels(model, output, list(numbers), kind="logit", sign=sign)
+
+
+def between(layer: str, first: int, last: int, frames: int) -> list[Wanted]:
+    """`frames` pictures, 2 to 10,000, on the way from channel `first` to `last`. Raises OptionError for others."""
+    if not 2 <= frames <= 10_000:
+        raise OptionError(f"frames is {frames}; from one channel to another it takes 2 to 10000")
+    a, b = channel(layer, first), channel(layer, last)
+    shares = [frame / (frames - 1) for frame in range(frames)]
+    digits = 0 if frames <= 101 else 2  # so that no two labels are alike
+    return [Wanted(f"{first}-{last} {share:.{digits}%}", (1 - share) * a + share * b) for share in shares]
+
+
+def natural_maco(folder: Path, size: tuple[int, int], on_skip: Callable[[str], None] = lambda message: None) -> Recipe:
+    """The recipe maco with the mean magnitude of the pictures in `folder`.
+
+    Those that cannot be read are told to `on_skip` and left out. Raises PictureError where none is left.
+    """
+    pictures = [picture[0].astype(np.float32) for picture in readable(picture_files(folder), size, on_skip)]
+    if not pictures:
+        raise PictureError(f"{folder}: none of its pictures can be read; name a folder of PNG or JPEG files")
+    magnitude = natural_magnitude(pictures, size)
+    return replace(RECIPES["maco"], parametrisation=partial(MaCo, magnitude=magnitude))
+
+
+def diversified(visualizer: Visualizer, wanted: Wanted, count: int, weight: float = 0.3) -> list[Wanted]:
+    """`count` pictures of one objective that are unlike each other in its layer; see `objectives.diversity`.
+
+    `weight` is in units of what the objective reaches in a short climb. Raises OptionError and LayerError.
+    """
+    if not 2 <= count <= 16:
+        raise OptionError(f"diversity is {count}; it must be between 2 and 16 pictures")
+    visualizer.check([diversity(wanted.objective.layers[0])])
+    rough = visualizer.with_steps(_ROUGH)
+    scale = abs(float(rough.measure([wanted.objective], rough([wanted.objective]))[0]))
+    goal = wanted.objective + (weight * scale) * diversity(wanted.objective.layers[0])
+    return [Wanted(f"{wanted.label} {chr(97 + i)}", goal) for i in range(count)]
+
+
+def shut_note(shut: Mapping[str, Sequence[object]]) -> str:
+    """What to say of channels {layer: its channels} that a climb left shut."""
+    named = [
+        ", ".join(map(str, channels[:12])) + (f" and {len(channels) - 12} more" * (len(channels) > 12)) + f" of {layer}"
+        for layer, channels in shut.items()
+    ]
+    return f"nothing found for {'; '.join(named)}: shut everywhere; try other steps, another size or seed"

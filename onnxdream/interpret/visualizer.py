@@ -1,0 +1,322 @@
+"""Feature visualisation: pictures, made from noise by gradient ascent, that excite one thing in a network."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..dream.step_graph import build_gradient_model, build_objective_model
+from ..dream.tiling import bytes_per_pixel, step_bytes
+from ..engines.onnxruntime import Session, resolve_device
+from ..errors import ModelError, OptionError, PictureError
+from ..graph.leaky_relu import leaky
+from ..images import resize, to_batch
+from ..networks.model import Model, load_model
+from ..objectives import Objective
+from .channel_inputs import family, steered
+from .parametrization import Fourier, MaCo, Parametrisation, Pixel
+from .transforms import Moves
+
+if TYPE_CHECKING:
+    import onnx
+
+BATCH = 4  # pictures a CPU thread climbs at once; more leave its cache
+_MEMORY = 2 * 2**30  # bytes that all pictures climbed at once may take
+_OWN_BYTES = 200  # what a climb holds for each pixel besides the network's step: spectrum, Adam's means, moves
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How pictures are parametrised, moved before the network sees them, and climbed by Adam at `rate`."""
+
+    parametrisation: Callable[[tuple[int, int]], Parametrisation]
+    rate: float
+    moves: Moves | None
+    fades: bool = False  # the rate falls to 0 along half a cosine
+
+
+RECIPES = {
+    "fourier": Recipe(Fourier, 0.05, Moves(shift=6, scale=(0.9, 1.1), turn=10)),
+    "maco": Recipe(MaCo, 0.1, Moves(shift=64, scale=(1.0, 1.3), turn=10, wrap=True), fades=True),
+    "pixel": Recipe(Pixel, 2.0, None),
+}
+
+
+@dataclass(frozen=True)
+class StepProgress:
+    """Reported to `on_step`: `pictures` of them took one step more, which was their `step`th (from 1)."""
+
+    step: int
+    steps: int
+    pictures: int
+
+
+class Visualizer:
+    """Climbs many objectives on one network, several pictures to a graph and several graphs at once.
+
+    `recipe` is "fourier" (lucid's), "maco" or "pixel" (plain ascent), or a Recipe of one's own; `size` is (height,
+    width). All start from the same noise, drawn from `seed`, but for repetitions of the same objective. A picture does
+    not depend on what else is climbed beside it, unless its objective couples them.
+    Raises OptionError for settings out of range and PictureError for a size the network does not take.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        recipe: str | Recipe = "fourier",
+        size: tuple[int, int] = (128, 128),
+        steps: int = 256,
+        seed: int = 0,
+        device: str = "auto",
+        threads: int = 0,
+    ) -> None:
+        if isinstance(recipe, str) and recipe not in RECIPES:
+            raise OptionError(f"unknown recipe {recipe!r}; recipes are {', '.join(RECIPES)}")
+        if not 1 <= steps <= 100_000:
+            raise OptionError(f"steps is {steps}; it must be between 1 and 100000")
+        if not 16 <= min(size) <= max(size) <= 4096:
+            raise OptionError(f"size is {size[1]}x{size[0]}; it must be between 16 and 4096 a side")
+        if seed < 0:
+            raise OptionError(f"seed is {seed}; it must be at least 0")
+        self.model, self.size, self.steps, self.seed = model, size, steps, seed
+        self.recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
+        self.device, self.threads = device, threads or os.cpu_count() or 1
+        self._on_cpu = resolve_device(device)[0] == "cpu"
+        self._graphs: dict[tuple[object, int], onnx.ModelProto] = {}
+        self._measures: dict[object, onnx.ModelProto] = {}
+        self._building = threading.Lock()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copies, here or on another machine, have the same settings and build their own graphs."""
+        again = partial(
+            Visualizer, recipe=self.recipe, size=self.size, steps=self.steps, seed=self.seed, device=self.device,
+            threads=self.threads,
+        )  # fmt: skip
+        return again, (self.model,)
+
+    def __call__(
+        self,
+        objectives: Sequence[Objective],
+        *,
+        start: np.ndarray | None = None,
+        on_step: Callable[[StepProgress], bool | None] | None = None,
+        on_picture: Callable[[int, np.ndarray], None] | None = None,
+    ) -> np.ndarray:
+        """A picture for each of `objectives`, uint8 [n,H,W,3] RGB.
+
+        Objectives that couple the pictures of a batch must all be of one kind, and are climbed together. `start` is a
+        picture [H,W,3] in 0..255 to start from instead of noise; repetitions of an objective start near it. When
+        `on_step` returns False the climb ends there. `on_picture` gets each finished picture and its position at once.
+        Raises what `check` raises, and ModelError when the network's gradient is not finite.
+        """
+        self.check(objectives)
+        pictures = np.empty((len(objectives), *self.size, 3), np.uint8)
+        groups = self._groups(objectives)
+        kinds = {family(objective): objective for objective in objectives}
+        workers = min(len(groups), self.threads, *map(self._fitting, kinds.values())) if self._on_cpu else 1
+        seen: Counter[str] = Counter()
+        repeats = []
+        for objective in objectives:
+            repeats.append(seen[repr(objective)])
+            seen[repr(objective)] += 1
+        stop, lock = threading.Event(), threading.Lock()
+        began = None if start is None else resize(to_batch(start), self.size)[0]
+
+        def report(progress: StepProgress) -> None:
+            with lock:
+                if on_step is not None and on_step(progress) is False:
+                    stop.set()
+
+        def climb(group: list[int]) -> None:
+            goals, noises = [objectives[i] for i in group], [repeats[i] for i in group]
+            pictures[group] = self._climb(goals, noises, began, self.threads // workers, report, stop)
+            with lock:
+                if on_picture is not None and not stop.is_set():
+                    for position in group:
+                        on_picture(position, pictures[position])
+
+        pool = ThreadPoolExecutor(workers)
+        try:
+            for _ in pool.map(climb, groups):
+                pass
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+        return pictures
+
+    def measure(self, objectives: Sequence[Objective], pictures: np.ndarray) -> np.ndarray:
+        """The value [n] of each of `objectives` on its picture of uint8 [n,H,W,3], as the network itself has it."""
+        values = np.empty(len(objectives))
+        for group in self._groups(objectives):
+            goal, feeds = steered(self.model, [objectives[i] for i in group])
+            fixed = dict(zip("NHW", (len(group), *pictures.shape[1:3]), strict=True))
+            session = Session(self._measure(goal), self.device, fixed=fixed)
+            batch = np.ascontiguousarray(pictures[group].transpose(0, 3, 1, 2), np.float32)
+            values[group] = session.run({"image": batch, **feeds})["objective"]
+        return values
+
+    def unreached(self, objectives: Sequence[Objective], values: np.ndarray) -> list[int]:
+        """Positions of the objectives that want a channel and still, by their `values` [n], find it shut everywhere."""
+        return [
+            position
+            for position, (objective, value) in enumerate(zip(objectives, values, strict=True))
+            if value == 0 and all(weight > 0 and term.reading for weight, term in objective.terms)
+        ]
+
+    def with_steps(self, steps: int) -> Visualizer:
+        """The same with another number of steps."""
+        return Visualizer(
+            self.model, recipe=self.recipe, size=self.size, steps=steps, seed=self.seed, device=self.device,
+            threads=self.threads,
+        )  # fmt: skip
+
+    def check(self, objectives: Sequence[Objective]) -> None:
+        """Raise LayerError or PictureError, before any work, for layers, channels or sizes that cannot be."""
+        for term in {term.text: term for objective in objectives for _, term in objective.terms}.values():
+            term.check(self.model.layer(term.layer))
+        for layers in {objective.layers for objective in objectives}:
+            low, only = self.model.smallest_picture(layers), self.model.fixed_input_size(layers, channels=True)
+            if (only and only != self.size) or self.size[0] < low[0] or self.size[1] < low[1]:
+                wanted = f"only pictures of {only[1]}x{only[0]}" if only else f"pictures of at least {low[1]}x{low[0]}"
+                raise PictureError(
+                    f"{', '.join(layers)} takes {wanted}, not {self.size[1]}x{self.size[0]}; choose another --size"
+                )
+
+    def _groups(self, objectives: Sequence[Objective]) -> list[list[int]]:
+        """Positions of the objectives that share a graph, in batches; as many batches as keep all threads busy."""
+        families: dict[object, list[int]] = defaultdict(list)
+        for position, objective in enumerate(objectives):
+            families[family(objective)].append(position)
+        groups = []
+        for positions in families.values():
+            if any(term.couples for _, term in objectives[positions[0]].terms):
+                groups.append(positions)
+                continue
+            fitting = self._fitting(objectives[positions[0]])
+            busy = min(self.threads, fitting) if self._on_cpu and len(families) < self.threads else 1
+            most = min(BATCH, fitting // min(self.threads, fitting)) if self._on_cpu else fitting
+            rounds = math.ceil(len(positions) / (most * busy)) * busy
+            groups += [list(map(int, part)) for part in np.array_split(positions, rounds) if part.size]
+        return groups
+
+    def _fitting(self, objective: Objective) -> int:
+        """How many pictures, at least 1, may be climbed at once within `_MEMORY`."""
+        goal, _ = steered(self.model, [objective])
+        per_pixel = bytes_per_pixel(self._measure(goal), (1, 3, *self.size)) + _OWN_BYTES
+        return max(1, int(_MEMORY / step_bytes(per_pixel, self.size)))
+
+    def _measure(self, goal: Objective) -> onnx.ModelProto:
+        """The value of a steered objective, which is the same for all of its family."""
+        with self._building:
+            key = family(goal)
+            if key not in self._measures:
+                self._measures[key] = build_objective_model(self.model, goal)
+            return self._measures[key]
+
+    def _graph(self, goal: Objective, batch: int) -> onnx.ModelProto:
+        """The gradient of a steered objective, which is the same for all of its family."""
+        with self._building:
+            key = (family(goal), batch)
+            if key not in self._graphs:
+                model, target = leaky(self.model, goal.layers), "cpu" if self._on_cpu else "cuda"
+                self._graphs[key] = build_gradient_model(model, goal, size=self.size, batch=batch, target=target)
+            return self._graphs[key]
+
+    def _climb(
+        self,
+        objectives: list[Objective],
+        noises: list[int],
+        start: np.ndarray | None,
+        threads: int,
+        report: Callable[[StepProgress], None],
+        stop: threading.Event,
+    ) -> np.ndarray:
+        """The pictures [n,H,W,3] of objectives of one family."""
+        goal, feeds = steered(self.model, objectives)
+        session = Session(self._graph(goal, len(objectives)), self.device, threads=threads)
+        parametrisation = self.recipe.parametrisation(self.size)
+        if start is None:
+            drawn = [parametrisation.start(np.random.default_rng((self.seed, noise))) for noise in noises]
+        else:
+            drawn = [parametrisation.encode(_shaken(start, self.seed, noise)) for noise in noises]
+        parameters = np.stack(drawn)
+        ascent = Adam(parameters, self.recipe.rate)
+        moving = np.random.default_rng(self.seed)
+        for step in range(self.steps):
+            if stop.is_set():
+                break
+            pictures, pull = parametrisation(parameters)
+            warp = self.recipe.moves.draw(moving, self.size) if self.recipe.moves else None
+            moved = warp(pictures) if warp else pictures
+            gradient = session.run({"image": moved, **feeds})["gradient"]
+            if not np.isfinite(gradient).all():
+                raise ModelError(
+                    f"the gradient of {', '.join(goal.layers)} of {self.model.name} is not finite (NaN or infinite); "
+                    "choose another layer"
+                )
+            fade = 0.5 + 0.5 * math.cos(math.pi * step / self.steps) if self.recipe.fades else 1.0
+            ascent.step(pull(warp.pull(gradient) if warp else gradient), fade)
+            report(StepProgress(step + 1, self.steps, len(objectives)))
+        pictures, _ = parametrisation(parameters)
+        return np.asarray(np.rint(pictures), np.uint8).transpose(0, 2, 3, 1)
+
+
+def _shaken(start: np.ndarray, seed: int, noise: int) -> np.ndarray:
+    """`start` [3,H,W] in 0..255, with a little noise for repetitions: alike, they would stay so."""
+    if not noise:
+        return start
+    rng = np.random.default_rng((seed, noise))
+    return np.clip(start + rng.normal(0, 4, start.shape), 0, 255).astype(np.float32)
+
+
+class Adam:
+    """Gradient ascent by Kingma and Ba 2015, "Adam", on `parameters` float32, in place."""
+
+    def __init__(self, parameters: np.ndarray, rate: float) -> None:
+        self._parameters, self._rate, self._steps = parameters, rate, 0
+        self._mean, self._square = np.zeros_like(parameters), np.zeros_like(parameters)
+
+    def step(self, gradient: np.ndarray, fade: float = 1.0) -> None:
+        """One step along `gradient`, its rate multiplied by `fade`."""
+        self._steps += 1
+        self._mean += np.float32(0.1) * (gradient - self._mean)
+        self._square += np.float32(0.001) * (gradient * gradient - self._square)
+        unbiased = math.sqrt(1 - 0.999**self._steps) / (1 - 0.9**self._steps)
+        # Gradients may be small all over, so what is added against a division by 0 is smaller still.
+        self._parameters += np.float32(self._rate * fade * unbiased) * self._mean / (np.sqrt(self._square) + 1e-18)
+
+
+def visualize(
+    model: Model | str,
+    objectives: Objective | Sequence[Objective],
+    *,
+    recipe: str | Recipe = "fourier",
+    size: int | tuple[int, int] = 128,
+    steps: int = 256,
+    seed: int = 0,
+    start: np.ndarray | None = None,
+    device: str = "auto",
+    threads: int = 0,
+    on_step: Callable[[StepProgress], bool | None] | None = None,
+) -> np.ndarray:
+    """Pictures uint8 [n,H,W,3] RGB that excite each of `objectives` most: what a network's channels look for.
+
+        visualize("squeezenet1_1", [objectives.channel("fire8", c) for c in range(16)])
+
+    `size` is the side or (height, width). The rest, and what is raised, is as in `Visualizer`.
+    """
+    loaded = load_model(model) if isinstance(model, str) else model
+    sides = (size, size) if isinstance(size, int) else size
+    climber = Visualizer(loaded, recipe=recipe, size=sides, steps=steps, seed=seed, device=device, threads=threads)
+    wanted = [objectives] if isinstance(objectives, Objective) else list(objectives)
+    return climber(wanted, start=start, on_step=on_step)

@@ -1,0 +1,1 @@
+"""What a finished graph needs on the engine it is built for: one family of operators a file."""

@@ -1,0 +1,1 @@
+"""Networks: names and files, downloads, cards with their preprocessing, layers and receptive fields."""

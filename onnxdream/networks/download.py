@@ -1,0 +1,215 @@
+"""Networks that are fetched when they are first asked for: where they come from, where they are kept.
+
+A card (`name.json`) that names `urls`, `sha256` and `bytes` describes a network that is downloaded on demand. What is
+fetched lies in the cache folder, under its name and the first eight digits of its hash:
+
+    vgg16-0f1649d8.onnx         whole and verified; put there in one move
+    vgg16-0f1649d8.onnx.part    what an unfinished download has got so far; the next one goes on from its end
+    vgg16-0f1649d8.onnx.lock    there while a process downloads; others wait for it
+
+Three environment variables decide: ONNXDREAM_CACHE is the cache folder, ONNXDREAM_OFFLINE=1 forbids every download, and
+ONNXDREAM_MODELS names folders with networks or cards of one's own (see `catalog`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ..errors import DownloadError, ModelError, OutputError
+
+if TYPE_CHECKING:
+    import logging
+
+    from .http import Resuming
+
+# How often one mirror is asked again after it broke off, as long as each time brings something.
+TRIES = 10
+
+Advance = Callable[[int], None]  # is told the bytes that are there by now
+Watcher = Callable[[str, int], AbstractContextManager[Advance]]  # name and size in bytes -> entered while it downloads
+
+
+def _unwatched(_name: str, _size: int) -> AbstractContextManager[Advance]:
+    return nullcontext(lambda _done: None)
+
+
+_watcher: Watcher = _unwatched
+
+
+def watch(watcher: Watcher | None) -> None:
+    """Have every download of this process reported to `watcher`; None: to nobody."""
+    global _watcher  # noqa: PLW0603  (downloads begin deep inside load_model)
+    _watcher = watcher or _unwatched
+
+
+def cache_folder() -> Path:
+    """Where fetched networks are kept: ONNXDREAM_CACHE, else the system's place for caches."""
+    import pooch
+
+    given = os.environ.get("ONNXDREAM_CACHE")
+    return Path(given).expanduser() if given else Path(pooch.os_cache("onnxdream"))
+
+
+def offline() -> bool:
+    """Whether ONNXDREAM_OFFLINE forbids downloads."""
+    return os.environ.get("ONNXDREAM_OFFLINE", "").lower() not in ("", "0", "false", "no")
+
+
+def size_text(size: int) -> str:
+    """Bytes for people: 553437938 -> '553 MB'."""
+    return f"{size / 1e6:.3g} MB"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a network's file is to be had, and how to know it."""
+
+    name: str
+    urls: tuple[str, ...]  # mirrors, in the order they are tried
+    sha256: str
+    bytes: int
+
+    @classmethod
+    def read(cls, card: Path) -> Source:
+        """The source that the JSON card at `card` names. Raises ModelError naming the entry that is wrong."""
+        try:
+            fields = json.loads(card.read_text(encoding="utf-8"))
+            urls, sha256, size = (fields.get(key) for key in ("urls", "sha256", "bytes"))
+        except (OSError, ValueError, AttributeError) as error:
+            raise ModelError(f"{card}: not a usable card: {error}; correct it or take it away") from error
+        if not urls:
+            raise ModelError(f"{card}: {card.stem}.onnx is not beside it, and it has no urls to fetch it from")
+        if not isinstance(urls, list) or not all(re.match("https?://.", str(url)) for url in urls):
+            raise ModelError(f"{card}: urls must be a list of http:// or https:// addresses")
+        if not re.fullmatch("[0-9a-f]{64}", str(sha256)):
+            raise ModelError(f"{card}: a network to be fetched needs its sha256, 64 hexadecimal digits")
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ModelError(f"{card}: a network to be fetched needs its size, bytes = {size!r}")
+        return cls(card.stem, tuple(urls), sha256, size)
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies once it is fetched."""
+        return cache_folder() / f"{self.name}-{self.sha256[:8]}.onnx"
+
+    @property
+    def part(self) -> Path:
+        """Where an unfinished download lies."""
+        return self.path.with_name(f"{self.path.name}.part")
+
+    def is_there(self) -> bool:
+        """Whether a file of the right size is in the cache; its content is checked when it is used."""
+        try:
+            return self.path.stat().st_size == self.bytes
+        except OSError:
+            return False
+
+    def is_whole(self) -> bool:
+        """Whether the very file is in the cache, and can be read."""
+        import pooch
+
+        try:
+            return self.is_there() and bool(pooch.file_hash(str(self.path), alg="sha256") == self.sha256)
+        except OSError:
+            return False
+
+
+def fetch(source: Source) -> Path:
+    """The file of `source`, downloaded if it is not in the cache yet.
+
+    Raises ModelError when it is not there and downloads are forbidden, DownloadError when no mirror gives it, and
+    OutputError when the cache folder cannot be written.
+    """
+    path = source.path
+    if source.is_whole():
+        return path
+    if offline():
+        what = "is not the file it should be" if path.exists() else "is not there"
+        raise ModelError(f"{source.name}: {path} {what}, and downloads are forbidden (offline); {_by_hand(source)}")
+    from .http import alone
+
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            _watcher(source.name, source.bytes) as tell,
+            alone(lock, meanwhile=lambda: tell(_length(source.part))),
+        ):
+            if not source.is_whole():
+                _download(source, tell)
+    except OSError as error:
+        raise OutputError(
+            f"{path.parent}: {source.name} ({size_text(source.bytes)}) cannot be stored there "
+            f"({error.strerror or error}); ONNXDREAM_CACHE can name another folder"
+        ) from error
+    return path
+
+
+def _download(source: Source, tell: Advance) -> None:
+    """Fetch from the first mirror that gives the right file. Raises DownloadError with what each of them did."""
+    from .http import Resuming
+
+    failures = []
+    for url in source.urls:
+        for _ in range(TRIES):
+            downloader = Resuming(source.part, source.bytes, tell)
+            failure = _try_mirror(source, url, downloader)
+            if failure is None:
+                return
+            if not downloader.worth_another:
+                break
+        failures.append(f"{urlsplit(url).netloc}: {failure}")
+    got = _length(source.part) * 100 // source.bytes
+    kept = f"; {got} % is there already and is kept" if got else ""
+    raise DownloadError(
+        f"{source.name} ({size_text(source.bytes)}) cannot be downloaded ({'; '.join(failures)}){kept}; "
+        f"try again later, or {_by_hand(source)}"
+    )
+
+
+def _try_mirror(source: Source, url: str, downloader: Resuming) -> str | None:
+    """Download from one mirror, verify and put in place; None, or what went wrong."""
+    import pooch
+    from requests import RequestException
+
+    from .http import describe_error
+
+    path = source.path
+    try:
+        with _silenced(pooch.get_logger()):
+            pooch.retrieve(url, f"sha256:{source.sha256}", path.name, path.parent, downloader=downloader)
+    except RequestException as error:
+        return describe_error(error)
+    except ValueError:  # pooch has deleted it
+        return "the file is damaged or another one (its sha256 differs)"
+    return None
+
+
+@contextmanager
+def _silenced(logger: logging.Logger) -> Iterator[None]:
+    """Keep pooch's own messages off stderr."""
+    before = logger.level
+    logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _by_hand(source: Source) -> str:
+    return f"save {source.urls[0]} as {source.path}"
+
+
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,1 @@
+"""How steady a dreamed video is: metrics and their report."""

@@ -1,0 +1,115 @@
+"""Measure dreamed video files against their source, and draw the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ...dream.dreamer import Dreamer
+from ...errors import InputError, OptionError, VideoError
+from ...images import check_writable, to_batch, write_whole
+from ...networks.model import load_model
+from ...settings import Settings, build_objective
+from ..io.open import open_source, read_video_settings
+from .metrics import compare
+
+
+def measure_videos(
+    source: str, dreams: list[str], given: Mapping[str, Any], *, device: str = "auto"
+) -> dict[str, dict[str, float]]:
+    """The figures of `metrics.Report` for each of `dreams`, by name.
+
+    The strength is the objective stored in the first dream that carries one, or that of the settings `given`, the same
+    for all. Raises VideoError where the videos cannot be read or do not have as many frames as the source.
+    """
+    settings = Settings().updated(given or _stored(dreams), "option")
+    model = load_model(settings.model)
+    dreamer = Dreamer(model, build_objective(settings, model, device), device=device)
+    reports = {}
+    for name in dreams:
+        report = compare(_pairs(source, name), lambda picture: dreamer.measure(to_batch(picture)))
+        reports[name] = report.as_dict()
+    return reports
+
+
+def _stored(dreams: list[str]) -> dict[str, Any]:
+    """Model and layers of the first dream that carries its settings."""
+    wanted = ("model", "layers", "objective", "channels")
+    for name in dreams:
+        try:
+            return {k: v for k, v in read_video_settings(Path(name)).items() if k in wanted}
+        except InputError:
+            continue
+    return {}
+
+
+def _pairs(source: str, dream: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The frames of a dream, each after that of the source it was made from."""
+    start, end = _part(dream)
+    with open_source(source) as first, open_source(dream) as second:
+        if (first.info.width, first.info.height) != (second.info.width, second.info.height):
+            raise VideoError(
+                f"{dream}: is {second.info.width}x{second.info.height}, the source "
+                f"{first.info.width}x{first.info.height}; they must be of one size"
+            )
+        count = 0
+        for original, frame in zip_longest(first.frames(start, end), second.frames()):
+            if original is None or frame is None:
+                more = "more" if original is None else "fewer"
+                where = " between the times it was made from" if start or end else ""
+                raise VideoError(f"{dream}: has {more} frames than the source{where}")
+            count += 1
+            yield original.rgb, frame.rgb
+        if not count:
+            raise VideoError(f"{dream}: has no frames")
+
+
+def _part(dream: str) -> tuple[Fraction | None, Fraction | None]:
+    """The start and end in seconds that a dream was made with, as far as it stores them."""
+    try:
+        stored = read_video_settings(Path(dream))
+    except InputError:
+        return None, None
+    start, end = (Fraction(stored[name]) if name in stored else None for name in ("start", "end"))
+    return start, end
+
+
+def check_chart(path: Path) -> None:
+    """Raise OptionError or OutputError, before anything is measured, when a chart cannot be written to `path`."""
+    if path.suffix.lower() != ".png":
+        raise OptionError(f"{path}: a chart is written as .png")
+    check_writable(path)
+
+
+def plot_reports(path: Path, reports: Mapping[str, Mapping[str, float]]) -> None:
+    """A bar chart of each figure, one bar a video, as a PNG. Raises what `check_chart` raises, and WriteError."""
+    check_chart(path)
+    figures = ("excess", "flicker", "strength", "color_drift")
+    titles = ("warp error beyond the source's", "flicker where nothing moves", "strength", "colour drift")
+    row, left, width = 26, 330, 900
+    height = len(figures) * (len(reports) + 2) * row + row
+    chart = np.full((height, width, 3), 255, np.uint8)
+    y = row
+    for figure, title in zip(figures, titles, strict=True):
+        _text(chart, title, 10, y, (0, 0, 0))
+        y += row
+        largest = max([abs(r[figure]) for r in reports.values() if np.isfinite(r[figure])], default=1.0) or 1.0
+        for name, report in reports.items():
+            value = report[figure]
+            length = int((width - left - 130) * abs(value) / largest) if np.isfinite(value) else 0
+            _text(chart, Path(name).name[:36], 24, y, (90, 90, 90))
+            cv2.rectangle(chart, (left, y - 14), (left + max(1, length), y + 2), (160, 110, 40), -1)
+            _text(chart, f"{value:.3g}", left + length + 8, y, (60, 60, 60))
+            y += row
+        y += row
+    write_whole(path, lambda to: np.asarray(cv2.imencode(".png", chart)[1]).tofile(to))
+
+
+def _text(chart: np.ndarray, text: str, x: int, y: int, color: tuple[int, int, int]) -> None:
+    cv2.putText(chart, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, 1, cv2.LINE_AA)

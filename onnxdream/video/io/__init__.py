@@ -1,0 +1,1 @@
+"""Video in and out: files, pictures, pipes; frames, colours, sound and metadata."""

@@ -1,0 +1,236 @@
+"""Which codec, pixel format and options a result gets, by the ending of its name and by what the source is."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ...errors import OptionError, OutputError
+from .color import FULL, LIMITED, matrix_of
+from .frames import ColorTags, VideoInfo
+
+Kind = Literal["video", "animation", "pictures", "pipe"]
+
+# The muxer for each ending of a video file.
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+ANIMATIONS = (".gif", ".webp")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+# Names people use, and encoders for them, best first.
+FAMILIES = {
+    "h264": ("libx264",),
+    "avc": ("libx264",),
+    "h265": ("libx265",),
+    "hevc": ("libx265",),
+    "vp8": ("libvpx",),
+    "vp9": ("libvpx-vp9",),
+    "av1": ("libsvtav1", "libaom-av1"),
+    "prores": ("prores_ks",),
+}
+DEFAULTS: dict[str, dict[str, str]] = {
+    # x264's macroblock tree differs from run to run on some processors. At this quality slower presets take twice the
+    # time from the ascent and save an eighth of the size.
+    "libx264": {"crf": "13.5", "preset": "veryfast", "mbtree": "0"},
+    "libx265": {"crf": "18", "preset": "medium"},
+    "libvpx-vp9": {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "2", "row-mt": "1"},
+    "libvpx": {"crf": "8", "b": "20M", "deadline": "good", "cpu-used": "2"},
+    "libsvtav1": {"crf": "22", "preset": "6"},
+    "mpeg4": {"flags": "+qscale", "global_quality": "354"},
+    "mjpeg": {"flags": "+qscale", "global_quality": "354"},
+}
+# Other values make x264 write to the terminal past every logger.
+_X264 = {
+    "preset": "ultrafast superfast veryfast faster fast medium slow slower veryslow placebo 0 1 2 3 4 5 6 7 8 9",
+    "tune": "film animation grain stillimage psnr ssim fastdecode zerolatency touhou",
+    "profile": "baseline main high high10 high422 high444",
+}
+_MOST_CRF = {"libx264": 51, "libx265": 51}
+# These take odd sizes with halved chroma; the others get full chroma then.
+_ODD_SIZES = ("libvpx", "libvpx-vp9", "ffv1", "mjpeg")
+_LOSSLESS = ("ffv1", "png")
+_NO_ALPHA = ("libx265",)  # its formats with opacity are refused unless it was built in a special way
+_LIMITED_ONLY = ("prores_ks", "prores_aw", "prores", "dnxhd")
+_USABLE = re.compile(
+    r"(yuva?(420|422|444)p|yuvj(420|444)p|gbra?p)(\d+le)?|(rgb24|rgba|argb|bgr0|bgra|(rgb48|rgba64)[bl]e)"
+)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What the user asks of the encoder; what is None is chosen by `plan`.
+
+    `codec` is a name such as h264, hevc, vp9, av1, prores, ffv1, png or that of an encoder (libx264, h264_nvenc); `crf`
+    its constant quality, lower is better; `options` are handed to the encoder as they are.
+    """
+
+    codec: str | None = None
+    crf: float | None = None
+    pix_fmt: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder and the pixel formats it takes; empty: it does not say."""
+
+    name: str
+    pix_fmts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An encoding with nothing left open. `alpha`: opacity is kept; `full`: codes span the full range."""
+
+    codec: str
+    pix_fmt: str
+    options: dict[str, str]
+    alpha: bool
+    color: ColorTags
+    matrix: int
+    full: bool
+
+
+def sink_kind(target: str | Path) -> Kind:
+    """What `target` names: a video file, an animation, a folder or pattern of pictures, or standard output (-).
+
+    A pattern is a picture's name with a printf number, out/f_%05d.png; a name without an ending is a folder. Raises
+    OutputError for an ending that cannot be written.
+    """
+    name = str(target)
+    suffix = Path(name).suffix.lower()
+    if name == "-":
+        return "pipe"
+    if Path(name).is_dir() or not suffix:
+        return "pictures"
+    if (numbers := re.findall(r"%0?\d*d", Path(name).name)) and suffix in PICTURES:
+        if len(numbers) > 1:
+            raise OutputError(f"{name}: holds {len(numbers)} numbers; a pattern has one, such as f_%05d.png")
+        return "pictures"
+    if suffix in CONTAINERS:
+        return "video"
+    if suffix in ANIMATIONS:
+        return "animation"
+    known = ", ".join([*CONTAINERS, *ANIMATIONS])
+    raise OutputError(f"{name}: cannot write {suffix}; use {known}, a folder, or a pattern such as f_%05d.png")
+
+
+def plan(target: str | Path, info: VideoInfo, encoding: Encoding, find: Callable[[str], Encoder | None]) -> Plan:
+    """Fill in what `encoding` leaves open; `find` knows the encoders there are.
+
+    .mp4, .mkv and .mov get H.264 (libx264, crf 13.5), .webm VP9; a source of more than 8 bits gets HEVC or H.264 of 10
+    bits (.webm: AV1), for few players know more. Opacity is kept in .webm (VP9) and .mov (ProRes 4444) and laid over
+    white elsewhere. Chroma is halved (4:2:0) as every player expects, except that H.264 and HEVC of an odd size get
+    4:4:4, which alone allows it. GIF, WebP and pictures pass through lossless FFV1. Raises OptionError for an unknown
+    codec, a crf out of range, or a pixel format it does not take.
+    """
+    if sink_kind(target) in ("animation", "pictures"):
+        if encoding != Encoding():
+            raise OptionError(f"{target}: codec, crf and pixel format are for video files")
+        encoding = Encoding(codec="ffv1", pix_fmt=_lossless(info))
+    suffix = Path(target).suffix.lower()
+    encoder, pix_fmt = _chosen(suffix, info, encoding, find)
+    options = {**DEFAULTS.get(encoder.name, {}), **encoding.options}
+    for key, known in _X264.items() if encoder.name == "libx264" else ():
+        for value in re.split("[,./+-]", options[key]) if key in options else ():
+            if value.lower() not in known.split():
+                raise OptionError(f"codec libx264 has no {key}={value}; it has {known}")
+    if encoder.name == "libx265":  # it writes to the terminal past every logger, and its threads change what it writes
+        options["x265-params"] = ":".join(
+            ["log-level=none:frame-threads=2", *filter(None, [encoding.options.get("x265-params", "")])]
+        )
+    alpha = info.alpha and _has_alpha(pix_fmt)
+    if alpha and encoder.name in ("libvpx", "libvpx-vp9"):
+        options.setdefault("auto-alt-ref", "0")
+    if encoding.crf is not None:
+        most = _MOST_CRF.get(encoder.name, 63)
+        if not 0 <= encoding.crf <= most:
+            raise OptionError(f"crf={encoding.crf:g} is out of range; {encoder.name} takes 0 to {most}")
+        options["crf"] = f"{encoding.crf:g}"
+    return Plan(encoder.name, pix_fmt, options, alpha, *_colors(pix_fmt, encoder.name, info))
+
+
+def _lossless(info: VideoInfo) -> str:
+    return {(False, False): "bgr0", (False, True): "bgra", (True, False): "gbrp16le", (True, True): "gbrap16le"}[
+        info.bits > 8, info.alpha
+    ]
+
+
+def _chosen(
+    suffix: str, info: VideoInfo, encoding: Encoding, find: Callable[[str], Encoder | None]
+) -> tuple[Encoder, str]:
+    """The encoder and its pixel format."""
+    if encoding.codec is not None:
+        names = FAMILIES.get(encoding.codec.lower(), (encoding.codec,))
+        encoders = [e for e in map(find, names) if e is not None]
+        if not encoders:
+            near = difflib.get_close_matches(encoding.codec, [*FAMILIES, *DEFAULTS, "ffv1", "png", "mpeg4"], n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise OptionError(f"codec {encoding.codec!r} is unknown or not built in{hint}")
+    else:
+        encoders = [e for e in map(find, _default_codecs(suffix, info)) if e is not None]
+        if not encoders:
+            raise OptionError(f"this PyAV has no encoder for {suffix}; name one with a codec it has")
+    if encoding.pix_fmt is not None:
+        encoder = encoders[0]
+        if encoder.pix_fmts and encoding.pix_fmt not in encoder.pix_fmts:
+            known = ", ".join(encoder.pix_fmts)
+            raise OptionError(f"codec {encoder.name} does not take pixel format {encoding.pix_fmt}; it takes {known}")
+        return encoder, encoding.pix_fmt
+    ranked = [(_badness(name, e, info), place, e, name) for place, e in enumerate(encoders) for name in _formats(e)]
+    if not ranked:
+        raise OptionError(f"codec {encoders[0].name} needs a pixel format; it takes {', '.join(encoders[0].pix_fmts)}")
+    _, _, encoder, pix_fmt = min(ranked, key=lambda r: (r[0], r[1]))
+    return encoder, pix_fmt
+
+
+def _default_codecs(suffix: str, info: VideoInfo) -> list[str]:
+    if suffix == ".webm":
+        return ["libvpx-vp9"] if info.alpha or info.bits == 8 else ["libvpx-vp9", "libsvtav1", "libaom-av1"]
+    if suffix == ".mov" and info.alpha:
+        return ["prores_ks", "png"]
+    return ["libx264", "mpeg4"] if info.bits == 8 else ["libx265", "libx264"]
+
+
+def _formats(encoder: Encoder) -> list[str]:
+    usable = [f for f in encoder.pix_fmts or ("yuv420p", "yuv420p10le") if _USABLE.fullmatch(f)]
+    return [f for f in usable if not (encoder.name in _NO_ALPHA and _has_alpha(f))]
+
+
+def _badness(pix_fmt: str, encoder: Encoder, info: VideoInfo) -> tuple[int, ...]:
+    """Smaller is better: opacity kept, then depth, then YUV with as little chroma as the size allows."""
+    depth, wanted = depth_named(pix_fmt), info.bits if encoder.name in _LOSSLESS else min(info.bits, 10)
+    odd = (info.width % 2 or info.height % 2) and encoder.name not in _ODD_SIZES
+    return (
+        int(_has_alpha(pix_fmt) != info.alpha),
+        max(0, wanted - depth),
+        int(bool(odd) and "444" not in pix_fmt),
+        int(not pix_fmt.startswith("yuv") or pix_fmt.startswith("yuvj") != (encoder.name == "mjpeg")),
+        ("420" not in pix_fmt) + ("444" in pix_fmt),
+        depth - wanted,
+    )
+
+
+def depth_named(pix_fmt: str) -> int:
+    """Bits a channel, from the name of one of the pixel formats chosen here."""
+    if pix_fmt.startswith(("rgb48", "rgba64")):
+        return 16
+    found = re.search(r"p(\d+)le", pix_fmt)
+    return int(found[1]) if found else 8
+
+
+def _has_alpha(pix_fmt: str) -> bool:
+    return pix_fmt.startswith(("yuva", "gbrap", "rgba", "argb", "bgra"))
+
+
+def _colors(pix_fmt: str, codec: str, info: VideoInfo) -> tuple[ColorTags, int, bool]:
+    """The tags to write, the matrix to compute with, and whether codes span the full range."""
+    tags = info.color
+    if not pix_fmt.startswith(("yuv", "nv", "p0", "gray")):
+        return ColorTags(tags.primaries, tags.transfer, 0, FULL), 0, True
+    matrix = matrix_of(tags, info.width, info.height)
+    named = tags.matrix if tags.matrix == 2 else matrix
+    full = pix_fmt.startswith("yuvj") or (tags.range == FULL and codec not in _LIMITED_ONLY)
+    return ColorTags(tags.primaries, tags.transfer, named, FULL if full else min(tags.range, LIMITED)), matrix, full

@@ -1,0 +1,199 @@
+"""Video in and out, for the pipeline: `open_source`, `open_sink`, `finish`.
+
+A result grows as segments, each one run of encoded frames that appears when it is whole; `finish` joins them with what
+the source has besides pictures.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from ...errors import OptionError, VideoError, WriteError
+from ...images import write_whole
+from . import concat, mux
+from .codec import ANIMATIONS, CONTAINERS, Encoding, Plan, sink_kind
+from .frames import ColorTags, FrameSink, VideoFrame, VideoInfo, VideoSource
+from .fsync import keep_content
+from .mux import Cut, SourceStreams, settings_in, settings_metadata
+from .pipe import PipeInput, pipe_input
+from .reader import FileSource
+from .sequences import (
+    RATE,
+    AnimationSource,
+    PictureSource,
+    find_pictures,
+    read_picture_settings,
+    write_animation,
+    write_pictures,
+)
+from .writer import VideoSink, check_encoding, open_sink
+
+__all__ = [
+    "ColorTags", "Encoding", "FrameSink", "Plan", "VideoFrame", "VideoInfo", "VideoSink", "VideoSource",
+    "check_encoding", "finish", "open_sink", "open_source", "read_segment", "read_video_settings",
+    "settings_metadata", "sink_kind",
+]  # fmt: skip
+
+
+def open_source(
+    spec: str | Path,
+    *,
+    rate: Fraction | None = None,
+    size: tuple[int, int] | None = None,
+    pix_fmt: str | None = None,
+) -> VideoSource:
+    """Open a video file, a folder or pattern of pictures, an animated GIF or WebP, or `-`, a pipe on standard input.
+
+    A pattern is a glob (frames/*.png) or holds a printf number (f_%05d.png); pictures come in natural order, `rate` a
+    second (25 by default). A pipe carries y4m, or, when `size` (width, height) is given, bare frames of `pix_fmt`
+    (bgr24 by default) at `rate`. Raises VideoError when there is nothing that can be read, OptionError for a `rate`,
+    `size` or `pix_fmt` where none is needed or missing where one is.
+    """
+    if rate is not None and rate <= 0:
+        raise OptionError(f"rate {rate} is not above 0")
+    name = str(spec)
+    if name == "-":
+        kind, options = pipe_input(rate, size, pix_fmt)
+        pipe = PipeInput()
+        return FileSource("-", lambda: _open("-", pipe, kind, options), _new_decoder, av.FFmpegError, pipe=pipe)
+    if size is not None or pix_fmt is not None:
+        raise OptionError(f"{name}: size and pixel format are for bare frames on standard input")
+    pictures = find_pictures(spec)
+    if pictures is not None:
+        return PictureSource(name, pictures, rate or RATE)
+    if rate is not None:
+        raise OptionError(f"{name}: has a rate of its own; rate is for pictures and bare frames")
+    path = Path(spec)
+    if not path.exists():
+        raise VideoError(f"{name}: no such file")
+    if path.stat().st_size == 0:
+        raise VideoError(f"{name}: the file is empty")
+    if path.suffix.lower() in ANIMATIONS:
+        return AnimationSource(path)
+    return FileSource(name, lambda: _open(name, f"file:{path}"), _new_decoder, av.FFmpegError)
+
+
+def _open(name: str, url: str | PipeInput, kind: str | None = None, options: dict[str, str] | None = None) -> Any:
+    try:
+        container = av.open(url, format=kind, options=options, metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as error:
+        text = "not a y4m stream" if kind == "yuv4mpegpipe" else "not a video, or of a kind that cannot be read"
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise VideoError(f"{name}: {reason or text}") from error
+    if container.format.name.endswith("_pipe") or container.format.name == "image2":
+        container.close()
+        raise VideoError(f"{name}: is a still picture; a video of pictures is a folder or a pattern such as f_%05d.png")
+    return container
+
+
+def _new_decoder(name: str) -> Any:
+    try:
+        return av.CodecContext.create(name, "r")
+    except ValueError:
+        return None
+
+
+def read_segment(path: Path, info: VideoInfo) -> list[int]:
+    """The times of a segment's frames, in ticks of `info.time_base`, rising. Raises VideoError when it is not one."""
+    with _open(str(path), f"file:{path}") as container:
+        return sorted(concat.times(container, str(path), info))
+
+
+def finish(
+    target: str | Path,
+    segments: list[Path],
+    source: str | Path | None,
+    info: VideoInfo,
+    *,
+    metadata: dict[str, str],
+    start: Fraction | None = None,
+    end: Fraction | None = None,
+    scratch: Path | None = None,
+) -> None:
+    """Join `segments` into `target`, which appears when it is whole, with what `source` has besides pictures.
+
+    Encoded frames are taken over as they are, with their times; so are sound, subtitles, cover pictures, chapters and
+    tags of a `source` that is a video file, as far as the container can hold them, else a warning says what became of
+    them.
+    With `start` (seconds) everything moves so that the first frame is at 0; what begins at `end` or later is left out.
+    A source whose clock starts anywhere (MPEG-TS) is moved to 0 as well. Matroska and WebM round times to milliseconds.
+    `metadata` becomes tags of the result; see `settings_metadata`. `scratch` is a folder on the same disk for what is
+    not whole yet. A pipe has nothing to finish. Raises OutputError, and VideoError for a damaged segment.
+    """
+    kind, path = sink_kind(target), Path(target)
+    if kind == "pipe":
+        return
+    if not segments:
+        raise ValueError("there is nothing to join")
+    run = concat.Joined(segments, info, lambda part: _open(str(part), f"file:{part}"), end)
+    if kind == "pictures":
+        write_pictures(path, run.frames(), settings_in(metadata) or {}, scratch=scratch)
+    elif kind == "animation":
+        shown = [Fraction(t) * info.time_base for t in run.shown]
+        last = run.end * info.time_base
+        write_animation(path, run.frames(), shown, last, settings_in(metadata) or {}, scratch=scratch)
+    else:
+        plays = source is not None and str(source) != "-" and find_pictures(source) is None
+        beside = source if plays and Path(str(source)).suffix.lower() not in ANIMATIONS else None
+        write_whole(
+            path, lambda to: _finish_video(to, path, run, beside, metadata, start=start, end=end), scratch=scratch
+        )
+
+
+def _finish_video(
+    to: Path,
+    path: Path,
+    run: concat.Joined,
+    beside: str | Path | None,
+    metadata: dict[str, str],
+    *,
+    start: Fraction | None,
+    end: Fraction | None,
+) -> None:
+    kind = CONTAINERS[path.suffix.lower()]
+    ticks = run.shift(start)
+    shift = ticks * run.info.time_base
+    cut = Cut(shift, None if end is None else run.info.start + end - shift)
+
+    def reopen() -> Any:
+        return _open(str(beside), f"file:{beside}")
+
+    source = None if beside is None else reopen()
+    try:
+        clocks = [] if source is None else [s.time_base for s in source.streams if s.type == "audio" and s.time_base]
+        options = concat.muxer_options(kind, metadata, [run.info.time_base, *clocks])
+        with av.open(f"file:{to}", "w", format=kind, container_options=options) as out:
+            video = run.add_to(out, kind)
+            packets = [run.packets(video, ticks)]
+            if source is not None:
+                main = mux.main_video(source)
+                assert main is not None, "what has given frames has a film"
+                video.metadata.update(mux.tags(main.metadata))
+                video.disposition = main.disposition
+                others = SourceStreams(source, main, out, reopen=reopen, kind=kind, name=path.name, cut=cut)
+                packets.append(others.packets())
+                out.metadata.update(mux.tags(source.metadata))
+                out.set_chapters(mux.chapters(source, cut))
+            out.metadata.update(metadata)
+            mux.interleave(out, *packets)
+        keep_content(to)
+    except av.FFmpegError as error:
+        raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if source is not None:
+            source.close()
+
+
+def read_video_settings(path: Path) -> dict[str, Any]:
+    """The settings that `settings_metadata` put into a result. Raises VideoError when there are none."""
+    if not path.is_file() or path.suffix.lower() in ANIMATIONS:
+        return read_picture_settings(path)
+    with _open(str(path), f"file:{path}") as container:
+        settings = settings_in(container.metadata)
+    if settings is None:
+        raise VideoError(f"{path}: carries no onnxdream settings")
+    return settings

@@ -1,0 +1,125 @@
+"""Frames without a container, for other programs to read: YUV4MPEG2 and bare BGR on standard output."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from fractions import Fraction
+from typing import BinaryIO
+from weakref import WeakSet
+
+import numpy as np
+
+from ...errors import OptionError, WriteError
+from .codec import Encoding
+from .color import FULL, bgr_to_yuv, matrix_of, over_white, rescaled
+from .frames import ColorTags, FrameCheck, FrameSink, VideoInfo
+
+_FORMATS = {"y4m": "y4m", "yuv4mpegpipe": "y4m", "rawvideo": "bgr24", "bgr24": "bgr24", "raw": "bgr24"}
+
+
+_BEGUN: WeakSet[BinaryIO] = WeakSet()
+
+
+def pipe_format(encoding: Encoding) -> str:
+    """'y4m' or 'bgr24'. Raises OptionError for anything else."""
+    named = encoding.codec or encoding.pix_fmt or "y4m"
+    if named not in _FORMATS:
+        raise OptionError(f"a pipe carries y4m or rawvideo, not {named}")
+    if encoding.crf is not None or encoding.options:
+        raise OptionError("a pipe carries bare frames; crf and encoder options are for files")
+    return "bgr24" if encoding.pix_fmt == "bgr24" else _FORMATS[named]
+
+
+def pipe_input(rate: Fraction | None, size: tuple[int, int] | None, pix_fmt: str | None) -> tuple[str, dict[str, str]]:
+    """FFmpeg's name of what comes on standard input, y4m or bare frames of `size`, and its options.
+
+    Raises OptionError when `size` comes without `rate` or one of the others without `size`.
+    """
+    if size is None:
+        if rate is not None or pix_fmt is not None:
+            raise OptionError("-: bare frames on standard input need a size; y4m knows its rate and format itself")
+        return "yuv4mpegpipe", {}
+    if rate is None:
+        raise OptionError("-: bare frames on standard input need a rate")
+    return "rawvideo", {
+        "video_size": f"{size[0]}x{size[1]}",
+        "pixel_format": pix_fmt or "bgr24",
+        "framerate": f"{rate.numerator}/{rate.denominator}",
+    }
+
+
+class PipeInput:
+    """Standard input, for FFmpeg to read, and how many bytes it has taken."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def read(self, size: int) -> bytes:
+        """What has come so far, at most `size` bytes; empty at the end."""
+        data = os.read(0, size)
+        self.taken += len(data)
+        return data
+
+
+class PipeSink(FrameSink):
+    """Frames to standard output as they come, at an even rate.
+
+    The format is y4m (4:4:4, as deep as the source, at most 12 bits) unless the encoding's codec is rawvideo or its
+    pixel format bgr24: then 8-bit BGR, row by row. Opacity is laid over white. One sink may go on after another; the
+    header is written once. Raises OptionError for another codec.
+    """
+
+    def __init__(self, info: VideoInfo, encoding: Encoding, stream: BinaryIO | None = None) -> None:
+        self.raw = pipe_format(encoding) == "bgr24"
+        self.stream = stream or sys.stdout.buffer
+        self.check = FrameCheck(info)
+        self.info, self._told = info, False
+        self.depth = 8 if info.bits == 8 else min(info.bits, 12)
+        self.matrix = matrix_of(ColorTags(), info.width, info.height)  # y4m names none; readers go by the size
+        self.full = info.color.range == FULL
+        if not self.raw and self.stream not in _BEGUN:
+            _BEGUN.add(self.stream)
+            rate, aspect = info.rate or Fraction(25), info.aspect
+            chroma = "444" if self.depth == 8 else f"444p{self.depth} XYSCSS=444P{self.depth}"
+            self._send(
+                f"YUV4MPEG2 W{info.width} H{info.height} F{rate.numerator}:{rate.denominator} Ip "
+                f"A{aspect.numerator}:{aspect.denominator} C{chroma} XCOLORRANGE={'FULL' if self.full else 'LIMITED'}\n"
+                .encode()
+            )  # fmt: skip
+
+    def write(self, image: np.ndarray, pts: int, alpha: np.ndarray | None = None) -> None:
+        """See FrameSink."""
+        self._watch(pts)
+        self.check(image, pts, alpha)
+        if alpha is not None:
+            image = over_white(image, alpha)
+        if self.raw:
+            self._send(rescaled(image, int(np.iinfo(image.dtype).max), 255).tobytes())
+            return
+        planes = bgr_to_yuv(image, self.depth, self.matrix, full=self.full)
+        self._send(b"FRAME\n" + b"".join(p.astype(p.dtype.newbyteorder("<")).tobytes() for p in planes))
+
+    def _watch(self, pts: int) -> None:
+        """Say once that the source's frames do not come at an even rate."""
+        if self._told or self.check.last is None:
+            return
+        if abs((pts - self.check.last) * self.info.time_base * (self.info.rate or Fraction(25)) - 1) > Fraction(1, 2):
+            self._told = True
+            warnings.warn("-: the source's frames come at a varying rate, which a pipe evens out", stacklevel=2)
+
+    def close(self) -> None:
+        """Push out what is still held back."""
+        self._send(b"")
+
+    def discard(self) -> None:
+        """What has been read cannot be taken back."""
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self.stream.write(data)
+            if not data:
+                self.stream.flush()
+        except OSError as error:
+            raise WriteError(f"-: standard output cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,222 @@
+"""Encoding, through PyAV: checked before any work is done, then one run of frames as a segment, there when whole."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from ...errors import OnnxDreamError, OptionError, OutputError, WriteError
+from . import concat, pixels
+from .codec import CONTAINERS, Encoder, Encoding, Plan, plan, sink_kind
+from .color import over_white
+from .frames import FrameCheck, FrameSink, VideoInfo
+from .fsync import keep_content
+from .pipe import PipeSink, pipe_format
+
+_THREADS = 4  # whatever the machine has: encoders write something else with another number
+_REFUSING = ("Error parsing option", "Unknown option", "Invalid value")
+os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 writes to the terminal past every logger; errors only
+
+
+@lru_cache(maxsize=64)
+def _find_encoder(name: str) -> Encoder | None:
+    try:
+        codec = av.Codec(name, "w")
+    except ValueError:
+        return None
+    if codec.type != "video":
+        return None
+    return Encoder(codec.name, tuple(f.name for f in codec.video_formats or ()))
+
+
+@lru_cache(maxsize=8)
+def _held(kind: str) -> frozenset[str]:
+    """The names of all codecs that a container can hold."""
+    with av.open(BytesIO(), "w", format=kind) as container:
+        return frozenset(container.supported_codecs)
+
+
+def check_encoding(target: str | Path, info: VideoInfo, encoding: Encoding) -> Plan | None:
+    """Make sure, before any work is done, that frames like `info` can be encoded so and written to `target`.
+
+    Returns what was chosen, None for a pipe. Raises OptionError for an unknown codec, one the container cannot hold,
+    and a pixel format, crf or option the encoder does not take; OutputError when `target` cannot be written.
+    """
+    kind = sink_kind(target)
+    if kind == "pipe":
+        pipe_format(encoding)
+        _note_lost_opacity(target, info, kept=False)
+        return None
+    path = Path(target)
+    folder = path if path.is_dir() else path.parent
+    if not folder.is_dir():
+        raise OutputError(f"{folder}: no such folder to write into")
+    if (path.is_dir() and kind != "pictures") or not os.access(folder, os.W_OK):
+        raise OutputError(f"{target}: cannot be written (is it a folder, or is the folder read-only?)")
+    chosen = _planned(target, info, encoding)
+    with _refusals() as refused:
+        _start(av.CodecContext.create(chosen.codec, "w"), chosen, info)
+    if refused:
+        raise OptionError(f"codec {chosen.codec}: {'; '.join(refused)}")
+    _note_lost_opacity(target, info, kept=chosen.alpha)
+    return chosen
+
+
+def _note_lost_opacity(target: str | Path, info: VideoInfo, *, kept: bool) -> None:
+    if info.alpha and not kept:
+        warnings.warn(f"{target}: cannot hold opacity, which is laid over white; .mov and .webm can", stacklevel=3)
+
+
+@contextmanager
+def _refusals() -> Iterator[list[str]]:
+    """What encoders only mention of x264-params and their like, and then go on without."""
+    refused: list[str] = []
+    before = av.logging.get_level()
+    av.logging.set_level(av.logging.WARNING)
+    try:
+        with av.logging.Capture(local=True) as told:
+            yield refused
+    finally:
+        av.logging.set_level(before)
+    refused += [text.strip(" .\n") for _, _, text in told if text.startswith(_REFUSING)]
+
+
+def _planned(target: str | Path, info: VideoInfo, encoding: Encoding) -> Plan:
+    chosen = plan(target, info, encoding, _find_encoder)
+    suffix = Path(target).suffix.lower()
+    if suffix in CONTAINERS and chosen.codec not in _held(CONTAINERS[suffix]):
+        raise OptionError(f"codec {chosen.codec} does not go into {suffix}; use another codec, or .mkv")
+    return chosen
+
+
+@contextmanager
+def _scheduled_as_before() -> Iterator[None]:
+    """Undo what SVT-AV1 does when the superuser runs it: real-time priority, for its threads and the one that opens it.
+
+    Processes that begin later would inherit it, and hold up the whole machine.
+    """
+    if not Path("/proc/self/task").is_dir():
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        for thread in map(int, os.listdir("/proc/self/task")):
+            with suppress(ProcessLookupError):
+                if os.sched_getscheduler(thread) != policy:
+                    os.sched_setscheduler(thread, policy, parameters)
+
+
+def _start(context: Any, chosen: Plan, info: VideoInfo) -> None:
+    """Set up and open an encoder. Raises OptionError when it refuses."""
+    try:
+        av.VideoFormat(chosen.pix_fmt)
+    except ValueError as error:
+        raise OptionError(f"there is no pixel format {chosen.pix_fmt!r}") from error
+    context.width, context.height, context.pix_fmt = info.width, info.height, chosen.pix_fmt
+    context.time_base, context.framerate = info.time_base, info.rate or Fraction(25)
+    context.sample_aspect_ratio = info.aspect
+    context.color_primaries, context.color_trc = chosen.color.primaries, chosen.color.transfer
+    context.colorspace, context.color_range = chosen.color.matrix, chosen.color.range
+    context.thread_count, context.thread_type = _THREADS, "AUTO"
+    context.options = dict(chosen.options)
+    try:
+        with _scheduled_as_before():
+            context.open(strict=False)
+    except (av.FFmpegError, ValueError) as error:
+        asked = " ".join(f"{key}={value}" for key, value in chosen.options.items()) or "no options"
+        what = f"{info.width}x{info.height} {chosen.pix_fmt} with {asked}"
+        raise OptionError(f"codec {chosen.codec} refuses {what}: {getattr(error, 'strerror', error)}") from error
+    if context.options:
+        raise OptionError(f"codec {chosen.codec} has no option {', '.join(context.options)}")
+
+
+class VideoSink(FrameSink):
+    """Encodes one run of frames into the segment `path`, which appears when it is closed, for the result `target`.
+
+    `info` says size, rate, time base and colours. Raises OptionError like `check_encoding`, and OutputError.
+    """
+
+    def __init__(self, path: Path, info: VideoInfo, encoding: Encoding, target: str | Path) -> None:
+        self.path, self._whole, self.info = path, path, info
+        self.plan = _planned(target, info, encoding)
+        self._check = FrameCheck(info)
+        self._part = path.with_name(f".{path.name}.part")
+        self._kind = kind = "matroska" if self.plan.codec in _held("matroska") else "mov"
+        with self._told():
+            self._container = av.open(f"file:{self._part}", "w", format=kind, container_options=concat.OPTIONS[kind])
+            self._stream: Any = self._container.add_stream(self.plan.codec, info.rate or Fraction(25))
+        self._stream.time_base = concat.TICK
+        try:
+            _start(self._stream.codec_context, self.plan, info)
+        except OnnxDreamError:
+            self.discard()
+            raise
+        self._first: int | None = None
+        self._packets = 0
+
+    def write(self, image: np.ndarray, pts: int, alpha: np.ndarray | None = None) -> None:
+        """See FrameSink."""
+        self._check(image, pts, alpha)
+        if self._first is None:
+            self._first = pts
+            self._container.metadata.update(concat.note(pts, self.info))
+        if alpha is not None and not self.plan.alpha:
+            image, alpha = over_white(image, alpha), None
+        working = pixels.working_format(av.VideoFormat(self.plan.pix_fmt))
+        blank = av.VideoFrame(self.info.width, self.info.height, working)
+        pixels.write(blank, image, alpha, self.plan.matrix, full=self.plan.full)
+        frame = pixels.encodable(blank, self.plan.pix_fmt)
+        frame.pts, frame.time_base = pts - self._first, self.info.time_base
+        self._mux(frame)
+
+    def _mux(self, frame: av.VideoFrame | None) -> None:
+        with self._told():
+            for packet in self._stream.encode(frame):
+                self._packets += 1
+                concat.noted(packet, self._packets, self._kind)
+                self._container.mux(packet)
+
+    def close(self) -> None:
+        """See FrameSink. Raises ValueError when nothing was written."""
+        if self._first is None:
+            self.discard()
+            raise ValueError(f"{self.path}: a segment needs a frame")
+        self._mux(None)
+        with self._told():
+            self._container.close()
+            keep_content(self._part)
+            self._part.replace(self._whole)
+
+    def discard(self) -> None:
+        """See FrameSink."""
+        with suppress(av.FFmpegError, OSError):
+            self._container.close()
+        self._part.unlink(missing_ok=True)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (av.FFmpegError, OSError) as error:
+            self._part.unlink(missing_ok=True)
+            raise WriteError(f"{self.path}: cannot be written: {error.strerror or error}") from error
+
+
+def open_sink(path: Path, info: VideoInfo, encoding: Encoding, target: str | Path) -> FrameSink:
+    """Where to write frames for `target`: the segment `path`, or, when `target` is `-`, standard output itself.
+
+    Raises OptionError like `check_encoding`, and OutputError.
+    """
+    return PipeSink(info, encoding) if sink_kind(target) == "pipe" else VideoSink(path, info, encoding, target)

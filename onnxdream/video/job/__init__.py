@@ -1,0 +1,1 @@
+"""Video jobs: chunks, checkpoints and the pipeline from decoder to encoder."""

@@ -1,0 +1,93 @@
+"""Dreaming with OpenVINO: the same dream, in half precision an equally strong one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+import engines
+from conftest import DATA
+from engines import LAYERS, both, check_batches_and_masks
+from onnxdream import objectives
+from onnxdream.dream.step_graph import build_gradient_model
+from onnxdream.engines import onnxruntime, openvino, select
+from onnxdream.errors import BackendError
+from onnxdream.images import to_batch
+from onnxdream.networks.model import load_model
+from small import network, onnxdream, weights
+
+pytestmark = pytest.mark.skipif(bool(openvino.unusable()), reason=openvino.unusable())
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return engines.picture()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_whole_dream_is_onnx_runtimes(name: str, picture: np.ndarray) -> None:
+    theirs, ours = (d.dream(picture) for d in both(name, "openvino", octaves=3, steps=1, smooth=0.5))
+    assert (theirs.provider, ours.provider) == ("CPUExecutionProvider", "OpenVINO")
+    assert np.abs(theirs.exact - picture).mean() > 1
+    assert np.abs(ours.exact - theirs.exact).mean() < 0.1
+    theirs, ours = (d.dream(picture) for d in both(name, "openvino", octaves=2, steps=8))
+    assert ours.objective_before == pytest.approx(theirs.objective_before, rel=1e-3)
+    assert ours.objective_after == pytest.approx(theirs.objective_after, rel=0.05)
+
+
+def test_half_precision_dreams_as_strongly(picture: np.ndarray) -> None:
+    single, half = (
+        both("efficientnet_lite0", "openvino", octaves=2, steps=6, half=half)[1].dream(picture)
+        for half in (False, True)
+    )
+    print(f"objective {single.objective_after:.1f} single, {half.objective_after:.1f} half")
+    assert half.objective_after == pytest.approx(single.objective_after, rel=0.05)
+    assert not np.array_equal(half.exact, single.exact)
+
+
+def test_networks_of_many_channels_have_the_same_gradient(tmp_path: Path, picture: np.ndarray) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], strides=[2, 2]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "v"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["out"]),
+    ]
+    onnx.save(network(nodes, w=weights(256, 3, 3, 3), v=weights(256, 256, 3, 3)), tmp_path / "wide.onnx")
+    model = load_model(tmp_path / "wide.onnx")
+    batch = np.concatenate([to_batch(picture), to_batch(picture[:, ::-1])])
+    fixed = dict(zip("NHW", (2, *picture.shape[:2]), strict=True))
+    graphs = {t: build_gradient_model(model, objectives.l2("out"), target=t) for t in ("cpu", "openvino")}
+    count = sum(node.op_type == "DepthToSpace" for node in graphs["openvino"].graph.node)
+    assert count == 2 + sum(node.op_type == "DepthToSpace" for node in graphs["cpu"].graph.node)
+    expected = onnxruntime.Session(graphs["cpu"], "cpu", fixed=fixed).run({"image": batch})["gradient"]
+    found = openvino.Session(graphs["openvino"], "openvino", fixed=fixed).run({"image": batch})["gradient"]
+    assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
+
+
+def test_batches_and_masks() -> None:
+    check_batches_and_masks(*both("squeezenet1_1", "openvino", octaves=1, steps=2, threads=1))
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    done = onnxdream(
+        "image", DATA / "rocket.jpg", "--size", 160, "--steps", 2, "--octaves", 2, "--device", "openvino", "--json",
+        "-o", "out.png", folder=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["provider"] == "OpenVINO"
+    assert record["objective_after"] > record["objective_before"]
+    assert json.loads(onnxdream("info", "--json", folder=tmp_path).stdout)["devices"]["openvino"] == "OpenVINO"
+
+
+def test_missing_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if "site-packages" not in p])
+    with pytest.raises(BackendError, match=r"pip install onnxdream\[openvino\]"):
+        select.choose("openvino")
