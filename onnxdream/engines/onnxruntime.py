@@ -122,6 +122,8 @@ class Session:
         options.enable_mem_pattern = False
         # Threads that go on spinning after a run take the cores from the next octave's session and from OpenCV.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Quantised layers are computed in floating point: kernels for 8-bit integers saturate on x86 without VNNI.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         for axis, length in (fixed or {}).items():
             options.add_free_dimension_override_by_name(axis, length)
         data = serialize_for_shape(proto, fixed or {})
