@@ -14,6 +14,7 @@ import numpy as np
 from .dream.dreamer import Dreamer
 from .dream.step_graph import build_gradient_model
 from .errors import OptionError
+from .graph.shapes import known_shapes
 from .images import to_batch
 from .picture_files import noise
 from .settings import Settings, build_dreamer
@@ -107,13 +108,11 @@ def convolution_operations(dreamer: Dreamer, size: tuple[int, int]) -> float:
     import onnx
 
     graph = onnx.shape_inference.infer_shapes(build_gradient_model(dreamer.model, dreamer.objective, size=size)).graph
-    values = [*graph.value_info, *graph.input, *graph.output]
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
-    weights = {t.name: list(t.dims) for t in graph.initializer}
+    shapes = known_shapes(graph)
     total = 0.0
     for node in graph.node:
-        if node.op_type in ("Conv", "ConvTranspose") and node.input[1] in weights:
+        if node.op_type in ("Conv", "ConvTranspose") and node.input[1] in shapes:
             # Each number of the larger side meets the kernel of one channel of its group once.
             at = node.output[0] if node.op_type == "Conv" else node.input[0]
-            total += 2.0 * math.prod(shapes.get(at, [0])) * math.prod(weights[node.input[1]][1:])
+            total += 2.0 * math.prod(shapes.get(at, (0,))) * math.prod(shapes[node.input[1]][1:])
     return total

@@ -89,3 +89,9 @@ class WriteError(OutputError):
     """Writing the result failed: the disk is full, or its reader has gone away."""
 
     exit_code = 1
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from .errors import OutputError, PictureError, WriteError
+from .errors import OutputError, PictureError, WriteError, first_line
 
 # Above this a file is more likely a decompression bomb than a picture.
 MAX_PIXELS = 400_000_000
@@ -333,5 +333,4 @@ def resize(batch: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 
 def _reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.splitlines()[0]
+    return getattr(error, "strerror", None) or first_line(error)

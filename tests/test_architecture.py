@@ -18,7 +18,8 @@ PACKAGE = ROOT / "onnxdream"
 FLOORS = [
     {"errors"},
     {"images"},
-    {"graph", "networks", "lowering", "autodiff"},
+    {"graph", "autodiff"},
+    {"networks", "lowering"},
     {"objectives"},
     {"engines"},
     {"cluster", "environment"},

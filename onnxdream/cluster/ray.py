@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 import cv2
 
 from ..engines.onnxruntime import limit_threads
-from ..errors import ClusterError, OnnxDreamError, OptionError
+from ..errors import ClusterError, OnnxDreamError, OptionError, first_line
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -85,10 +85,9 @@ class RayCluster:
             except ConnectionAbortedError:  # the server for drivers outside now and then fails to start one's process
                 ray.init(**options)
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ClusterError(
-                f"no Ray cluster at {self.address}: {reason}; start one with `ray start --head`, and on each other "
-                "machine `ray start --address=HEAD:6379`"
+                f"no Ray cluster at {self.address}: {first_line(error)}; start one with `ray start --head`, and on "
+                "each other machine `ray start --address=HEAD:6379`"
             ) from error
         try:
             yield ray
@@ -342,5 +341,4 @@ def _cause(error: BaseException) -> BaseException:
         return ClusterError("its worker died")
     if isinstance(cause, ray_module().exceptions.NodeDiedError):
         return ClusterError("its node is gone")
-    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
-    return ClusterError(f"{type(cause).__name__}: {lines[0] if lines else 'no message'}")
+    return ClusterError(f"{type(cause).__name__}: {first_line(cause)}")

@@ -14,10 +14,10 @@ import numpy as np
 
 from ..autodiff import Ops, backward
 from ..errors import LayerError, ModelError, OptionError
-from ..graph.fuse import simplify
+from ..graph.fuse import fuse
 from ..graph.mixed_precision import halve, per_picture, scaled
 from ..graph.shapes import IR_VERSION, OPSET, Shape, fold_constants, keep_only, probe_shapes
-from ..graph.specialize import freeze
+from ..graph.specialize import specialize
 from ..lowering.legalize import lower
 from ..lowering.targets import HOST_COPIES, TARGETS, lacks
 from ..networks.model import PROBE, Model
@@ -162,7 +162,7 @@ class _Differentiated:
         self.halved: tuple[list[str | None], list[str | None]] | None = None
         graph = _Truncated(model, objective.layers, jitter=jitter, target=target)
         self.graph, self.op, self.image, self.shift = graph.graph, graph.op, graph.image, graph.shift
-        simplify(self.graph, keep=[*graph.layers.values(), *([graph.prepared] if half else [])])
+        fuse(self.graph, keep=[*graph.layers.values(), *([graph.prepared] if half else [])])
         for name, channels in objective.inputs.items():
             _add_input(self.graph, name, np.float32, ["N", channels])
         taps = {n: self.op.Identity(v) for n, v in graph.layers.items()} if half else graph.layers
@@ -300,7 +300,7 @@ def _finish(
         )
     fold_constants(graph)
     if fixed is not None or lacks(target, HOST_COPIES):
-        freeze(graph, fixed or {})
+        specialize(graph, lengths=fixed or {})
     model = ir.Model(graph, ir_version=IR_VERSION, producer_name="onnxdream")
     passes.CommonSubexpressionEliminationPass()(model)
     keep_only(graph, list(graph.outputs))

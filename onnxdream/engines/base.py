@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import BackendError
-from ..graph.trim import serialize_for_shape
+from ..graph.specialize import serialize_for_shape
 
 if TYPE_CHECKING:
     import onnx

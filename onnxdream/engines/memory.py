@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BackendError, OutOfMemoryError
-from ..graph.shapes import first_line
+from ..errors import BackendError, OutOfMemoryError, first_line
 from .read_write_lock import ReadWriteLock
 
 turns = ReadWriteLock()

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..errors import BackendError, OptionError
-from ..graph.shapes import IR_VERSION, OPSET, first_line
-from ..graph.trim import serialize_for_shape
+from ..errors import BackendError, OptionError, first_line
+from ..graph.shapes import IR_VERSION, OPSET
+from ..graph.specialize import serialize_for_shape
 from .cuda_graph import UNRECORDED, StepLoop
 from .memory import OnDevice, turns, using
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import ModelError
-from .shapes import IR_VERSION, OPSET, first_line, fold_constants, replace
+from ..errors import ModelError, first_line
+from .shapes import IR_VERSION, OPSET, fold_constants, replace
 
 if TYPE_CHECKING:
     import onnx
@@ -50,10 +50,10 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         onnx.checker.check_model(proto)
     except Exception as error:
         raise ModelError(f"{path}: not a valid ONNX file: {first_line(error)}") from error
-    return canonical(proto, str(path))
+    return canonicalize(proto, str(path))
 
 
-def canonical(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
+def canonicalize(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
     """`proto` in canonical form. Raises ModelError, calling the file `name`."""
     import onnx_ir as ir
     import onnx_ir.passes.common as passes
@@ -237,7 +237,7 @@ def _without_newer_operators(proto: onnx.ModelProto, version: int) -> onnx.Model
 
 
 def _name_types(graph: ir.Graph) -> None:
-    """BoundRun each CastLike of a constant into the Cast it is, so that it can be folded."""
+    """Turn each CastLike of a constant into the Cast it is, so that it can be folded."""
 
     for node in list(graph):
         if node.op_type != "CastLike" or node.inputs[0] is None or node.inputs[1] is None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-def simplify(graph: ir.Graph, keep: Iterable[ir.Value]) -> None:
+def fuse(graph: ir.Graph, *, keep: Iterable[ir.Value]) -> None:
     """Apply every rewrite; tensors in `keep` stay as they are."""
     kept = set(keep)
     fold_batch_norms(graph, kept)

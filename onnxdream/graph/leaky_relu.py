@@ -1,13 +1,11 @@
-"""Networks whose layer answers to every picture: a rectifier that is shut passes on how far it is from opening."""
+"""Networks whose gradient does not vanish: a closed rectifier leaks, so it passes on how far it is from opening."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from ..networks.model import Model
 
 if TYPE_CHECKING:
     import onnx
@@ -19,20 +17,25 @@ _PASSING = {
 }  # fmt: skip
 
 
-def leaky(model: Model, layers: tuple[str, ...], slope: float = 0.1) -> Model:
-    """`model` with the last rectifier before each of `layers` leaking, and nothing else changed.
+def leak_rectifiers(network: onnx.ModelProto, tensors: Iterable[str], slope: float) -> onnx.ModelProto:
+    """`network` with the last rectifier before each of `tensors` leaking, and nothing else changed.
 
     Rectifiers are ReLU, and Clip, Max and Min with constants, which leak wherever they hold their input back. Where
-    channels stay apart from there on, as in depthwise convolutions, so does the one before. From noise most filters of
-    a deep layer stay shut, where the gradient is 0 and an ascent would never start.
+    channels stay apart from there on, as in depthwise convolutions, the rectifier before leaks too. From noise most
+    filters of a deep layer stay shut, where the gradient is 0 and an ascent would never start.
+
+    Args:
+        network: In canonical form; it is not changed.
+        tensors: Names of the tensors whose gradient must not vanish.
+        slope: What a rectifier passes on of the part of its input that it holds back, in 0..1.
     """
     import onnx
 
     proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
+    proto.CopyFrom(network)
     makers = {name: node for node in proto.graph.node for name in node.output}
     weights = {tensor.name: tensor for tensor in proto.graph.initializer}
-    pending, leaking = [model.layer(name).name for name in layers], set()
+    pending, leaking = list(tensors), set[str]()
     while pending:
         node = makers.get(pending.pop())
         if node is None or node.output[0] in leaking:
@@ -48,7 +51,7 @@ def leaky(model: Model, layers: tuple[str, ...], slope: float = 0.1) -> Model:
         proto.graph.node.append(node)
         if node.output[0] in leaking:
             _leak(proto.graph, _held_back(node, weights), slope)
-    return dataclasses.replace(model, proto=proto)
+    return proto
 
 
 def _is_depthwise(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:

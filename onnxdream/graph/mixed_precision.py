@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..autodiff.ops import Ops
-from .shapes import strip_large_initializers
+from .shapes import strip_large_initializers, tensor_types
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -116,10 +116,7 @@ def _single(graph: ir.Graph) -> set[str]:
     import onnx
 
     inferred = onnx.shape_inference.infer_shapes(strip_large_initializers(graph)).graph
-    typed = [*inferred.value_info, *inferred.input, *inferred.output]
-    float32 = onnx.TensorProto.FLOAT
-    names = {v.name for v in typed if v.type.tensor_type.elem_type == float32}
-    return names | {t.name for t in inferred.initializer if t.data_type == float32}
+    return {name for name, t in tensor_types(inferred).items() if t.elem_type == onnx.TensorProto.FLOAT}
 
 
 def _rounded(array: np.ndarray) -> np.ndarray:

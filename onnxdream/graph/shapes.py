@@ -1,4 +1,4 @@
-"""What is asked of ONNX graphs everywhere: what a node reads, constants folded, shapes, and what an output needs.
+"""What every graph pass needs: constants folded, single nodes evaluated, shapes, and dead nodes removed.
 
 Shapes are found by *probing*: the graph is inferred once with a concrete picture size, which gives every tensor a
 concrete shape even where symbolic inference gives up.
@@ -6,14 +6,15 @@ concrete shape even where symbolic inference gives up.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import warnings
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ..errors import first_line
 
 if TYPE_CHECKING:
     import onnx
@@ -40,49 +41,53 @@ def inputs_of(node: onnx.NodeProto) -> set[str]:
     return set(node.input) | {name for g in inner for n in g.node for name in inputs_of(n)} - {""}
 
 
-_LATER = "onnxdream.later"  # whether a node is to be computed when the graph is loaded
+def evaluate(node: onnx.NodeProto, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The outputs of one node, computed by onnx's reference evaluator; none where that cannot compute them."""
+    from onnx import ValueInfoProto, helper
+    from onnx.reference import ReferenceEvaluator
+
+    infos = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for name, array in inputs.items()
+    ]
+    graph = helper.make_graph([node], "node", infos, [ValueInfoProto(name=output) for output in node.output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            results = ReferenceEvaluator(model).run(None, dict(inputs))
+    except Exception:  # it raises whatever its operators happen to
+        return []
+    return [np.asarray(result) for result in results]
+
+
+_DEFERRED = "onnxdream.deferred"  # marks a node that is computed when the graph is loaded
 
 
 def defer_folding(value: ir.Value) -> ir.Value:
     """Leave `value`, and what follows from it, to the runtime to compute as it loads the graph: the file is smaller."""
     node = value.producer()
     assert node is not None
-    node.meta[_LATER] = True
+    node.meta[_DEFERRED] = True
     return value
 
 
 def fold_constants(graph: ir.Graph) -> None:
-    """Replace nodes whose inputs are all constant by their value, computed with onnx's reference evaluator."""
-    import onnx
+    """Replace each node whose inputs are all constant by its value, where it can be computed here."""
     import onnx_ir as ir
-    from onnx.reference import ReferenceEvaluator
 
     for node in list(graph):
-        if not node.inputs or not all(v is not None and v.const_value is not None for v in node.inputs):
+        constants = {v.name: v.const_value for v in node.inputs if v is not None}
+        if not constants or None in node.inputs or None in constants.values() or node.meta.get(_DEFERRED):
             continue
-        if node.meta.get(_LATER) or any(
-            a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()
-        ):
+        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
             continue
-        inputs = {str(v.name): v.const_value.numpy() for v in node.inputs}  # type: ignore[union-attr]
-        proto = onnx.helper.make_graph(
-            [ir.to_proto(node)],
-            "fold",
-            [
-                onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-                for n, a in inputs.items()
-            ],
-            [onnx.ValueInfoProto(name=o.name) for o in node.outputs],
-        )
-        folded = onnx.helper.make_model(proto, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
-        try:
-            with np.errstate(all="ignore"), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                results = ReferenceEvaluator(folded).run(None, inputs)
-        except Exception:  # left as it is: the runtime will compute it
+        inputs = {str(name): tensor.numpy() for name, tensor in constants.items() if tensor is not None}
+        results = evaluate(ir.to_proto(node), inputs)
+        if not results:
             continue
         for output, result in zip(node.outputs, results, strict=True):
-            value = ir.Value(name=f"{output.name}/folded", const_value=ir.tensor(np.asarray(result)))
+            value = ir.Value(name=f"{output.name}/folded", const_value=ir.tensor(result))
             graph.register_initializer(value)
             output.replace_all_uses_with(value, replace_graph_outputs=False)
         if not any(o.is_graph_output() for o in node.outputs):
@@ -96,6 +101,15 @@ def replace(graph: ir.Graph, node: ir.Node, results: Sequence[ir.Value]) -> None
             result.name = output.name
         output.replace_all_uses_with(result, replace_graph_outputs=True)
     graph.remove(node, safe=True)
+
+
+def keep_only(graph: ir.Graph, outputs: Iterable[ir.Value]) -> None:
+    """Make `outputs` the graph's only outputs and remove every node and weight they do not need."""
+    import onnx_ir as ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    graph.outputs[:] = outputs
+    RemoveUnusedNodesPass()(ir.Model(graph, ir_version=IR_VERSION))
 
 
 def strip_large_initializers(graph: ir.Graph) -> onnx.ModelProto:
@@ -117,19 +131,21 @@ def strip_large_initializers(graph: ir.Graph) -> onnx.ModelProto:
             graph.register_initializer(value)
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def tensor_types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto.Tensor]:
+    """Element type and shape of every tensor, by name, as far as the graph declares or inference has added them."""
+    import onnx
+
+    types = {t.name: onnx.helper.make_tensor_type_proto(t.data_type, t.dims) for t in graph.initializer}
+    types |= {v.name: v.type for v in [*graph.value_info, *graph.output, *graph.input]}
+    return {name: t.tensor_type for name, t in types.items() if t.HasField("tensor_type")}
 
 
 def known_shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
-    """The shapes of inputs, outputs and, in an inferred graph, of what lies between, where they are fully known."""
+    """The shape of every tensor, by name, whose shape the graph states in full; see `tensor_types`."""
     return {
-        value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
-        for value in [*graph.value_info, *graph.output, *graph.input]
-        if value.type.tensor_type.HasField("shape")
-        and all(d.HasField("dim_value") for d in value.type.tensor_type.shape.dim)
+        name: tuple(d.dim_value for d in tensor.shape.dim)
+        for name, tensor in tensor_types(graph).items()
+        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim)
     }
 
 
@@ -144,32 +160,22 @@ def small_integers(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
 def computed_sizes(
     nodes: Iterable[onnx.NodeProto], given: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]
 ) -> dict[str, np.ndarray]:
-    """The tensors that `nodes`, in order, compute from shapes and `given` ones alone, by onnx's reference evaluator."""
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-
+    """The tensors that `nodes`, in order, compute from `shapes` and the constants `given` alone."""
     found: dict[str, np.ndarray] = {}
     known = ChainMap(found, dict(given))
     for node in nodes:
         if node.op_type == "Shape" and node.input[0] in shapes:
-            feeds = {node.input[0]: np.empty(shapes[node.input[0]], np.bool_)}
+            inputs = {node.input[0]: np.empty(shapes[node.input[0]], np.bool_)}
         elif node.input and all(n in known for n in node.input if n) and not is_control_flow(node):
-            feeds = {n: known[n] for n in node.input if n}
+            inputs = {n: known[n] for n in node.input if n}
         else:
             continue
-        infos = [
-            onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-            for n, a in feeds.items()
-        ]
-        single = onnx.helper.make_graph([node], "one", infos, [onnx.ValueInfoProto(name=o) for o in node.output])
-        model = onnx.helper.make_model(single, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
-        with contextlib.suppress(Exception):  # left for shape inference
-            found.update(zip(node.output, map(np.asarray, ReferenceEvaluator(model).run(None, feeds)), strict=True))
+        found.update(zip(node.output, evaluate(node, inputs), strict=False))
     return found
 
 
 def _settle_sizes(graph: onnx.GraphProto, inferred: onnx.GraphProto) -> bool:
-    """BoundRun what only depends on shapes that are known into constants; False where there is nothing of that kind.
+    """Turn what only depends on shapes that are known into constants; False where there is nothing of that kind.
 
     Shape inference follows a size through few operators, and loses it at a Div or a Gather, as attention has them.
     """
@@ -189,9 +195,17 @@ def _settle_sizes(graph: onnx.GraphProto, inferred: onnx.GraphProto) -> bool:
 
 
 def probe_shapes(proto: onnx.ModelProto, size: Mapping[str, Shape]) -> dict[str, Shape]:
-    """Concrete shape of every tensor when the graph's inputs have the shapes in `size`.
+    """Infer the concrete shape of every tensor.
 
-    Tensors whose shape depends on data are left out. Raises ValueError when the graph does not accept that size.
+    Args:
+        proto: The graph; it is not changed.
+        size: The shapes of the graph's inputs, by name.
+
+    Returns:
+        Shapes by the tensors' names, those of weights included; tensors whose shape depends on data are left out.
+
+    Raises:
+        ValueError: The graph does not accept inputs of these shapes.
     """
     import onnx
 
@@ -211,8 +225,7 @@ def probe_shapes(proto: onnx.ModelProto, size: Mapping[str, Shape]) -> dict[str,
             inferred = onnx.shape_inference.infer_shapes(probe, check_type=True, strict_mode=True, data_prop=True)
     except Exception as error:
         raise ValueError(first_line(error)) from error
-    shapes: dict[str, Shape] = {t.name: tuple(t.dims) for t in probe.graph.initializer}
-    shapes |= known_shapes(inferred.graph)
+    shapes = known_shapes(inferred.graph)
     for name, shape in shapes.items():
         if any(d < 0 for d in shape):
             raise ValueError(f"{name} would have the shape {list(shape)}")
@@ -226,35 +239,3 @@ def probe_shapes(proto: onnx.ModelProto, size: Mapping[str, Shape]) -> dict[str,
             if given != wanted:
                 raise ValueError(f"the convolution {node.output[0]} takes {wanted} channels, not {given}")
     return shapes
-
-
-def _read_by(node: ir.Node) -> Iterator[ir.Value | None]:
-    """What the node reads, and its inner graphs where it has any."""
-    import onnx_ir as ir
-
-    yield from node.inputs
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield from attribute.as_graph().outputs
-            for inner in attribute.as_graph():
-                yield from _read_by(inner)
-
-
-def keep_only(graph: ir.Graph, outputs: Iterable[ir.Value]) -> None:
-    """Make `outputs` the graph's only outputs and drop every node and weight they do not need."""
-    graph.outputs.clear()
-    graph.outputs.extend(outputs)
-    needed: set[ir.Value] = set()
-    stack = list(graph.outputs)
-    while stack:
-        value = stack.pop()
-        if value not in needed:
-            needed.add(value)
-            producer = value.producer()
-            if producer is not None:
-                stack.extend(v for v in _read_by(producer) if v is not None)
-    graph.remove([n for n in graph if not any(o in needed for o in n.outputs)], safe=True)
-    for name, value in list(graph.initializers.items()):
-        if value not in needed:
-            with contextlib.suppress(KeyError):
-                del graph.initializers[name]

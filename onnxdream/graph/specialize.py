@@ -1,21 +1,40 @@
-"""Graphs for one size of picture, which compute no shapes."""
+"""Graphs for one size of picture.
+
+Before a model is finished, `specialize` turns all that is computed from shapes into constants. Before a runtime opens
+a model that takes every size, `fold_crops_into_padding` fits it to one: a gradient that works at every size computes
+a little more than is needed and crops the rest away. In ONNX Runtime that Slice also ends the blocked layout of all
+that follows; once the size is known, less padding does the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import OptionError
-from .shapes import first_line, fold_constants, strip_large_initializers
+from ..errors import OptionError, first_line
+from .shapes import (
+    IR_VERSION,
+    SMALL,
+    Shape,
+    computed_sizes,
+    fold_constants,
+    inputs_of,
+    known_shapes,
+    small_integers,
+    strip_large_initializers,
+    tensor_types,
+)
 
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
 
-def freeze(graph: ir.Graph, lengths: Mapping[str, int]) -> None:
+def specialize(graph: ir.Graph, *, lengths: Mapping[str, int]) -> None:
     """Give the symbolic axes of inputs and outputs these lengths, and turn what follows from them into constants.
 
     Without lengths, only what follows from types. Raises OptionError when the graph does not accept that size.
@@ -68,10 +87,110 @@ def _types(graph: ir.Graph, *, strict: bool) -> dict[str, onnx.TypeProto.Tensor]
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=strict)
     except Exception as error:
         raise OptionError(f"the network does not accept pictures of {picture}: {first_line(error)}") from error
-    values = [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]
-    types = {v.name: v.type.tensor_type for v in values if v.type.tensor_type.HasField("shape")}
+    types = {name: tensor for name, tensor in tensor_types(inferred.graph).items() if tensor.HasField("shape")}
     for name, known in types.items():
         dims = known.shape.dim
         if len(dims) > 2 and any(d.HasField("dim_value") and d.dim_value < 1 for d in dims):
             raise OptionError(f"the network does not accept pictures of {picture}: nothing would be left of {name}")
     return types
+
+
+def serialize_for_shape(proto: onnx.ModelProto | bytes, lengths: Mapping[str, int]) -> bytes:
+    """What a runtime opens: `proto` fitted to these lengths of its symbolic axes; the bytes of a file as they are."""
+    return proto if isinstance(proto, bytes) else fold_crops_into_padding(proto, lengths).SerializeToString()
+
+
+def fold_crops_into_padding(proto: onnx.ModelProto, lengths: Mapping[str, int]) -> onnx.ModelProto:
+    """`proto` with less padding in place of each Slice that crops a convolution's output.
+
+    `lengths` gives the symbolic axes of the inputs; the result is right for these lengths alone. Slices whose place
+    depends on data, or that crop more than there is padding, stay.
+    """
+    import onnx
+    from onnx.helper import make_tensor_value_info
+
+    if not lengths or not any(_crops(proto)):
+        return proto
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    crops = list(_crops(result))
+    extents = {name for _, crop in crops for name in crop.input[1:]}
+    shapes = _shapes(result, lengths, extents)
+    given = small_integers(result.graph)
+    values = {**given, **computed_sizes(_behind(result, extents), given, shapes)}
+    placed = [(conv, crop, _slices(crop, values)) for conv, crop in crops if set(crop.input[1:]) <= values.keys()]
+    # Inference does not see beyond a crop whose extent is computed; told of all of them, it does.
+    channels = {t.name: t.dims[0] for t in result.graph.initializer if t.dims}
+    for conv, crop, slices in placed:
+        sides = [slices[axis].stop - slices[axis].start if axis in slices else None for axis in (2, 3)]
+        shape = [lengths.get("N"), channels.get(conv.input[1]), *sides]
+        result.graph.value_info.append(make_tensor_value_info(crop.output[0], onnx.TensorProto.FLOAT, shape))
+    shapes = _shapes(result, lengths, {conv.output[0] for conv, _, _ in placed})
+    del result.graph.value_info[:]
+    for conv, crop, slices in placed:
+        full = shapes.get(conv.output[0])
+        if full is None or not slices.keys() <= {2, 3}:
+            continue
+        pads = next(a.ints for a in conv.attribute if a.name == "pads")
+        less = [0, 0, 0, 0]
+        for axis, place in slices.items():
+            first, last, _ = place.indices(full[axis])
+            less[axis - 2], less[axis] = first, full[axis] - last
+        if all(0 <= cut <= pad for cut, pad in zip(less, pads, strict=True)):
+            pads[:] = [pad - cut for cut, pad in zip(less, pads, strict=True)]
+            conv.output[0] = crop.output[0]
+            result.graph.node.remove(crop)
+    return result
+
+
+def _slices(crop: onnx.NodeProto, values: Mapping[str, np.ndarray]) -> dict[int, slice]:
+    """What a Slice keeps of each axis it cuts."""
+    starts, ends, axes = (values[name].tolist() for name in crop.input[1:])
+    return {axis: slice(start, end) for start, end, axis in zip(starts, ends, axes, strict=True)}
+
+
+def _crops(proto: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, onnx.NodeProto]]:
+    """Each padded convolution along two axes whose output is only read by a Slice without steps, and that Slice."""
+    producers = {o: n for n in proto.graph.node for o in n.output}
+    readers = Counter(name for n in proto.graph.node for name in inputs_of(n))
+    readers.update(o.name for o in proto.graph.output)
+    for node in proto.graph.node:
+        source = producers.get(node.input[0]) if node.op_type == "Slice" and len(node.input) == 4 else None
+        if source is None or source.op_type != "Conv" or readers[source.output[0]] > 1:
+            continue
+        if any(a.name == "pads" and len(a.ints) == 4 for a in source.attribute):
+            yield source, node
+
+
+def _shapes(proto: onnx.ModelProto, lengths: Mapping[str, int], wanted: set[str]) -> dict[str, Shape]:
+    """The shapes of `wanted` and of what goes into them, inferred from the lengths of the inputs' axes.
+
+    Weights stay out of it: they are large.
+    """
+    import onnx
+    from onnx.helper import make_tensor_value_info
+
+    skeleton = onnx.ModelProto(ir_version=IR_VERSION, opset_import=proto.opset_import)
+    graph = skeleton.graph
+    graph.node.extend(_behind(proto, wanted))
+    graph.input.extend(proto.graph.input)
+    graph.value_info.extend(proto.graph.value_info)
+    for dim in [d for v in graph.input for d in v.type.tensor_type.shape.dim]:
+        if dim.dim_param in lengths:
+            dim.dim_value = lengths[dim.dim_param]
+    for weight in proto.graph.initializer:
+        if math.prod(weight.dims) <= SMALL:
+            graph.initializer.append(weight)
+        else:
+            graph.input.append(make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+    return known_shapes(onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph)
+
+
+def _behind(proto: onnx.ModelProto, names: set[str]) -> list[onnx.NodeProto]:
+    """The nodes that the tensors of `names` depend on, in order."""
+    needed, found = set(names), []
+    for node in reversed(proto.graph.node):
+        if needed & set(node.output):
+            needed |= inputs_of(node)
+            found.append(node)
+    return found[::-1]

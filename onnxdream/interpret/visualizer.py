@@ -18,7 +18,6 @@ from ..dream.step_graph import build_gradient_model, build_objective_model
 from ..dream.tiling import bytes_per_pixel, step_bytes
 from ..engines.onnxruntime import Session, resolve_device
 from ..errors import ModelError, OptionError, PictureError
-from ..graph.leaky_relu import leaky
 from ..images import resize, to_batch
 from ..networks.model import Model, load_model
 from ..objectives import Objective
@@ -228,7 +227,7 @@ class Visualizer:
         with self._building:
             key = (family(goal), batch)
             if key not in self._graphs:
-                model, target = leaky(self.model, goal.layers), "cpu" if self._on_cpu else "cuda"
+                model, target = self.model.with_leaky_rectifiers(goal.layers), "cpu" if self._on_cpu else "cuda"
                 self._graphs[key] = build_gradient_model(model, goal, size=self.size, batch=batch, target=target)
             return self._graphs[key]
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..errors import LayerError, ModelError, NoGradientError
 from ..graph.canonicalize import read_onnx
+from ..graph.leaky_relu import leak_rectifiers
 from ..graph.shapes import Shape, is_control_flow, keep_only, probe_shapes
 from . import registry
 from .receptive_field import geometry, smallest_picture
@@ -242,6 +243,11 @@ class Model:
     def output_name(self) -> str:
         """The name of the network's first output."""
         return str(self.proto.graph.output[0].name)
+
+    def with_leaky_rectifiers(self, layers: Sequence[str], slope: float = 0.1) -> Model:
+        """This network with the last rectifier before each of `layers` leaking; see `leak_rectifiers`."""
+        names = [self.layer(name).name for name in layers]
+        return dataclasses.replace(self, proto=leak_rectifiers(self.proto, names, slope))
 
     def default_layer(self) -> str:
         """The layer to dream with when none is named: recommended, else the one two thirds of the way in."""

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..graph.shapes import inputs_of, is_control_flow
+from ..graph.shapes import inputs_of, is_control_flow, known_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -85,7 +85,7 @@ class Geometry:
 
 def geometry(graph: onnx.GraphProto, source: str) -> dict[str, Geometry]:
     """Stride and receptive field of every tensor that depends on the tensor `source`, up to control flow (If, Loop)."""
-    kernels = {t.name: tuple(t.dims[2:]) for t in graph.initializer}
+    kernels = {name: shape[2:] for name, shape in known_shapes(graph).items()}
     known = {source: Geometry(1, 1)}
     for node in graph.node:
         inputs = [known[n] for n in inputs_of(node) if n in known]
@@ -110,7 +110,7 @@ def geometry(graph: onnx.GraphProto, source: str) -> dict[str, Geometry]:
 
 def smallest_picture(graph: onnx.GraphProto, source: str, target: str) -> tuple[int, int]:
     """The smallest picture (height, width) on which the tensor `target` has at least one place."""
-    kernels = {t.name: tuple(t.dims[2:]) for t in graph.initializer}
+    kernels = {name: shape[2:] for name, shape in known_shapes(graph).items()}
     need: dict[str, tuple[int, int]] = {target: (1, 1)}
     for node in reversed(graph.node):
         outputs = [need[n] for n in node.output if n in need]

@@ -26,7 +26,7 @@ from float64 import run_float64
 from onnxdream.autodiff import Ops, backward
 from onnxdream.engines.onnxruntime import Session
 from onnxdream.errors import NoGradientError
-from onnxdream.graph.canonicalize import canonical
+from onnxdream.graph.canonicalize import canonicalize
 from onnxdream.graph.shapes import OPSET, fold_constants, keep_only, probe_shapes
 from onnxdream.lowering.legalize import lower
 from onnxdream.networks.model import PROBE
@@ -53,7 +53,7 @@ class Case:
         head = f'<ir_version: 8, opset_import: ["" : {self.opset}]>'
         proto = onnx.parser.parse_model(f"{head} g (float[{self.input}] x) => (float[] y) {{ {self.body} }}")
         proto.graph.initializer.extend(onnx.numpy_helper.from_array(w, name) for name, w in self.weights.items())
-        return canonical(proto, "case") if self.opset <= OPSET else proto
+        return canonicalize(proto, "case") if self.opset <= OPSET else proto
 
     def shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
         lengths = dict(zip("NHW", size, strict=True))

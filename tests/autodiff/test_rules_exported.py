@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from float64 import run_float64
 from onnxdream.engines.onnxruntime import Session
-from onnxdream.graph.canonicalize import canonical
+from onnxdream.graph.canonicalize import canonicalize
 from test_rules import generator, gradient_model, relative
 
 
@@ -122,7 +122,7 @@ def exported(block: nn.Module, x: Tensor) -> onnx.ModelProto:
         program = torch.onnx.export(
             block, (x,), dynamo=True, opset_version=18, input_names=["x"], verbose=False, **axes
         )
-    return canonical(program.model_proto, "block")
+    return canonicalize(program.model_proto, "block")
 
 
 EVERYDAY = ("attention", "window attention", "ConvNeXt", "activations")

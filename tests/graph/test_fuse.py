@@ -17,7 +17,7 @@ from onnxdream import load_model
 from onnxdream import objectives as obj
 from onnxdream.dream.step_graph import build_gradient_model, build_step_model
 from onnxdream.engines.onnxruntime import Session
-from onnxdream.graph.trim import trimmed
+from onnxdream.graph.specialize import fold_crops_into_padding
 from onnxdream.networks.model import Model
 from tools import networks
 
@@ -73,9 +73,9 @@ def test_gradients_are_those_of_the_network_as_it_came(odd: tuple[nn.Module, Mod
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("name", "layer"), [("squeezenet1_1", "fire6"), ("efficientnet_lite0", "block5")])
-def test_trimming_changes_no_bit(name: str, layer: str, size: tuple[int, int]) -> None:
+def test_folding_crops_into_padding_changes_no_bit(name: str, layer: str, size: tuple[int, int]) -> None:
     proto = build_step_model(load_model(name), obj.l2(layer))
-    less = trimmed(proto, {"N": 1, "H": size[0], "W": size[1]})
+    less = fold_crops_into_padding(proto, {"N": 1, "H": size[0], "W": size[1]})
     image = np.random.default_rng(4).uniform(0, 255, (1, 3, *size)).astype(np.float32)
     feeds = {"image": image, "step_size": np.array(1.5, np.float32), "shift": np.array([3, -5], np.int64)}
     whole, cut = (Session(p.SerializeToString(), "cpu").run(feeds) for p in (proto, less))

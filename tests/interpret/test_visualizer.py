@@ -16,7 +16,6 @@ from onnxdream.dream.dreamer import features
 from onnxdream.dream.step_graph import build_gradient_model, build_objective_model
 from onnxdream.engines.onnxruntime import Session
 from onnxdream.errors import LayerError, ModelError, OptionError, PictureError
-from onnxdream.graph.leaky_relu import leaky
 from onnxdream.images import resize, to_batch
 from onnxdream.interpret.activations import _grid_of_tokens
 from onnxdream.interpret.channel_inputs import family, steered
@@ -139,7 +138,7 @@ def test_a_leaking_rectifier_lets_shut_channels_start(squeezenet: Model) -> None
     shut = np.flatnonzero(features(squeezenet, "fire8", noise[0].transpose(1, 2, 0))[0].reshape(512, -1).max(1) == 0)
     goal = obj.channel("fire8", int(shut[0]))
     assert not Session(build_gradient_model(squeezenet, goal)).run({"image": noise})["gradient"].any()
-    leaking = leaky(squeezenet, ("fire8",))
+    leaking = squeezenet.with_leaky_rectifiers(("fire8",))
     assert Session(build_gradient_model(leaking, goal)).run({"image": noise})["gradient"].any()
     before, after = (features(m, "fire8", noise[0].transpose(1, 2, 0)) for m in (squeezenet, leaking))
     np.testing.assert_allclose(np.maximum(after, 0), before, rtol=1e-5, atol=1e-3)
@@ -155,7 +154,7 @@ def test_what_holds_values_back_leaks_at_both_ends(rectifier: str, tmp_path: Pat
     picture = RNG.uniform(0, 255, (20, 20, 3)).astype(np.float32)
     x, held, leaking = (
         features(m, layer, picture)
-        for m, layer in ((model, "a_before"), (model, "out"), (leaky(model, ("out",), 0.1), "out"))
+        for m, layer in ((model, "a_before"), (model, "out"), (model.with_leaky_rectifiers(("out",), 0.1), "out"))
     )
     assert (x != held).any()
     np.testing.assert_allclose(leaking, held + 0.1 * (x - held), atol=1e-5)
@@ -194,7 +193,7 @@ def test_recipes_signs_and_starts(squeezenet: Model, rocket: np.ndarray) -> None
         assert visualizer.measure([goal], visualizer([goal])) > 2 * visualizer.measure(
             [goal], visualizer.with_steps(1)([goal])
         )
-    visualizer = Visualizer(leaky(squeezenet, ("fire3",)), size=(48, 48), steps=40)
+    visualizer = Visualizer(squeezenet.with_leaky_rectifiers(("fire3",)), size=(48, 48), steps=40)
     assert visualizer.measure([-goal], visualizer([-goal])) > visualizer.measure([-goal], grey)
     near = Visualizer(squeezenet, size=(48, 48), steps=1)([goal], start=rocket)[0]
     small = resize(to_batch(rocket), (48, 48))[0].transpose(1, 2, 0)

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ...errors import PictureError, VideoError, WriteError
+from ...errors import PictureError, VideoError, WriteError, first_line
 from ...images import SETTINGS_KEY, Picture, read_picture, read_settings, write_picture, write_whole
 from .codec import PICTURES
 from .color import over_white
@@ -177,7 +177,7 @@ class AnimationSource(VideoSource):
                     alpha = alpha or frame.getextrema()[3][0] < 255
                     self.times.append(self.times[-1] + duration)
         except Exception as error:  # Pillow raises what its decoders happen to
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             if len(self.times) == 1:
                 raise VideoError(f"{path}: not an animated picture that can be read ({reason})") from error
             self.broken = reason

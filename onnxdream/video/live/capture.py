@@ -17,7 +17,7 @@ import av
 import cv2
 import numpy as np
 
-from ...errors import OptionError, VideoError
+from ...errors import OptionError, VideoError, first_line
 from ..io.open import open_source
 
 _OPEN_TIMEOUT, _READ_TIMEOUT = 10.0, 5.0  # seconds
@@ -143,7 +143,7 @@ def _screen(name: str, numbers: list[int | None]) -> Iterator[np.ndarray]:
                 due = max(due + float(1 / _SCREEN_RATE), time.perf_counter())
                 time.sleep(due - time.perf_counter() if due > time.perf_counter() else 0)
     except mss.exception.ScreenShotError as error:
-        raise VideoError(f"{name}: the screen cannot be read: {str(error).splitlines()[0]}") from error
+        raise VideoError(f"{name}: the screen cannot be read: {first_line(error)}") from error
 
 
 def _played(path: str, *, loop: bool) -> Iterator[np.ndarray]:
