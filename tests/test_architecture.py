@@ -18,8 +18,8 @@ PACKAGE = ROOT / "onnxdream"
 FLOORS = [
     {"errors"},
     {"images"},
-    {"graph", "autodiff"},
-    {"networks", "lowering"},
+    {"graph", "autodiff", "lowering"},
+    {"networks"},
     {"objectives"},
     {"engines"},
     {"cluster", "environment"},
