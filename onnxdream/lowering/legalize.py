@@ -13,7 +13,7 @@ from ..autodiff.rules.conv import same_overhang, spatial_shape
 from ..autodiff.rules.max_pool import LOWEST
 from ..autodiff.rules.norm import lrn
 from ..autodiff.rules.pool import window_sizes
-from ..networks.receptive_field import Window, windows
+from ..graph.windows import Window, windows
 from .targets import FEW_PRODUCTS, HARD_SIGMOID, LRN, POINTWISE_PADS, SAME_PADS, lacks
 from .winograd import winograd
 

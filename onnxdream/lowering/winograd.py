@@ -18,7 +18,7 @@ import numpy as np
 from ..autodiff.ops import Ops
 from ..autodiff.registry import Call
 from ..graph.shapes import defer_folding
-from ..networks.receptive_field import Window
+from ..graph.windows import Window
 
 if TYPE_CHECKING:
     import onnx_ir as ir

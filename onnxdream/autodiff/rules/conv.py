@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...graph.windows import Window, windows
 from ...lowering.targets import TRANSPOSED, lacks
-from ...networks.receptive_field import Window, windows
 from ..registry import Call, rule
 
 if TYPE_CHECKING:

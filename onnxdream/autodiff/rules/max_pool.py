@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...graph.windows import Window
 from ...lowering.targets import INDICES, NEW_AXES, lacks
-from ...networks.receptive_field import Window
 from ..registry import Call, rule
 from .activation import vanishes
 from .conv import Kernel, comb, conv, crop_to, repeated, same_overhang, spatial_shape, window_kernel, zero_stuffed
