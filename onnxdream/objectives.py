@@ -24,7 +24,7 @@ from .errors import LayerError, OptionError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from .autodiff import Ops
+    from .graph.ops import Ops
     from .graph.shapes import Shape
     from .networks.model import Layer
 

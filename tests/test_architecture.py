@@ -18,8 +18,10 @@ PACKAGE = ROOT / "onnxdream"
 FLOORS = [
     {"errors"},
     {"images"},
-    {"graph", "autodiff", "lowering"},
+    {"graph"},
     {"networks"},
+    {"autodiff"},
+    {"lowering"},
     {"objectives"},
     {"engines"},
     {"cluster", "environment"},

@@ -1,6 +1,5 @@
-"""Reverse-mode differentiation of ONNX graphs in standard ONNX operators."""
+"""Reverse-mode differentiation of ONNX graphs: mathematics, whatever runtime the graphs are for."""
 
 from .gradient import backward
-from .ops import Ops
 
-__all__ = ["Ops", "backward"]
+__all__ = ["backward"]

@@ -9,33 +9,43 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import NoGradientError
+from ..graph.shapes import OPSET
+from . import rules  # noqa: F401  (registers every rule)
+from .broadcast import unbroadcast
 from .registry import NON_DIFFERENTIABLE, RULES, UNSUPPORTED, Call
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from .ops import Ops
+    from ..graph.ops import Ops
 
 
-def backward(
-    op: Ops, seeds: Mapping[ir.Value, ir.Value], wrt: ir.Value, *, target: str = "cpu", half: bool = False
-) -> ir.Value:
-    """Append the gradient of Σ <y, seed> over `seeds` {y: seed} with respect to `wrt`, of whose shape it is.
+def backward(op: Ops, cotangents: Mapping[ir.Value, ir.Value], wrt: ir.Value) -> ir.Value:
+    """Append the gradient of Σ <y, cotangent> over `cotangents` {y: cotangent} with respect to `wrt`.
 
-    `target` names the runtime whose spellings the rules should use, `half` says that it will round to half precision.
-    Raises NoGradientError, naming node, operator and opset, for an operator on the path without a rule.
+    What is appended may hold operations of the internal domain; see `registry`.
+
+    Args:
+        op: Builds onto the graph that computes each y from `wrt`, and knows its probed shapes.
+        cotangents: For each output y the gradient that arrives there, of the shape of y.
+        wrt: The value to differentiate by.
+
+    Returns:
+        The gradient, of the shape of `wrt`.
+
+    Raises:
+        NoGradientError: An operator on the path has no rule, or its rule does not cover this use of it. The message
+            names node, operator and opset.
     """
-    from . import rules  # noqa: F401  (registers every rule)
-
     forward = list(op.graph)
     active = _depends_on(forward, wrt)
-    gradients: dict[ir.Value, ir.Value] = dict(seeds)
+    gradients: dict[ir.Value, ir.Value] = dict(cotangents)
     for node in reversed(forward):
         dys = tuple(gradients.get(y) if y in active else None for y in node.outputs)
         if all(dy is None for dy in dys):
             continue
         _check(node)
-        call = Call(node, op, target, dys, half)
+        call = Call(node, op, dys)
         for index, x in enumerate(node.inputs):
             if x is None or x not in active:
                 continue
@@ -52,22 +62,6 @@ def backward(
     if wrt not in gradients:
         raise NoGradientError("the objective does not change with the picture: no gradient flows back to it")
     return gradients[wrt]
-
-
-def unbroadcast(op: Ops, dx: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
-    """Sum `dx`, shaped like `y`, over the axes along which `x` was broadcast to the shape of `y`."""
-    small, large = op.shape(x), op.shape(y)
-    if small is None or large is None:
-        raise NotImplementedError(f"the shape of {(x if small is None else y).name} depends on data")
-    if small == large:
-        return dx
-    lead = len(large) - len(small)
-    axes = [lead + i for i, (a, b) in enumerate(zip(small, large[lead:], strict=True)) if a == 1 and b != 1]
-    if axes:
-        dx = op.ReduceSum(dx, axes, keepdims=1)
-    if lead:
-        dx = op.ReduceSum(dx, list(range(lead)), keepdims=0)
-    return dx
 
 
 def _depends_on(nodes: list[ir.Node], source: ir.Value) -> set[ir.Value]:
@@ -104,8 +98,6 @@ def _reads(node: ir.Node) -> Iterator[ir.Value | None]:
 
 
 def _check(node: ir.Node) -> None:
-    from ..graph.shapes import OPSET
-
     if node.op_type not in RULES or node.domain not in ("", "ai.onnx"):
         domain = f"{node.domain}." if node.domain else ""
         why = "" if node.domain not in ("", "ai.onnx") else UNSUPPORTED.get(node.op_type, "")

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..autodiff import Ops, backward
+from ..autodiff import backward
 from ..errors import LayerError, ModelError, OptionError
 from ..graph.fuse import fuse
-from ..graph.mixed_precision import halve, per_picture, scaled
-from ..graph.shapes import IR_VERSION, OPSET, Shape, fold_constants, keep_only, probe_shapes
-from ..graph.specialize import specialize
-from ..lowering.legalize import lower
-from ..lowering.targets import HOST_COPIES, TARGETS, lacks
+from ..graph.mixed_precision import Region, per_picture, scale_cotangents
+from ..graph.ops import Ops
+from ..graph.shapes import IR_VERSION, OPSET, Shape, keep_only, probe_shapes
+from ..lowering import finish
+from ..lowering.targets import TARGETS
 from ..networks.model import PROBE, Model
 from ..objectives import Objective
 
@@ -42,17 +42,28 @@ def build_gradient_model(
 ) -> onnx.ModelProto:
     """The gradient of `objective` with respect to the picture, as one ONNX model.
 
-    Input `image` float32 [N,3,H,W], and the objective's own; outputs `gradient` [N,3,H,W], d objective / d image, and
-    `objective` [N].
-    `target` names the runtime whose spellings to prefer: cpu, cuda, openvino, opencv or web. With `size` (height,
-    width) the model takes only `batch` pictures of that size, and computes no shapes. With `half` the network and its
-    gradient are computed in half precision, for devices that are faster at it.
+    Its input is `image` float32 [N,3,H,W] in 0..255, and those of the objective's own. Its outputs are `gradient`
+    float32 [N,3,H,W], d objective / d image, and `objective` float32 [N].
 
-    Raises LayerError for a layer or channel that is not there, NoGradientError for an operator without a rule,
-    OptionError for a target or size that cannot be.
+    Args:
+        model: The network.
+        objective: What to differentiate.
+        target: The runtime that the graph is for: cpu, cuda, openvino, opencv or web.
+        half: Compute the network and its gradient in half precision, for devices that are faster at it.
+        size: (height, width) of the pictures, where the model is for these alone. It then computes no shapes.
+        batch: How many pictures of `size` the model takes.
+
+    Returns:
+        The model, of standard operators at opset 18.
+
+    Raises:
+        LayerError: A layer or channel does not exist.
+        NoGradientError: An operator has no derivative rule.
+        OptionError: The target is unknown, or the network does not accept the size.
     """
-    graph = _Differentiated(model, objective, target, half=half, fixed=_fixed(size, batch))
-    return graph.finish({"gradient": graph.gradient, "objective": graph.objective}, {"kind": "gradient"})
+    fixed = _fixed(size, batch)
+    graph = _Differentiated(model, objective, target, half=half)
+    return graph.finished({"gradient": graph.gradient, "objective": graph.objective}, {"kind": "gradient"}, fixed)
 
 
 def build_step_model(
@@ -68,34 +79,53 @@ def build_step_model(
 ) -> onnx.ModelProto:
     """One step of gradient ascent, as one ONNX model.
 
-    Inputs `image` float32 [N,3,H,W], `step_size` float32 [] and `shift` int64 [2] (dy, dx: the picture is rolled by it
-    before the gradient is taken and rolled back after); outputs `dreamed` [N,3,H,W] and `objective` [N], the latter
-    before the step. The step is `image + step_size * g / mean|g|` per picture, clipped to 0..255.
+    Its inputs are `image` float32 [N,3,H,W] in 0..255, `step_size` float32 [] and `shift` int64 [2] (dy, dx: the
+    picture is rolled by it before the gradient is taken and rolled back after). Its outputs are `dreamed` float32
+    [N,3,H,W] and `objective` float32 [N], the latter before the step. The step is `image + step_size * g / mean|g|` per
+    picture, clipped to 0..255.
 
-    `smooth` is the standard deviation in pixels of the Gaussian cascade the gradient is blurred with, 0 for none. With
-    `mask` a further input `mask` float32 [1,1,H,W] in 0..1 scales the step at each pixel.
-    `target`, `half`, `size` and `batch`, and what is raised, are as in `build_gradient_model`.
+    Args:
+        model: The network.
+        objective: What to ascend.
+        smooth: The standard deviation in pixels of the Gaussian cascade the gradient is blurred with, 0 for none.
+        mask: Add an input `mask` float32 [1,1,H,W] in 0..1 that scales the step at each pixel.
+        target: As in `build_gradient_model`, and so are the others.
+        half: See there.
+        size: See there.
+        batch: See there.
+
+    Returns:
+        The model, of standard operators at opset 18.
+
+    Raises:
+        LayerError: A layer or channel does not exist.
+        NoGradientError: An operator has no derivative rule.
+        OptionError: The target is unknown, or the network does not accept the size.
     """
-    graph = _Differentiated(model, objective, target, jitter=True, half=half, fixed=_fixed(size, batch))
-    op = graph.op
+    fixed = _fixed(size, batch)
+    graph = _Differentiated(model, objective, target, half=half)
+    op, image = graph.op, graph.image
+    shift = _add_input(graph.graph, "shift", np.int64, [2])
+    _look_through(image, op.internal("Roll", image, shift))
+    gradient = op.internal("Roll", graph.gradient, op.Neg(shift))
     step_size = _add_input(graph.graph, "step_size", np.float32, [])
-    gradient = roll(op, graph.gradient, op.Neg(graph.shift), target)
     blend = _add_input(graph.graph, "mask", np.float32, [1, 1, "H", "W"]) if mask else None
-    dreamed = ascend(op, graph.image, gradient, step_size, blend, smooth)
-    return graph.finish({"dreamed": dreamed, "objective": graph.objective}, {"kind": "step", "smooth": smooth})
+    dreamed = ascend(op, image, gradient, step_size, blend, smooth)
+    outputs = {"dreamed": dreamed, "objective": graph.objective}
+    return graph.finished(outputs, {"kind": "step", "smooth": smooth}, fixed)
 
 
 def build_objective_model(model: Model, objective: Objective, *, target: str = "cpu") -> onnx.ModelProto:
     """The objective alone: input `image` float32 [N,3,H,W] in 0..255, output `objective` [N]."""
     graph = _Differentiated(model, objective, target, differentiate=False)
-    return graph.finish({"objective": graph.objective}, {"kind": "objective"})
+    return graph.finished({"objective": graph.objective}, {"kind": "objective"})
 
 
 def build_feature_model(model: Model, layer: str, *, target: str = "cpu") -> onnx.ModelProto:
     """The network up to `layer`: input `image` float32 [N,3,H,W] in 0..255, output `features`."""
     truncated = _Truncated(model, [layer])
     features = truncated.op.Identity(truncated.layers[layer])
-    return _finish(truncated.graph, {"features": features}, {"kind": "features", "layer": layer}, target)
+    return _finished(truncated.graph, {"features": features}, {"kind": "features", "layer": layer}, target)
 
 
 def ascend(
@@ -121,22 +151,17 @@ def gaussian_cascade(sigma: float) -> np.ndarray:
     return np.broadcast_to((kernel / kernel.sum()).astype(np.float32), (3, 1, *kernel.shape)).copy()
 
 
-def roll(op: Ops, image: ir.Value, shift: ir.Value, target: str = "cpu") -> ir.Value:
-    """Append `image` [N,3,H,W] rolled down by shift[0] and right by shift[1], like numpy.roll.
-
-    On CUDA the places are computed where the picture lies: no copy between host and device interrupts the step.
-    """
-    rolled = image
-    for axis, position in ((2, 0), (3, 1)):
-        length = op.Slice(op.Shape(image), [axis], [axis + 1])
-        back = op.Neg(op.Slice(shift, [position], [position + 1]))
-        if lacks(target, HOST_COPIES):
-            places = op.Range(np.int64(0), op.Squeeze(length, [0]), np.int64(1))
-            rolled = op.Gather(rolled, op.Mod(op.Add(places, back), length), axis=axis)
-            continue
-        cut = op.Mod(back, length)
-        rolled = op.Concat(op.Slice(rolled, cut, length, [axis]), op.Slice(rolled, [0], cut, [axis]), axis=axis)
-    return op.Reshape(rolled, op.Shape(image))  # says that the shape has not changed, which inference cannot see
+def _look_through(image: ir.Value, view: ir.Value) -> None:
+    """Let everything that reads `image` read `view`, the last value of the graph, which is computed from it."""
+    node = view.producer()
+    assert node is not None
+    graph = node.graph
+    assert graph is not None
+    for reader, index in list(image.uses()):
+        if reader is not node:
+            reader.replace_input_with(index, view)
+    graph.remove(node)
+    graph.insert_before(graph[0], node)
 
 
 class _Differentiated:
@@ -148,20 +173,18 @@ class _Differentiated:
         objective: Objective,
         target: str,
         *,
-        jitter: bool = False,
         differentiate: bool = True,
         half: bool = False,
-        fixed: dict[str, int] | None = None,
     ) -> None:
         if target not in TARGETS:
             raise OptionError(f"unknown target {target!r}; targets are {', '.join(TARGETS)}")
         for _, term in objective.terms:
             term.check(model.layer(term.layer))
-        self.settings = {"model": model.name, "objective": repr(objective), "target": target, **(fixed or {})}
-        self.target, self.fixed = target, fixed
-        self.halved: tuple[list[str | None], list[str | None]] | None = None
-        graph = _Truncated(model, objective.layers, jitter=jitter, target=target)
-        self.graph, self.op, self.image, self.shift = graph.graph, graph.op, graph.image, graph.shift
+        self.settings = {"model": model.name, "objective": repr(objective), "target": target}
+        self.target = target
+        self.half: Region | None = None
+        graph = _Truncated(model, objective.layers)
+        self.graph, self.op, self.image = graph.graph, graph.op, graph.image
         fuse(self.graph, keep=[*graph.layers.values(), *([graph.prepared] if half else [])])
         for name, channels in objective.inputs.items():
             _add_input(self.graph, name, np.float32, ["N", channels])
@@ -173,35 +196,37 @@ class _Differentiated:
         self.op.shapes.update(_probe(self.graph, model, self.objective, objective.inputs))
         ones = {self.objective: self.op.Expand(self.op.CastLike(1.0, self.objective), self.op.Shape(self.objective))}
         if half:
-            entries = {
-                graph.layers[n]: (backward(self.op, ones, tap, target=target), len(s))
-                for n, (tap, s) in activations.items()
+            cotangents = {
+                graph.layers[n]: (backward(self.op, ones, tap), len(s)) for n, (tap, s) in activations.items()
             }
-            self.gradient = self._backward_in_half(graph, entries)
+            self.gradient = self._backward_in_half(graph, cotangents)
         else:
-            self.gradient = backward(self.op, ones, graph.view, target=target)
+            self.gradient = backward(self.op, ones, graph.image)
 
-    def _backward_in_half(self, graph: _Truncated, seeds: dict[ir.Value, tuple[ir.Value, int]]) -> ir.Value:
-        """The gradient from `seeds` {layer: (its gradient, its rank)}, scaled for half precision within the network."""
+    def _backward_in_half(self, graph: _Truncated, cotangents: dict[ir.Value, tuple[ir.Value, int]]) -> ir.Value:
+        """The gradient from `cotangents` {layer: (its gradient, its rank)}, scaled to half precision in the network."""
         op = self.op
-        entering, scale = scaled(op, seeds)
-        inner = backward(op, entering, graph.prepared, target=self.target, half=True)
-        names = [[v.name for v in values] for values in ([graph.prepared, *entering.values()], [inner, *seeds])]
-        self.halved = names[0], names[1]
+        entering, scale = scale_cotangents(op, cotangents)
+        inner = backward(op, entering, graph.prepared)
+        begins, ends = [graph.prepared, *entering.values()], [inner, *cotangents]
+        self.half = Region(*(frozenset(str(v.name) for v in values) for values in (begins, ends)))
         leaving = op.Div(inner, per_picture(op, scale, 4))
-        return backward(op, {graph.prepared: leaving}, graph.view, target=self.target)
+        return backward(op, {graph.prepared: leaving}, graph.image)
 
-    def finish(self, outputs: dict[str, ir.Value], settings: dict[str, object]) -> onnx.ModelProto:
-        return _finish(self.graph, outputs, {**self.settings, **settings}, self.target, self.fixed, self.halved)
+    def finished(
+        self, outputs: dict[str, ir.Value], settings: dict[str, object], fixed: dict[str, int] | None = None
+    ) -> onnx.ModelProto:
+        settings = {**self.settings, **(fixed or {}), **settings}
+        return _finished(self.graph, outputs, settings, self.target, fixed, self.half)
 
 
 class _Truncated:
     """A fresh graph from the picture to `layers`, with the card's preprocessing as its first operator.
 
-    `image` is the input, `view` what the network sees before preprocessing: the image, rolled by `shift` with `jitter`.
+    `image` is the input and `prepared` the image after preprocessing.
     """
 
-    def __init__(self, model: Model, layers: Sequence[str], *, jitter: bool = False, target: str = "cpu") -> None:
+    def __init__(self, model: Model, layers: Sequence[str]) -> None:
         import onnx_ir as ir
 
         network = ir.from_proto(model.proto).graph
@@ -214,10 +239,8 @@ class _Truncated:
         self.graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name=model.name)
         self.op = Ops(self.graph, taken={*values, *network.initializers})
         self.image = _add_input(self.graph, "image", np.float32, ["N", 3, "H", "W"])
-        self.shift = _add_input(self.graph, "shift", np.int64, [2]) if jitter else None
-        self.view = self.image if self.shift is None else roll(self.op, self.image, self.shift, target)
         weight, bias = model.card.preprocessing.as_convolution()
-        prepared = self.prepared = self.op.Conv(self.view, weight, bias, kernel_shape=[1, 1], name="preprocess")
+        prepared = self.prepared = self.op.Conv(self.image, weight, bias, kernel_shape=[1, 1], name="preprocess")
 
         network_input = next(v for v in network.inputs if v.name == model.input_name)
         network_input.replace_all_uses_with(prepared, replace_graph_outputs=True)
@@ -247,9 +270,7 @@ def _probe(graph: ir.Graph, model: Model, objective: ir.Value, inputs: dict[str,
     reason = ""
     for size in sizes:
         try:
-            return probe_shapes(
-                proto, {"image": size, "shift": (2,), **{name: (size[0], c) for name, c in inputs.items()}}
-            )
+            return probe_shapes(proto, {"image": size, **{name: (size[0], c) for name, c in inputs.items()}})
         except ValueError as error:
             reason = str(error)
     raise ModelError(f"{model.name}: its graph does not fit together: {reason}")
@@ -271,40 +292,29 @@ def _fixed(size: tuple[int, int] | None, batch: int) -> dict[str, int] | None:
         return None
     fixed = dict(zip("NHW", (batch, *size), strict=True))
     if min(fixed.values()) < 1:
-        raise OptionError(f"{batch} pictures of {size[1]}x{size[0]} cannot be; give positive numbers")
+        raise OptionError(f"{batch} pictures of {size[1]}x{size[0]}: an impossible size; give positive numbers")
     return fixed
 
 
-def _finish(
+def _finished(
     graph: ir.Graph,
     outputs: dict[str, ir.Value],
     settings: dict[str, object],
-    target: str = "cpu",
+    target: str,
     fixed: dict[str, int] | None = None,
-    halved: tuple[list[str | None], list[str | None]] | None = None,
+    half: Region | None = None,
 ) -> onnx.ModelProto:
-    """Name the outputs, drop what they do not need, note the settings, check, and return the model."""
+    """Name the outputs, finish the graph for its target, note the settings, check, and return the model."""
     import onnx
     import onnx_ir as ir
-    import onnx_ir.passes.common as passes
 
-    keep_only(graph, outputs.values())
-    if halved is not None:
-        halve(graph, *halved)
-    lower(graph, target)
-    for name, value in zip(outputs, graph.outputs, strict=True):
-        value.name = name
-        value.type = ir.TensorType(ir.DataType.FLOAT)
-        value.shape = ir.Shape(
-            ["N"] if name == "objective" else ["N", None, None, None] if name == "features" else ["N", 3, "H", "W"]
-        )
-    fold_constants(graph)
-    if fixed is not None or lacks(target, HOST_COPIES):
-        specialize(graph, lengths=fixed or {})
-    model = ir.Model(graph, ir_version=IR_VERSION, producer_name="onnxdream")
-    passes.CommonSubexpressionEliminationPass()(model)
-    keep_only(graph, list(graph.outputs))
-    proto = ir.to_proto(model)
+    shapes: dict[str, list[int | str | None]] = {"objective": ["N"], "features": ["N", None, None, None]}
+    for name, value in outputs.items():
+        value.name, value.type = name, ir.TensorType(ir.DataType.FLOAT)
+        value.shape = ir.Shape(shapes.get(name, ["N", 3, "H", "W"]))
+    graph.outputs[:] = outputs.values()
+    finish(graph, target, lengths=fixed, half=half)
+    proto = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION, producer_name="onnxdream"))
     onnx.helper.set_model_props(proto, {"onnxdream": json.dumps(settings)})
     onnx.checker.check_model(proto)
     return proto

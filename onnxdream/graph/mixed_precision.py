@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..autodiff.ops import Ops
+from .ops import Ops
 from .shapes import strip_large_initializers, tensor_types
 
 if TYPE_CHECKING:
@@ -25,23 +25,42 @@ _HALF = {
 _COMPARISONS = {"Greater", "Less"}
 _CHOICES = {"MaxPool", "Max", "Min", "Slice", "Pad"}
 # The largest entry of a gradient that enters the network: room for growth by 4096, and for decay by 2^28.
-SEED = 16.0
+LARGEST_COTANGENT = 16.0
 _STEEPEST = 2.0**15
 
 
-def halve(graph: ir.Graph, begin: Iterable[str | None], end: Iterable[str | None]) -> None:
-    """Compute what lies between the tensors `begin` and the tensors `end`, all of single precision, in half."""
+@dataclass(frozen=True)
+class Region:
+    """The part of a graph between the tensors of these names: what `ends` need, back to `begins`."""
+
+    begins: frozenset[str]
+    ends: frozenset[str]
+
+    def nodes(self, graph: ir.Graph) -> set[ir.Node]:
+        """The nodes of the region."""
+        values = {o.name: o for n in graph for o in n.outputs}
+        found: set[ir.Node] = set()
+        stack = [values[name] for name in self.ends - self.begins]
+        while stack:
+            node = stack.pop().producer()
+            if node is not None and node not in found:
+                found.add(node)
+                stack += [v for v in node.inputs if v is not None and v.name not in self.begins]
+        return found
+
+
+def compute_in_half(graph: ir.Graph, region: Region) -> None:
+    """Compute in half precision what lies in `region`, whose borders are tensors of single precision."""
     import onnx_ir as ir
 
-    values = {o.name: o for n in graph for o in n.outputs}
     single = _single(graph)
     exact = _compared(graph)
-    between = _between(values, set(begin), set(end))
+    between = region.nodes(graph)
     halved = [n for n in between if n.op_type in _HALF and n.outputs[0].name in single and n not in exact]
     computed = {o for n in halved for o in n.outputs}
     halved += [n for n in between if n.op_type in _COMPARISONS and computed & set(n.inputs)]
     inside = {o for n in halved for o in n.outputs if o.name in single}
-    op = Ops(graph, taken={*values, *graph.initializers, *(v.name for v in graph.inputs)})
+    op = Ops(graph)
     nodes = list(graph)
     graph.remove(nodes)  # and back one by one, casts between them
     casts: dict[tuple[ir.Value, bool], ir.Value] = {}
@@ -66,33 +85,30 @@ def halve(graph: ir.Graph, begin: Iterable[str | None], end: Iterable[str | None
         value.type = ir.TensorType(ir.DataType.FLOAT16)
 
 
-def scaled(op: Ops, seeds: dict[ir.Value, tuple[ir.Value, int]]) -> tuple[dict[ir.Value, ir.Value], ir.Value]:
-    """`seeds` {y: (gradient, rank)} of each picture scaled so that their largest entry is SEED, and the scale [N].
+def scale_cotangents(
+    op: Ops, cotangents: dict[ir.Value, tuple[ir.Value, int]]
+) -> tuple[dict[ir.Value, ir.Value], ir.Value]:
+    """Scale the gradients of each picture so that their largest entry is LARGEST_COTANGENT.
 
     Half precision has no small numbers, and means over a layer have small gradients (Micikevicius et al. 2018,
     arXiv:1710.03740).
+
+    Args:
+        op: Builds onto the graph of the gradients.
+        cotangents: {y: (its gradient, its rank)}, with the picture's number as the first axis.
+
+    Returns:
+        {y: its scaled gradient}, and the scale [N].
     """
-    sizes = [op.ReduceMax(op.Abs(g), list(range(1, rank)), keepdims=0) for g, rank in seeds.values()]
+    sizes = [op.ReduceMax(op.Abs(g), list(range(1, rank)), keepdims=0) for g, rank in cotangents.values()]
     largest = sizes[0] if len(sizes) == 1 else op.Max(*sizes)
-    scale = op.Div(SEED, op.Max(largest, 1e-30))
-    return {y: op.Mul(g, per_picture(op, scale, rank)) for y, (g, rank) in seeds.items()}, scale
+    scale = op.Div(LARGEST_COTANGENT, op.Max(largest, 1e-30))
+    return {y: op.Mul(g, per_picture(op, scale, rank)) for y, (g, rank) in cotangents.items()}, scale
 
 
 def per_picture(op: Ops, scale: ir.Value, rank: int) -> ir.Value:
     """`scale` [N] as [N,1,...], to multiply tensors of this rank."""
     return op.Unsqueeze(scale, list(range(1, rank)))
-
-
-def _between(values: dict[str | None, ir.Value], begin: set[str | None], end: set[str | None]) -> set[ir.Node]:
-    """The nodes that `end` needs and that do not lie before `begin`."""
-    found: set[ir.Node] = set()
-    stack = [values[name] for name in end - begin]
-    while stack:
-        node = stack.pop().producer()
-        if node is not None and node not in found:
-            found.add(node)
-            stack += [v for v in node.inputs if v is not None and v.name not in begin]
-    return found
 
 
 def _compared(graph: ir.Graph) -> set[ir.Node]:

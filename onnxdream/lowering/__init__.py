@@ -1,1 +1,5 @@
-"""What a finished graph needs on the engine it is built for: one family of operators a file."""
+"""Finishing graphs for the engine they are to run on: one family of operators a file."""
+
+from .finish import finish
+
+__all__ = ["finish"]

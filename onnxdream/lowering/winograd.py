@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..autodiff.ops import Ops
-from ..autodiff.registry import Call
 from ..graph.shapes import defer_folding
-from ..graph.windows import Window
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from ..graph.ops import Ops
+    from ..graph.windows import Window
+    from .rewrite import Site
 
 _B = np.array(
     [
@@ -41,7 +42,7 @@ _A = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0,
 _CHANNELS = 256
 
 
-def winograd(op: Ops, n: Call, taps: list[Window]) -> ir.Value | None:
+def winograd(op: Ops, n: Site, taps: list[Window]) -> ir.Value | None:
     """The output of a Conv node, or None where this would not pay."""
     weight = n.const(1)
     if weight is None or weight.dtype != np.float32 or n.attr("group", 1) != 1 or min(weight.shape[:2]) < _CHANNELS:

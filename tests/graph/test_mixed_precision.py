@@ -76,7 +76,7 @@ def test_what_compares_single_numbers_stays_single(tmp_path: Path) -> None:
         assert relative(half[..., column], single[..., column]) < 0.01
 
 
-def test_only_the_network_is_halved(squeezenet: Model) -> None:
+def test_only_the_network_is_in_half_precision(squeezenet: Model) -> None:
     proto = build_gradient_model(squeezenet, objectives.l2("fire8"), half=True)
     single = build_gradient_model(squeezenet, objectives.l2("fire8"))
     onnx.checker.check_model(proto, full_check=True)

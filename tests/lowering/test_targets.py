@@ -1,4 +1,4 @@
-"""Every spelling of every target against torch, and that the graphs do without what their target lacks."""
+"""The graphs of every target against torch, and that they do without what their target lacks."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from onnxdream import objectives as obj
 from onnxdream.dream.step_graph import build_gradient_model, build_step_model
 from onnxdream.engines.onnxruntime import Session
 from onnxdream.errors import NoGradientError, OptionError
-from onnxdream.lowering.legalize import lower
+from onnxdream.lowering.legalize import legalize
 from onnxdream.lowering.targets import TARGETS
 from onnxdream.networks.model import Model, load_model
 from small import network, weights
 from test_rules import CONVOLUTIONS, ELEMENTWISE, NORMS, POOLS, Case, check, relative
 
-RESPELT = [t for t in TARGETS if t not in ("cpu", "cuda")]
+LEGALIZED = [t for t in TARGETS if t not in ("cpu", "cuda")]
 APART = "y = MaxPool<kernel_shape=[3,2], strides=[3,3], ceil_mode=1>(x)"
 CASES = [
-    *((p, t) for p in [*POOLS, *NORMS] for t in RESPELT if p.values[0].body != APART),
+    *((p, t) for p in [*POOLS, *NORMS] for t in LEGALIZED if p.values[0].body != APART),
     *((p, "opencv") for p in CONVOLUTIONS),
     *((p, "openvino") for p in ELEMENTWISE[:12]),
     *((p, "cuda") for p in [*CONVOLUTIONS, *POOLS, *ELEMENTWISE[:12]]),
@@ -43,7 +43,7 @@ def test_windows_that_runtimes_count_differently_are_refused() -> None:
         check(case, "opencv")
 
 
-def respelt_networks() -> Iterator[object]:
+def legalized_networks() -> Iterator[object]:
     for param in [*CONVOLUTIONS, *POOLS, *NORMS]:
         body = param.values[0].body
         if "LRN" in body:
@@ -52,18 +52,18 @@ def respelt_networks() -> Iterator[object]:
             yield pytest.param(param.values[0], "opencv", id=f"{param.id}, opencv")
 
 
-@pytest.mark.parametrize(("case", "target"), [*respelt_networks()])
-def test_respelt_networks_compute_the_same(case: Case, target: str) -> None:
+@pytest.mark.parametrize(("case", "target"), [*legalized_networks()])
+def test_legalized_networks_compute_the_same(case: Case, target: str) -> None:
     forward = case.forward()
     graph = ir.from_proto(forward).graph
-    lower(graph, target)
-    respelt = ir.to_proto(ir.Model(graph, ir_version=8))
+    legalize(graph, target)
+    legalized = ir.to_proto(ir.Model(graph, ir_version=8))
     assert set(lacking(forward, target))
-    assert not set(lacking(respelt, target))
+    assert not set(lacking(legalized, target))
     for size in case.sizes:
         x = np.asarray(case.draw(case.shape(size)), np.float32)
         operands = [torch.from_numpy(a).double() for a in (x, *case.weights.values())]
-        assert relative(run_float64(respelt, {"x": x})["y"], case.function(*operands).numpy()) <= 1e-6
+        assert relative(run_float64(legalized, {"x": x})["y"], case.function(*operands).numpy()) <= 1e-6
 
 
 def lacking(proto: onnx.ModelProto, target: str) -> Iterator[str]:
@@ -117,15 +117,15 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def test_graphs_do_without_what_their_target_lacks(mixed: Model, target: str, without: set[str]) -> None:
     objective = obj.mean("out")
     plain = build_step_model(mixed, objective)
-    respelt = build_step_model(mixed, objective, target=target)
+    legalized = build_step_model(mixed, objective, target=target)
     assert set(lacking(plain, target)) == without
-    assert not set(lacking(respelt, target))
+    assert not set(lacking(legalized, target))
     feeds = {
         "image": np.random.default_rng(0).uniform(0, 255, (2, 3, 50, 61)),
         "step_size": np.array(1.5),
         "shift": np.array([-3, 70]),
     }
-    expected, found = run_float64(plain, feeds), run_float64(respelt, feeds)
+    expected, found = run_float64(plain, feeds), run_float64(legalized, feeds)
     np.testing.assert_allclose(found["dreamed"], expected["dreamed"], atol=1e-5)
     np.testing.assert_allclose(found["objective"], expected["objective"], rtol=1e-7)
 
@@ -182,11 +182,11 @@ def test_convolutions_of_many_channels_are_torchs(size: tuple[int, int, int], pa
     nodes = [helper.make_node("Conv", ["x", "w", "b"], ["out"], pads=pads)]
     forward = network(nodes, size=("N", 256, "H", "W"), w=weight, b=bias)
     graph = ir.from_proto(forward).graph
-    lower(graph, "openvino")
-    respelt = ir.to_proto(ir.Model(graph, ir_version=8))
-    assert "DepthToSpace" in {node.op_type for node in respelt.graph.node}
+    legalize(graph, "openvino")
+    legalized = ir.to_proto(ir.Model(graph, ir_version=8))
+    assert "DepthToSpace" in {node.op_type for node in legalized.graph.node}
     x = np.random.default_rng(0).normal(size=(n, 256, h, w)).astype(np.float32)
     padded = torch.nn.functional.pad(torch.from_numpy(x), (pads[1], pads[3], pads[0], pads[2]))
     expected = torch.nn.functional.conv2d(padded.double(), *(torch.from_numpy(a).double() for a in (weight, bias)))
-    assert relative(run_float64(respelt, {"x": x})["out"], expected.numpy()) <= 1e-6
-    assert relative(Session(respelt, "cpu").run({"x": x})["out"], expected.numpy()) <= 3e-5  # it loses a digit
+    assert relative(run_float64(legalized, {"x": x})["out"], expected.numpy()) <= 1e-6
+    assert relative(Session(legalized, "cpu").run({"x": x})["out"], expected.numpy()) <= 3e-5  # it loses a digit

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import TYPE_CHECKING
 
-from ...lowering.targets import FUSED_MASKS, lacks
+from ..masks import complement, inside, positive
 from ..registry import Call, rule
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from ..ops import Ops
-
-# HardSigmoid(v, alpha, beta) = max(0, min(1, alpha * v + beta)) is how masks, and affine functions of what lies in
-# 0..1, are spelt here: onnxruntime keeps it in its blocked layout, which Greater, Where and scalars break. One this
-# steep is the unit step, exactly, since a power of two only moves the exponent; 2^126 lifts the smallest normal float32
-# to 1.
-_STEEPEST = 126
-
-
-def positive(op: Ops, v: ir.Value) -> ir.Value:
-    """1 where v > 0, else 0."""
-    return op.HardSigmoid(v, alpha=2.0**_STEEPEST, beta=0.0)
-
-
-def inside(op: Ops, v: ir.Value, low: float | None, high: float | None) -> list[ir.Value]:
-    """Factors whose product is 1 where low < v < high, else 0."""
-    factors = []
-    for bound, sign in ((low, 1.0), (high, -1.0)):
-        if bound is not None:
-            steep = sign * 2.0 ** min(100, _STEEPEST - math.frexp(bound)[1])  # steep * bound must not overflow
-            factors.append(op.HardSigmoid(v, alpha=steep, beta=-bound * steep))
-    return factors
+    from ...graph.ops import Ops
 
 
 def _clip(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
@@ -42,24 +20,13 @@ def _clip(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
         if bound is None and n.given(index) is not None:
             raise NotImplementedError("a bound of Clip that is computed in the graph")
     low, high = (None if b is None else b.item() for b in bounds)
-    # Clip is how ReLU6 is exported, whose derivative is 0 at both bounds.
-    if lacks(n.target, FUSED_MASKS):
-        passes = [] if low is None else [op.Greater(n.y, low)]
-        passes += [] if high is None else [op.Less(n.y, high)]
-        return op.Where(functools.reduce(op.And, passes), dy, 0.0) if passes else dy
-    for factor in inside(op, n.y, low, high):
-        dy = op.Mul(dy, factor)
-    return dy
+    return _within(op, n, dy, low, high)  # Clip is how ReLU6 is exported, whose derivative is 0 at both bounds
 
 
-def complement(op: Ops, v: ir.Value) -> ir.Value:
-    """1 - v where v is in 0..1."""
-    return op.HardSigmoid(v, alpha=-1.0, beta=1.0)
-
-
-def vanishes(op: Ops, v: ir.Value) -> ir.Value:
-    """1 where v = 0, else 0, for v of at least 0."""
-    return op.HardSigmoid(v, alpha=-(2.0**_STEEPEST), beta=1.0)
+def _within(op: Ops, n: Call, dy: ir.Value, low: float | None, high: float | None) -> ir.Value:
+    """dy where the output lies between the bounds, and 0 elsewhere."""
+    bounds = {name: float(bound) for name, bound in (("low", low), ("high", high)) if bound is not None}
+    return op.internal("ClipGrad", dy, n.y, **bounds) if bounds else dy
 
 
 def _hard_swish(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
@@ -130,11 +97,7 @@ def _above(op: Ops, v: ir.Value, threshold: float, dy: ir.Value) -> ir.Value:
     return op.Where(op.Greater(v, threshold), dy, 0.0)
 
 
-def _relu(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
-    return _above(op, n.y, 0.0, dy) if lacks(n.target, FUSED_MASKS) else op.Mul(dy, positive(op, n.y))
-
-
-rule("Relu", _relu)
+rule("Relu", lambda op, n, dy: _within(op, n, dy, 0.0, None))
 rule("LeakyRelu", _leaky_relu)
 rule(
     "PRelu",

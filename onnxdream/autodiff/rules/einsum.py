@@ -10,7 +10,7 @@ from ..registry import Call, rule
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from ..ops import Ops
+    from ...graph.ops import Ops
 
 
 def labels(equation: str, ranks: list[int]) -> tuple[list[str], str]:

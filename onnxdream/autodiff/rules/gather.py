@@ -17,7 +17,7 @@ from .shape import gather_adjoint
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from ..ops import Ops
+    from ...graph.ops import Ops
 
 
 def scatter_add(op: Ops, x: ir.Value, places: ir.Value, values: ir.Value) -> ir.Value:
@@ -35,7 +35,7 @@ def _zeros(op: Ops, like: ir.Value) -> ir.Value:
 def _put_back(op: Ops, n: Call, dy: ir.Value, taken: Callable[[ir.Value], ir.Value]) -> ir.Value:
     """The gradient of y = taken(the first input), for a function that only moves numbers."""
     x = n.x[0]
-    positions = op.Range(np.int64(0), n.count(x), np.int64(1))
+    positions = op.Range(np.int64(0), op.Size(x), np.int64(1))
     return scatter_add(op, x, taken(op.Reshape(positions, op.Shape(x))), dy)
 
 

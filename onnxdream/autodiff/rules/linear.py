@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..gradient import unbroadcast
+from ..broadcast import unbroadcast
 from ..registry import Call, rule
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from ..ops import Ops
+    from ...graph.ops import Ops
 
 
 def _transposed(op: Ops, matrix: ir.Value, rank: int) -> ir.Value:

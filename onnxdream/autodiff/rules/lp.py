@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...graph.windows import node_kernel
 from ..registry import Call, rule
-from .conv import conv_gradient, node_kernel
+from .conv import conv_gradient
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from ..ops import Ops
+    from ...graph.ops import Ops
 
 
 def _power(op: Ops, x: ir.Value, p: int) -> ir.Value:

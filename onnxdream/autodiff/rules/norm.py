@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..gradient import unbroadcast
+from ..broadcast import unbroadcast
 from ..registry import Call, rule
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from ..ops import Ops
+    from ...graph.ops import NodeView, Ops
 
 
 def _batch_norm(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
@@ -115,19 +115,14 @@ def _lrn(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     """
     x, size = n.x[0], n.attr("size")
     alpha, beta = n.attr("alpha", 1e-4), n.attr("beta", 0.75)
-    s = _lrn_scale(op, n)
+    s = lrn_scale(op, n)
     direct = op.Mul(dy, op.Pow(s, -beta))
     inner = op.Mul(op.Mul(dy, x), op.Pow(s, -beta - 1))
     through = op.Mul(op.Mul(x, _channel_mean(op, inner, size, size // 2, (size - 1) // 2)), 2 * alpha * beta)
     return op.Sub(direct, through)
 
 
-def lrn(op: Ops, n: Call) -> ir.Value:
-    """LRN in operators that every runtime has."""
-    return op.Mul(n.x[0], op.Pow(_lrn_scale(op, n), -n.attr("beta", 0.75)))
-
-
-def _lrn_scale(op: Ops, n: Call) -> ir.Value:
+def lrn_scale(op: Ops, n: NodeView) -> ir.Value:
     """s = bias + alpha/size * W(x²)."""
     x, size = n.x[0], n.attr("size")
     mean = _channel_mean(op, op.Mul(x, x), size, (size - 1) // 2, size // 2)

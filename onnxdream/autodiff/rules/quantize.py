@@ -14,7 +14,7 @@ from ..registry import Call, rule
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from ..ops import Ops
+    from ...graph.ops import Ops
 
 
 def _along_axis(op: Ops, n: Call, value: ir.Value) -> ir.Value:

@@ -9,7 +9,7 @@ from ..registry import Call, rule
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from ..ops import Ops
+    from ...graph.ops import Ops
 
 
 def _kept(op: Ops, n: Call, value: ir.Value) -> ir.Value:
@@ -33,7 +33,7 @@ def _sum(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
 def _mean(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     if _is_noop(n):
         return dy
-    count = op.Div(n.count(n.x[0]), n.count(n.y))
+    count = op.Div(op.Size(n.x[0]), op.Size(n.y))
     return _sum(op, n, op.Div(dy, op.CastLike(count, dy)))
 
 

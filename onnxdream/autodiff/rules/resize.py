@@ -11,7 +11,7 @@ from ..registry import Call, rule
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from ..ops import Ops
+    from ...graph.ops import Ops
 
 
 def _resize(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
@@ -48,7 +48,7 @@ def _keeps(n: Call, axis: int, position: int) -> bool:
     scales = n.const(2)
     if scales is not None and scales.size:
         return bool(scales[position] == 1)
-    # Height and width may happen to agree at the probe's size, where the target is another tensor's size.
+    # Height and width may happen to agree at the probe's size, where the size wanted is another tensor's.
     return axis < n.rank() - 2 and n.shape(n.x[0])[axis] == n.shape(n.y)[axis]
 
 
@@ -60,8 +60,8 @@ def _matrix(op: Ops, n: Call, dy: ir.Value, axis: int, position: int) -> ir.Valu
     unit = op.Reshape(unit, op.Concat([1, 1], square, axis=0))
     attributes: dict[str, Any] = {name: n.attr(name) for name in n.node.attributes if name != "axes"}
     if n.given(3) is not None:
-        target = op.Slice(n.x[3], [position], [position + 1])
-        resized = op.Resize(unit, None, None, op.Concat([1, 1], length, target, axis=0), **attributes)
+        wanted = op.Slice(n.x[3], [position], [position + 1])
+        resized = op.Resize(unit, None, None, op.Concat([1, 1], length, wanted, axis=0), **attributes)
     else:
         scale = op.Slice(n.x[2], [position], [position + 1])
         resized = op.Resize(unit, None, op.Concat(np.ones(3, np.float32), scale, axis=0), **attributes)

@@ -13,7 +13,7 @@ from ..registry import Call, rule
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from ..ops import Ops
+    from ...graph.ops import Ops
 
 _INT64 = 7  # onnx.TensorProto.INT64
 

@@ -12,7 +12,7 @@ from ..registry import Call, rule
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from ..ops import Ops
+    from ...graph.ops import Ops
 
 
 def gather_adjoint(op: Ops, dy: ir.Value, places: ir.Value, x: ir.Value, axis: int) -> ir.Value:

@@ -1,0 +1,87 @@
+"""From a graph with its outputs to one that a target runs: every pass, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..graph.mixed_precision import Region, compute_in_half
+from ..graph.shapes import IR_VERSION, fold_constants, keep_only
+from ..graph.specialize import specialize
+from .legalize import legalize
+from .lower import lower
+from .targets import HOST_COPIES, lacks
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+# A pass changes a graph in place, and neither its inputs nor what its outputs compute.
+Pass = Callable[["ir.Graph"], None]
+
+
+def passes(target: str, lengths: Mapping[str, int] | None, half: Region | None) -> list[Pass]:
+    """The passes that every finished graph goes through, in order; see `finish`."""
+    in_half: list[Pass] = [] if half is None else [partial(compute_in_half, region=half)]
+    # On the device even what only follows from types is worth computing beforehand.
+    specialized = lengths is not None or lacks(target, HOST_COPIES)
+    for_lengths: list[Pass] = [partial(specialize, lengths=lengths or {})] if specialized else []
+    return [
+        remove_unused,
+        partial(lower, target=target, half=half),
+        *in_half,
+        partial(legalize, target=target),
+        fold_constants,
+        *for_lengths,
+        share_constants,
+        share_subexpressions,
+        remove_unused,
+    ]
+
+
+def finish(
+    graph: ir.Graph,
+    target: str,
+    *,
+    lengths: Mapping[str, int] | None = None,
+    half: Region | None = None,
+) -> None:
+    """Make the graph one of standard operators that `target` runs well, in place.
+
+    Args:
+        graph: The graph, with its inputs and outputs typed; it may hold internal operations.
+        target: The runtime to finish it for, one of `targets.TARGETS`.
+        lengths: The lengths of the free axes N, H and W, where the graph is for one size alone.
+        half: What to compute in half precision.
+
+    Raises:
+        NoGradientError: A gradient cannot be computed on this target.
+        OptionError: The graph does not accept pictures of these lengths.
+    """
+    for apply in passes(target, lengths, half):
+        apply(graph)
+
+
+def remove_unused(graph: ir.Graph) -> None:
+    """Drop every node and weight that the outputs do not need."""
+    keep_only(graph, list(graph.outputs))
+
+
+def share_constants(graph: ir.Graph) -> None:
+    """Let equal small constants be one."""
+    from onnx_ir.passes.common import DeduplicateInitializersPass
+
+    _apply(DeduplicateInitializersPass(), graph)
+
+
+def share_subexpressions(graph: ir.Graph) -> None:
+    """Compute once what is computed alike."""
+    from onnx_ir.passes.common import CommonSubexpressionEliminationPass
+
+    _apply(CommonSubexpressionEliminationPass(), graph)
+
+
+def _apply(library_pass: ir.passes.InPlacePass, graph: ir.Graph) -> None:
+    import onnx_ir as ir
+
+    library_pass(ir.Model(graph, ir_version=IR_VERSION))
