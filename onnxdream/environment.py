@@ -6,10 +6,10 @@ import platform
 from importlib import metadata
 from typing import Any
 
-from . import __version__
 from .engines import opencv, openvino
 from .engines.onnxruntime import PROVIDERS, devices, runtime
 from .errors import BackendError
+from .version import __version__
 
 _PARTS = ("openvino", "onnx", "onnx-ir", "numpy", "imageio", "pillow")
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml")

@@ -63,7 +63,7 @@ class Settings:
 
     def stored(self) -> dict[str, Any]:
         """All settings in types that JSON knows, with the version, as a picture carries them."""
-        from . import __version__
+        from .version import __version__
 
         return {"version": __version__, **dataclasses.asdict(self)}
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import __version__
 from ..errors import OnnxDreamError
 from ..networks import download
+from ..version import __version__
 from . import activations, atlas, bench, export, image, live, look, video, visualize
 from .cluster import RayCommand
 from .terminal import download_bar, error_line, note_line

@@ -1,14 +1,14 @@
-"""Networks that are fetched when they are first asked for: where they come from, where they are kept.
+"""Networks that are downloaded when they are first used: where they come from and where they are kept.
 
-A card (`name.json`) that names `urls`, `sha256` and `bytes` describes a network that is downloaded on demand. What is
-fetched lies in the cache folder, under its name and the first eight digits of its hash:
+A card (`name.json`) that names `urls`, `sha256` and `bytes` describes a network that is downloaded on demand. The cache
+folder holds it under its name and the first eight digits of its hash:
 
-    vgg16-0f1649d8.onnx         whole and verified; put there in one move
-    vgg16-0f1649d8.onnx.part    what an unfinished download has got so far; the next one goes on from its end
-    vgg16-0f1649d8.onnx.lock    there while a process downloads; others wait for it
+    vgg16-0f1649d8.onnx         complete and verified; moved there in one step
+    vgg16-0f1649d8.onnx.part    an unfinished download; the next one resumes at its end
+    vgg16-0f1649d8.onnx.lock    held by the process that downloads; others wait for it
 
-Three environment variables decide: ONNXDREAM_CACHE is the cache folder, ONNXDREAM_OFFLINE=1 forbids every download, and
-ONNXDREAM_MODELS names folders with networks or cards of one's own (see `catalog`).
+Three environment variables matter: ONNXDREAM_CACHE is the cache folder, ONNXDREAM_OFFLINE=1 forbids every download, and
+ONNXDREAM_MODELS names folders with the user's own networks or cards (see `registry`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,14 +135,12 @@ def fetch(source: Source) -> Path:
     if offline():
         what = "is not the file it should be" if path.exists() else "is not there"
         raise ModelError(f"{source.name}: {path} {what}, and downloads are forbidden (offline); {_by_hand(source)}")
-    from .http import alone
-
     lock = path.with_name(f"{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
             _watcher(source.name, source.bytes) as tell,
-            alone(lock, meanwhile=lambda: tell(_length(source.part))),
+            file_lock(lock, meanwhile=lambda: tell(_length(source.part))),
         ):
             if not source.is_whole():
                 _download(source, tell)
@@ -191,6 +190,30 @@ def _try_mirror(source: Source, url: str, downloader: Resuming) -> str | None:
     except ValueError:  # pooch has deleted it
         return "the file is damaged or another one (its sha256 differs)"
     return None
+
+
+@contextmanager
+def file_lock(path: Path, meanwhile: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock file `path`, which one process at a time can, and remove it at the end.
+
+    Calls `meanwhile` every 0.2 s while another process holds it. The system releases it when the process ends, however
+    it ends. Raises OSError when the file cannot be created or locked.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            meanwhile()
+            time.sleep(0.2)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes it only once it is released
+            path.unlink()
+        lock.release()
 
 
 @contextmanager

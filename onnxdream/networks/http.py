@@ -1,4 +1,4 @@
-"""Getting a big file over HTTP: resumable, and by one process at a time.
+"""Downloading a large file over HTTP, from where an earlier try stopped.
 
 Imported only where a download begins: requests is slow to load.
 """
@@ -6,10 +6,7 @@ Imported only where a download begins: requests is slow to load.
 from __future__ import annotations
 
 import os
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -93,42 +90,3 @@ def describe_error(error: requests.RequestException) -> str:
     if isinstance(error, requests.exceptions.SSLError):
         return "its certificate is not trusted"
     return "no connection" if isinstance(error, requests.ConnectionError) else str(error)
-
-
-@contextmanager
-def alone(lock: Path, meanwhile: Callable[[], None]) -> Iterator[None]:
-    """Wait until no other process is inside with the file `lock`, calling `meanwhile` now and then, and keep it.
-
-    The system lets go of it when the process ends, however it ends.
-    """
-    with lock.open("ab") as file:
-        while not _taken(file):
-            meanwhile()
-            time.sleep(0.2)
-        yield
-        # Not after an error: the next in line holds this very file, and a newcomer would make and lock another.
-        with suppress(OSError):
-            lock.unlink()
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _taken(file: IO[bytes]) -> bool:
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    def _taken(file: IO[bytes]) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:  # a network drive without locks: the hash finds what two at once would spoil
-            return True
-        return True

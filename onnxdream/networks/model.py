@@ -278,7 +278,7 @@ _SQUASHING = {"Softmax", "LogSoftmax", "Sigmoid", "ArgMax"}
 
 
 def load_model(name: str | Path) -> Model:
-    """Load a network by name (fetching it if need be, see `zoo`), or any CNN from an ONNX file.
+    """Load a network by name (downloading it if need be, see `download`), or any CNN from an ONNX file.
 
     A card beside the file (`x.json` for `x.onnx`) gives the preprocessing; without one ImageNet's is assumed, and
     `Model.card.assumed` is true. Raises ModelError when the file is missing, damaged, or takes no picture,

@@ -40,7 +40,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
 
 
 def cached(tmp_path: Path) -> list[str]:
-    """The names in the cache, but for the lock that a failure leaves."""
+    """The names in the cache, but for the lock of a process that was killed."""
     return sorted(p.name for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock")
 
 
