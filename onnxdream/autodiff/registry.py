@@ -12,6 +12,7 @@ function to every further input, and calls it with a fourth argument, the input'
 Rules know no runtime. They emit standard operators, or, where runtimes want different graphs for one gradient, a single
 operation of the internal domain, which `lowering` replaces by what suits the runtime:
 
+    ConcatGrad(dy)                      channels `start` to `stop` of dy
     ConvGrad(dy, x, weight)             dx of a strided convolution of x, with that convolution's attributes
     MaxPoolGrad(dy, x, y[, indices])    dx of y = MaxPool(x), with its attributes, and `channels` of x where known
     ClipGrad(dy, y)                     dy where `low` < y < `high`, and 0 elsewhere; a bound may be omitted

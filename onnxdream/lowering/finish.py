@@ -27,8 +27,8 @@ def passes(target: str, lengths: Mapping[str, int] | None, half: Region | None) 
     specialized = lengths is not None or lacks(target, HOST_COPIES)
     for_lengths: list[Pass] = [partial(specialize, lengths=lengths or {})] if specialized else []
     return [
-        remove_unused,
         partial(lower, target=target, half=half),
+        remove_unused,
         *in_half,
         partial(legalize, target=target),
         fold_constants,

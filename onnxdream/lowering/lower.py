@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..graph.ops import INTERNAL
 from .activation import clip_gradient
+from .concat import concat_gradient
 from .conv import conv_gradient
 from .max_pool import max_pool_gradient
 from .rewrite import Rewrite, rewrite
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 LOWERED: dict[tuple[str, str], Rewrite] = {
     (INTERNAL, "ClipGrad"): clip_gradient,
+    (INTERNAL, "ConcatGrad"): concat_gradient,
     (INTERNAL, "ConvGrad"): conv_gradient,
     (INTERNAL, "MaxPoolGrad"): max_pool_gradient,
     (INTERNAL, "Roll"): roll,

@@ -37,10 +37,14 @@ def proto() -> onnx.ModelProto:
         helper.make_node("MaxPool", ["b"], ["c"], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
         helper.make_node("Conv", ["c", "d"], ["e"], group=8, strides=[2, 2], pads=[1, 1, 1, 1]),
         helper.make_node("Clip", ["e", "zero", "six"], ["f"]),
-        helper.make_node("AveragePool", ["f"], ["out"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Conv", ["f", "p"], ["g"]),
+        helper.make_node("Conv", ["f", "q"], ["h"]),
+        helper.make_node("Concat", ["g", "h"], ["i"], axis=1),
+        helper.make_node("AveragePool", ["i"], ["out"], kernel_shape=[2, 2], strides=[2, 2]),
     ]
     bounds = {"zero": np.zeros((), np.float32), "six": np.full((), 6, np.float32)}
-    return network(nodes, w=weights(8, 3, 3, 3), d=weights(8, 1, 3, 3), **bounds)
+    kernels = {"w": weights(8, 3, 3, 3), "d": weights(8, 1, 3, 3), "p": weights(4, 8, 1, 1), "q": weights(5, 8, 1, 1)}
+    return network(nodes, **kernels, **bounds)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +78,7 @@ def test_the_gradient_holds_them_before(proto: onnx.ModelProto) -> None:
     op, x, y = Ops(graph), graph.inputs[0], graph.outputs[0]
     op.shapes.update(probe_shapes(proto, {"x": (1, 3, 70, 91)}))
     backward(op, {y: op.Expand(1.0, op.Shape(y))}, x)
-    assert {n.op_type for n in graph if n.domain == INTERNAL} == {"ClipGrad", "ConvGrad", "MaxPoolGrad"}
+    assert {n.op_type for n in graph if n.domain == INTERNAL} == {"ClipGrad", "ConcatGrad", "ConvGrad", "MaxPoolGrad"}
 
 
 def emitted() -> Iterator[str]:

@@ -45,7 +45,7 @@ def _concat(op: Ops, n: Call, dy: ir.Value, index: int) -> ir.Value:
     widths = [_channels(x) for x in n.x[: index + 1]] if axis == 1 and n.rank() == 4 else [None]
     known = [w for w in widths if w is not None]
     if len(known) == index + 1:
-        return _channel_slice(op, dy, sum(known[:-1]), sum(known))
+        return op.internal("ConcatGrad", dy, start=sum(known[:-1]), stop=sum(known))
     # The place is found at run time, since lengths change with the picture.
     lengths = [op.Slice(op.Shape(x), [axis], [axis + 1]) for x in n.x[: index + 1]]
     start = op.const([0])
@@ -69,31 +69,6 @@ def _channels(value: ir.Value) -> int | None:
         parts = [_channels(v) for v in node.inputs if v is not None]
         return None if None in parts else sum(p for p in parts if p is not None)
     return _channels(node.inputs[0]) if node.op_type in _KEEPS_CHANNELS else None
-
-
-def _channel_slice(op: Ops, dy: ir.Value, start: int, stop: int) -> ir.Value:
-    """Channels `start` to `stop` of dy. Where a convolution made dy, the kernels of these channels alone make them: as
-    many operations, and onnxruntime stays in its blocked layout, which a Slice leaves.
-    """
-    node = dy.producer()
-    if node is not None and node.op_type == "Add" and _is_convolved(dy):
-        return op.Add(*(_channel_slice(op, v, start, stop) for v in node.inputs if v is not None))
-    if node is None or not _is_convolved(dy):
-        return op.Slice(dy, [start], [stop], [1])
-    x, weight = node.inputs
-    assert weight is not None
-    assert weight.const_value is not None
-    return op.Conv(x, weight.const_value.numpy()[start:stop], **{k: v.value for k, v in node.attributes.items()})
-
-
-def _is_convolved(value: ir.Value) -> bool:
-    """Whether it is a convolution by a constant in one group and without a bias, or a sum with one."""
-    node = value.producer()
-    if node is not None and node.op_type == "Add":
-        return any(v is not None and _is_convolved(v) for v in node.inputs)
-    if node is None or node.op_type != "Conv" or len(node.inputs) > 2 or node.attributes.get_int("group", 1) > 1:
-        return False
-    return node.inputs[1] is not None and node.inputs[1].const_value is not None
 
 
 def _split(op: Ops, n: Call, dy: ir.Value | None) -> ir.Value:
@@ -128,7 +103,7 @@ def _slice(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
 
 
 def _pads(op: Ops, amounts: Mapping[int, tuple[ir.Value, ...]], rank: int) -> ir.Value:
-    """The pads of all axes. Pad's own `axes` are lost on onnxruntime where it moves a Transpose through the Pad."""
+    """The pads of all axes. Pad's own `axes` are lost where a runtime moves a Transpose through the Pad."""
     none = op.const([0])
     return op.Concat(*(amounts.get(axis, (none, none))[end] for end in (0, 1) for axis in range(rank)), axis=0)
 
