@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..graph.mixed_precision import Region, compute_in_half
-from ..graph.shapes import IR_VERSION, fold_constants, keep_only
+from ..graph.shapes import IR_VERSION, fold_constants
 from ..graph.specialize import specialize
 from .legalize import legalize
 from .lower import lower
@@ -22,19 +22,22 @@ Pass = Callable[["ir.Graph"], None]
 
 def passes(target: str, lengths: Mapping[str, int] | None, half: Region | None) -> list[Pass]:
     """The passes that every finished graph goes through, in order; see `finish`."""
-    in_half: list[Pass] = [] if half is None else [partial(compute_in_half, region=half)]
-    # On the device even what only follows from types is worth computing beforehand.
-    specialized = lengths is not None or lacks(target, HOST_COPIES)
-    for_lengths: list[Pass] = [partial(specialize, lengths=lengths or {})] if specialized else []
+    from onnx_ir.passes import common
+
+    remove_unused = _as_pass(common.RemoveUnusedNodesPass())
+    compute: list[Pass] = [] if half is None else [partial(compute_in_half, region=half)]
+    # Where copies to the host cost time, even what only follows from types is worth computing beforehand.
+    known = lengths is not None or lacks(target, HOST_COPIES)
+    fit: list[Pass] = [partial(specialize, lengths=lengths or {})] if known else []
     return [
         partial(lower, target=target, half=half),
         remove_unused,
-        *in_half,
+        *compute,
         partial(legalize, target=target),
         fold_constants,
-        *for_lengths,
-        share_constants,
-        share_subexpressions,
+        *fit,
+        _as_pass(common.DeduplicateInitializersPass()),
+        _as_pass(common.CommonSubexpressionEliminationPass()),
         remove_unused,
     ]
 
@@ -62,26 +65,11 @@ def finish(
         apply(graph)
 
 
-def remove_unused(graph: ir.Graph) -> None:
-    """Drop every node and weight that the outputs do not need."""
-    keep_only(graph, list(graph.outputs))
-
-
-def share_constants(graph: ir.Graph) -> None:
-    """Let equal small constants be one."""
-    from onnx_ir.passes.common import DeduplicateInitializersPass
-
-    _apply(DeduplicateInitializersPass(), graph)
-
-
-def share_subexpressions(graph: ir.Graph) -> None:
-    """Compute once what is computed alike."""
-    from onnx_ir.passes.common import CommonSubexpressionEliminationPass
-
-    _apply(CommonSubexpressionEliminationPass(), graph)
-
-
-def _apply(library_pass: ir.passes.InPlacePass, graph: ir.Graph) -> None:
+def _as_pass(library_pass: ir.passes.InPlacePass) -> Pass:
+    """A pass of onnx_ir, which takes models, as one of ours."""
     import onnx_ir as ir
 
-    library_pass(ir.Model(graph, ir_version=IR_VERSION))
+    def apply(graph: ir.Graph) -> None:
+        library_pass(ir.Model(graph, ir_version=IR_VERSION))
+
+    return apply
