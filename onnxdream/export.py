@@ -52,7 +52,7 @@ def export_model(
     """Write the step model of `objective`, or with `gradient_only` its gradient model, to `path`, and return it.
 
     `size` (height, width) fixes the picture's size, for runtimes that need to know it; the batch is then 1. `target`
-    names the runtime to write for (`step.TARGETS`); with `half` the network computes in half precision. `check` is
+    names the runtime to write for (`TARGETS`); with `half` the network computes in half precision. `check` is
     given the file under another name before it takes its place, and prevents that by raising. Raises OptionError when
     `path` does not end in .onnx, or for a `smooth` beyond 0..16 or one without a step, OutputError when it cannot be
     written, PictureError when the layer

@@ -5,7 +5,7 @@ A rule is one function for each input of the operator, all with the same signatu
     rule(op, n, dy) -> dx
 
 `op` builds nodes (`Ops`), `n` is the forward node (`Call`), `dy` is the gradient of its first output, and `dx` is the
-gradient of that input, of that input's shape. In place of a function, None says that this input only steers the
+gradient of that input, of that input's shape. In place of a function, None means that this input only steers the
 operator (a shape, a permutation, a mask) and no gradient flows to it. A rule that ends in `...` applies its last
 function to every further input, and calls it with a fourth argument, the input's position.
 
@@ -85,7 +85,7 @@ _WITHOUT_RULE = {
     "it computes with integers; export the network with QuantizeLinear and DequantizeLinear, or in float32": """
         ConvInteger DynamicQuantizeLinear MatMulInteger QLinearConv QLinearMatMul
     """,
-    "it is deprecated, and replaced where the file says an opset that had it": "Scatter Upsample",
+    "it is deprecated, and replaced where the file's opset has it": "Scatter Upsample",
     "it belongs to training": "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss",
     "it belongs to detectors, after the layers to dream with": "MaxRoiPool RoiAlign",
     "it belongs to sound": "DFT STFT",

@@ -14,7 +14,7 @@ from .base import HostSession
 
 @dataclass(frozen=True)
 class Engine:
-    """What runs the graphs, the target they are built for (`autodiff.targets`), and whether its memory is its own."""
+    """What runs the graphs, the target they are built for (`lowering.targets`), and whether its memory is its own."""
 
     session: Callable[..., onnxruntime.Session | HostSession]
     target: str

@@ -31,7 +31,7 @@ def zero_stuffed(op: Ops, dy: ir.Value, strides: list[int], channels: int | None
         mask = on if mask is None else op.Mul(mask, on)
     assert mask is not None
     if channels is not None:
-        # Times a 1 that only the picture can tell is one, lest the runtime keep the mask of all channels as a constant.
+        # Times a 1 that depends on the picture, so that the runtime does not keep the whole mask as a constant.
         first = op.Slice(op.Reshape(op.graph.inputs[0], [-1]), [0], [1])
         size = op.Shape(samples)
         one_channel = op.Concat(op.Slice(size, [0], [1]), [1], op.Slice(size, [2], [4]), axis=0)

@@ -31,4 +31,4 @@ def roll(op: Ops, n: Site) -> ir.Value:
             continue
         cut = op.Mod(back, length)
         rolled = op.Concat(op.Slice(rolled, cut, length, [axis]), op.Slice(rolled, [0], cut, [axis]), axis=axis)
-    return op.Reshape(rolled, op.Shape(image))  # says that the shape has not changed, which inference cannot see
+    return op.Reshape(rolled, op.Shape(image))  # the shape has not changed, which inference cannot see

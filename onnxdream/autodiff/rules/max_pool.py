@@ -17,7 +17,7 @@ def _max_pool(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     shape = op.shape(n.x[0])
     if shape is not None:
         attributes["channels"] = shape[1]
-    return op.internal("MaxPoolGrad", dy, n.x[0], *n.node.outputs, **attributes)
+    return op.internal("MaxPoolGrad", dy, n.x[0], *n.node.outputs, name=f"{n.y.name}/gradient", **attributes)
 
 
 rule("MaxPool", _max_pool)
