@@ -21,6 +21,12 @@ Every message is one line: what was wrong, with which value, and what to do.
 
 from __future__ import annotations
 
+import reprlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class OnnxDreamError(Exception):
     """Base of every error raised on purpose."""
@@ -95,3 +101,15 @@ def first_line(error: BaseException) -> str:
     """The first line of an error that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def describe_validation(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, in one line: which entry, its value, and what is expected."""
+    wrong = error.errors(include_url=False)[0]
+    entry = ".".join(map(str, wrong["loc"]))
+    if wrong["type"] == "missing":
+        return f"it has no {entry!r}"
+    reason = wrong["msg"].removeprefix("Value error, ")
+    if wrong["type"] == "value_error":
+        return f"{entry}: {reason}" if entry else reason
+    return f"{entry} is {reprlib.repr(wrong['input'])}; {reason[0].lower()}{reason[1:]}"

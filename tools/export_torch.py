@@ -44,7 +44,8 @@ from onnxdream.engines.onnxruntime import Session
 from onnxdream.errors import ModelError, OnnxDreamError, OptionError, OutputError
 from onnxdream.export import export_model
 from onnxdream.images import write_whole
-from onnxdream.networks.model import IMAGENET, Model, load_model
+from onnxdream.networks.card import IMAGENET
+from onnxdream.networks.model import Model, load_model
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -35,7 +35,7 @@ def models(as_json: o.JsonOption = False) -> None:
 def _network(name: str, card_path: Path) -> dict[str, Any]:
     """What is known about a network without loading it. Raises ModelError naming what is wrong with its card."""
     from ..networks import download, registry
-    from ..networks.model import Card
+    from ..networks.card import Card
 
     fields = ("title", "licence", "source", "sha256", "recommended")
     about: dict[str, Any] = dict.fromkeys(fields, "") | {"recommended": []}

@@ -13,9 +13,7 @@ ONNXDREAM_MODELS names folders with the user's own networks or cards (see `regis
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -71,7 +69,7 @@ def size_text(size: int) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a network's file is to be had, and how to know it."""
+    """Where a network's file can be downloaded, and how it is recognised."""
 
     name: str
     urls: tuple[str, ...]  # mirrors, in the order they are tried
@@ -79,22 +77,14 @@ class Source:
     bytes: int
 
     @classmethod
-    def read(cls, card: Path) -> Source:
-        """The source that the JSON card at `card` names. Raises ModelError naming the entry that is wrong."""
-        try:
-            fields = json.loads(card.read_text(encoding="utf-8"))
-            urls, sha256, size = (fields.get(key) for key in ("urls", "sha256", "bytes"))
-        except (OSError, ValueError, AttributeError) as error:
-            raise ModelError(f"{card}: not a usable card: {error}; correct it or take it away") from error
-        if not urls:
-            raise ModelError(f"{card}: {card.stem}.onnx is not beside it, and it has no urls to fetch it from")
-        if not isinstance(urls, list) or not all(re.match("https?://.", str(url)) for url in urls):
-            raise ModelError(f"{card}: urls must be a list of http:// or https:// addresses")
-        if not re.fullmatch("[0-9a-f]{64}", str(sha256)):
-            raise ModelError(f"{card}: a network to be fetched needs its sha256, 64 hexadecimal digits")
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ModelError(f"{card}: a network to be fetched needs its size, bytes = {size!r}")
-        return cls(card.stem, tuple(urls), sha256, size)
+    def read(cls, path: Path) -> Source:
+        """The source that the card at `path` names. Raises ModelError when it is no usable card or names none."""
+        from .card import Card
+
+        card = Card.read(path)
+        if not card.urls or card.bytes is None:
+            raise ModelError(f"{path}: {path.stem}.onnx is not beside it, and it has no urls to download it from")
+        return cls(path.stem, card.urls, card.sha256, card.bytes)
 
     @property
     def path(self) -> Path:

@@ -1,7 +1,7 @@
 """A network to dream with: its ONNX graph, its card and its layers.
 
-A *layer* is a tensor of the graph: the output of one operator, under the name its file gives it. The *card* is a JSON
-file beside the network (`name.json` for `name.onnx`) that says how a picture must be preprocessed; see `Card`.
+A *layer* is a tensor of the graph: the output of one operator, under the name its file gives it. The *card* says how a
+picture must be preprocessed; see `Card`.
 """
 
 from __future__ import annotations
@@ -11,20 +11,18 @@ import copy
 import dataclasses
 import difflib
 import functools
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ..errors import LayerError, ModelError, NoGradientError
 from ..graph.canonicalize import read_onnx
 from ..graph.leaky_relu import leak_rectifiers
 from ..graph.shapes import Shape, is_control_flow, keep_only, probe_shapes
 from . import registry
+from .card import IMAGENET, Card, Preprocessing
 from .receptive_field import geometry, smallest_picture
 
 if TYPE_CHECKING:
@@ -32,86 +30,6 @@ if TYPE_CHECKING:
 
 # A size that tells axes apart: no two of batch, height and width are alike, and both sides survive five halvings.
 PROBE = (2, 352, 416)
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How the network wants its picture: `(picture[channels] - mean) / std`, picture values in 0..255.
-
-    `mean` and `std` are in the order of `channels`, which is "RGB", "BGR" or "L" (luminance, one channel).
-    """
-
-    channels: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def as_convolution(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same map as the weight [C,3,1,1] and bias [C] of a 1x1 convolution on RGB 0..255."""
-        rows = {"R": (1.0, 0.0, 0.0), "G": (0.0, 1.0, 0.0), "B": (0.0, 0.0, 1.0), "L": (0.299, 0.587, 0.114)}
-        mix = np.array([rows[c] for c in self.channels], np.float64)
-        mean, std = np.array(self.mean, np.float64), np.array(self.std, np.float64)
-        weight = (mix / std[:, None])[:, :, None, None]
-        return weight.astype(np.float32), (-mean / std).astype(np.float32)
-
-
-# torchvision's and most zoos' convention, used for files that come without a card.
-IMAGENET = Preprocessing("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-
-
-@dataclass(frozen=True)
-class Card:
-    """What is known about a network besides its graph."""
-
-    name: str
-    preprocessing: Preprocessing
-    title: str = ""
-    source: str = ""
-    licence: str = ""
-    sha256: str = ""
-    size: tuple[int, int] | None = None
-    recommended: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
-    aliases: Mapping[str, str] = field(default_factory=dict)  # further names of layers
-    assumed: bool = False  # the file came without a card
-
-    @classmethod
-    def read(cls, path: Path) -> Card:
-        """Read the JSON card at `path`. Raises ModelError naming the entry that is wrong."""
-        try:
-            fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            given = fields["preprocessing"]
-            channels = str(given["channels"])
-            mean, std = ([float(v) for v in given[key]] for key in ("mean", "std"))
-            labels = fields.get("labels", [])
-            if isinstance(labels, str):
-                if Path(labels).name != labels:
-                    raise ModelError(f"{path}: labels {labels!r} must be a file beside the card")
-                labels = (path.parent / labels).read_text(encoding="utf-8").splitlines()
-            size = fields.get("size")
-            card = cls(
-                name=str(fields.get("name", path.stem)),
-                preprocessing=Preprocessing(channels, tuple(mean), tuple(std)),
-                title=str(fields.get("title", "")),
-                source=str(fields.get("source", "")),
-                licence=str(fields.get("licence", "")),
-                sha256=str(fields.get("sha256", "")),
-                size=(int(size[0]), int(size[1])) if size else None,
-                recommended=tuple(fields.get("recommended", ())),
-                labels=tuple(labels),
-                aliases={str(k): str(v) for k, v in fields.get("aliases", {}).items()},
-            )
-        except KeyError as error:
-            raise ModelError(
-                f"{path}: not a usable card: it has no {error}; see the README for what it needs"
-            ) from error
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise ModelError(f"{path}: not a usable card: {error}; correct it or take it away") from error
-        fits = len(mean) == len(std) == len(channels) and all(map(math.isfinite, (*mean, *std))) and 0 not in std
-        if channels not in ("RGB", "BGR", "L") or not fits:
-            raise ModelError(
-                f"{path}: preprocessing needs channels RGB, BGR or L, and a mean and non-zero std for each"
-            )
-        return card
 
 
 @dataclass(frozen=True)

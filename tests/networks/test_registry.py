@@ -21,7 +21,8 @@ import pytest
 import small
 from onnxdream.errors import DownloadError, ModelError, OnnxDreamError, OutputError
 from onnxdream.networks import download, http, registry
-from onnxdream.networks.model import IMAGENET, Card, Preprocessing, load_model
+from onnxdream.networks.card import IMAGENET, Card, Preprocessing
+from onnxdream.networks.model import load_model
 from shelf import Shelf, shelf
 
 NETWORK = registry.bundled()["squeezenet1_1"].read_bytes()
@@ -308,13 +309,13 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
-            ({"urls": None}, "served.onnx is not beside it, and it has no urls to fetch it from"),
-            ({"urls": "http://a/b"}, "urls must be a list of http"),
-            ({"urls": ["ftp://a/b"]}, "urls must be a list of http"),
-            ({"sha256": "12"}, "needs its sha256, 64 hexadecimal digits"),
-            ({"sha256": None}, "needs its sha256"),
-            ({"bytes": None}, "needs its size, bytes = None"),
-            ({"bytes": "4"}, "needs its size, bytes = '4'"),
+            ({"urls": None}, "served.onnx is not beside it, and it has no urls to download it from"),
+            ({"urls": "http://a/b"}, "urls is 'http://a/b'; input should be a valid tuple"),
+            ({"urls": ["ftp://a/b"]}, "urls.0 is 'ftp://a/b'; string should match pattern '^https?://.'"),
+            ({"sha256": "12"}, "sha256 is '12'; string should match pattern '^([0-9a-f]{64})?$'"),
+            ({"sha256": None}, "needs its sha256 and bytes"),
+            ({"bytes": None}, "needs its sha256 and bytes"),
+            ({"bytes": "4"}, "bytes is '4'; input should be a valid integer"),
         ],
     )
     def test_cards_that_name_no_source(self, server: Shelf, changes: dict[str, object], words: str) -> None:
