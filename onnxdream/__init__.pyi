@@ -14,8 +14,8 @@ from .networks.model import Model as Model
 from .networks.model import load_model as load_model
 from .objectives import Objective as Objective
 from .video.dreamer import VideoDreamer as VideoDreamer
-from .video.filter import create_video_dreamer as create_video_dreamer
-from .video.filter import dream_frames as dream_frames
+from .video.dreamer import create_video_dreamer as create_video_dreamer
+from .video.dreamer import dream_frames as dream_frames
 from .video.job.job import dream_video as dream_video
 
 __version__: str

@@ -169,7 +169,7 @@ def terms(clip: Path, layer: str, folder: Path) -> Terms:
     dreamer, target = video_dreamer(layer), folder / "out.mkv"
     with open_source(clip) as video:
         info, decoded = video.info, list(video.frames())
-        recipe = JobSpec(clip, {}, target, dreamer, Encoding(), longest=10**9)
+        spec = JobSpec(clip, {}, target, dreamer, Encoding(), longest=10**9)
 
         def timed(work: Callable[[], Any], frames: int = len(decoded)) -> float:
             began = time.process_time()  # of all threads; other programs on the machine do not count
@@ -177,7 +177,7 @@ def terms(clip: Path, layer: str, folder: Path) -> Terms:
             return (time.process_time() - began) / frames
 
         decode = timed(lambda: list(video.frames()))
-        cuts = timed(lambda: list(recipe.plan(video)))
+        cuts = timed(lambda: list(spec.find_chunks(video)))
         pictures = [cv2.cvtColor(f.image, cv2.COLOR_BGR2RGB).astype(np.float32) for f in decoded[:9]]
         prepared = [dreamer.prepare(pictures[0])]
         flow = timed(lambda: prepared.extend(dreamer.prepare(p) for p in pictures[1:]), 8)
@@ -210,10 +210,10 @@ def store(folder: Path, megabytes: int = 200) -> float:
         with cluster.connected():
             cluster.on_each_node(os.path.abspath, "")  # starts a worker
             began = time.perf_counter()
-            shipment = ObjectStoreFiles({"film": folder / "film"})
-            cluster.on_each_node(ObjectStoreFiles.unpack, shipment)
+            files = ObjectStoreFiles({"film": folder / "film"}, "bench_cluster")
+            cluster.on_each_node(ObjectStoreFiles.unpack, files)
             seconds = time.perf_counter() - began
-            cluster.on_each_node(ObjectStoreFiles.discard, shipment)
+            cluster.on_each_node(ObjectStoreFiles.discard, files)
     finally:
         made.shutdown()
     return megabytes * (1 << 20) / 1e6 / seconds

@@ -41,7 +41,7 @@ from onnxdream.networks.model import load_model
 from onnxdream.video.dreamer import VideoDreamer
 from onnxdream.video.evaluate.metrics import compare
 from onnxdream.video.io.open import Encoding, finish, open_sink, open_source
-from onnxdream.video.job.job import dream_video, leave_processor_to
+from onnxdream.video.job.job import dream_video, limit_opencv_threads
 from onnxdream.video.timeline import SMOOTH
 
 CLIPS = ("bikes", "bigbuckbunny", "carphone_pristine")
@@ -102,8 +102,8 @@ def measure(frames: list[np.ndarray], layer: str) -> dict[str, dict[str, float]]
     judge = dreamers["independent"].dreamer
     rows = {}
     for name in METHODS:
-        report = compare(zip(frames, dreams[name], strict=True), lambda picture: judge.measure(to_batch(picture)))
-        rows[name] = {**report.as_dict(), "seconds": statistics.mean(times[name][1:])}
+        metrics = compare(zip(frames, dreams[name], strict=True), lambda picture: judge.measure(to_batch(picture)))
+        rows[name] = {**metrics.as_dict(), "seconds": statistics.mean(times[name][1:])}
     return rows
 
 
@@ -117,7 +117,7 @@ def overhead(clip: Path, frames: int, layer: str, folder: Path) -> dict[str, flo
             sink.write(cv2.resize(frame.image, (640, 360), interpolation=cv2.INTER_AREA), frame.pts, None)
         sink.close()
         finish(small, [folder / "segment"], clip, info, metadata={}, start=None, end=None)
-    leave_processor_to("cpu")
+    limit_opencv_threads("cpu")
     times: dict[str, list[float]] = {"job": [], "ascent": []}
     for _ in range(3):
         dreamer = Recorder(load_model("squeezenet1_1"), objectives.l2(layer), smooth=SMOOTH)

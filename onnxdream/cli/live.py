@@ -96,7 +96,7 @@ def live(
         raise OutputError(f"{folder}: no such folder to write into")
     settings = o.settings_from(video_defaults(look, preset=o.has_base(look)))
     if settings.keep_colors and not look.get("like"):
-        raise OptionError("keep_colors is for pictures, not for video; leave it out")
+        raise OptionError("keep_colors is for pictures, not for video; omit it")
     if settings.keep_colors:
         warnings.warn("keep_colors is for pictures and is left out", stacklevel=1)
         settings = replace(settings, keep_colors=False)

@@ -87,8 +87,9 @@ def video(
     from ..engines.select import device_for
     from ..video.dreamer import VideoDreamer
     from ..video.io.open import Encoding
-    from ..video.job.job import dream_video, leave_processor_to
-    from ..video.timeline import Schedule, video_defaults
+    from ..video.job.identity import identify_inputs
+    from ..video.job.job import dream_video, limit_opencv_threads
+    from ..video.timeline import Timeline, video_defaults
 
     _check_out(out, as_json=as_json)
     if preview is not None and look.get("guide") and preview.absolute() == look["guide"].absolute():
@@ -99,12 +100,13 @@ def video(
         warnings.warn("keep_colors is for pictures and is left out", stacklevel=1)
         settings = replace(settings, keep_colors=False)
     device = device_for(backend, device)
-    dreamer_at = Schedule(settings, timeline, max_memory=o.parse_bytes(max_memory), device=device, threads=threads)
+    dreamer_at = Timeline(settings, timeline, max_memory=o.parse_bytes(max_memory), device=device, threads=threads)
     encoding = Encoding(codec, crf, pix_fmt, _pairs(encoder_option or []))
     source_options = _source_options(rate, raw_size)
     temporal: dict[str, Any] = {"method": method, "flow": flow, "frame_steps": frame_steps, "strength": strength}
     dreamer = VideoDreamer(dreamer_at(Fraction(0)), **temporal)
-    leave_processor_to(dreamer.dreamer.engine)
+    if cluster is None:
+        limit_opencv_threads(dreamer.dreamer.engine)
     begin, stop = _time(start), _time(end)
     taken = {name: str(time) for name, time in (("start", begin), ("end", stop)) if time is not None}
     stored = {**settings.stored(), **temporal, "scale": scale, "size": size, **taken}
@@ -129,11 +131,11 @@ def video(
             every=every,
             scale=scale,
             longest=size,
-            schedule=dreamer_at if timeline is not None else None,
+            timeline=dreamer_at if timeline is not None else None,
             resume=not restart,
             overwrite=overwrite,
             settings=stored,
-            identity=dreamer_at.identity,
+            inputs=identify_inputs(dreamer_at.dreamers.values(), dreamer_at.guides),
             on_frame=on_frame,
             preview=preview,
             source_options=source_options,
@@ -167,24 +169,24 @@ def compare(
     as_json: o.JsonOption = False,
 ) -> None:
     """Measure how steady dreamed videos are: warp error, flicker, strength, colour drift."""
-    from ..video.evaluate.report import check_chart, measure_videos, plot_reports
+    from ..video.evaluate.report import check_chart, measure_videos, plot_metrics
 
     if plot is not None:
         check_chart(plot)
     given = {"model": model, "layers": layer or None}
     began = time.perf_counter()
-    reports = measure_videos(source, dreams, {k: v for k, v in given.items() if v}, device=device)
+    videos = measure_videos(source, dreams, {k: v for k, v in given.items() if v}, device=device)
     if plot is not None:
-        plot_reports(plot, reports)
+        plot_metrics(plot, videos)
     if as_json:
-        print_json({"source": source, "seconds": round(time.perf_counter() - began, 2), "videos": reports})
+        print_json({"source": source, "seconds": round(time.perf_counter() - began, 2), "videos": videos})
         return
     from .look import show_table
 
     show_table("", ["video", "frames", "warp error", "excess", "flicker", "strength", "colour drift", "light"], [
-        [name, str(r["frames"]), f"{r['warp_error']:.2e}", f"{r['excess']:.2e}", f"{r['flicker']:.2f}",
-         f"{r['strength']:.4g}", f"{r['color_drift']:.2f}", f"{r['brightness_drift']:+.2f}"]
-        for name, r in reports.items()
+        [name, str(m["frames"]), f"{m['warp_error']:.2e}", f"{m['excess']:.2e}", f"{m['flicker']:.2f}",
+         f"{m['strength']:.4g}", f"{m['color_drift']:.2f}", f"{m['brightness_drift']:+.2f}"]
+        for name, m in videos.items()
     ])  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Files that travel through a cluster's object store."""
+"""Files sent through a cluster's object store."""
 
 from __future__ import annotations
 
@@ -11,35 +11,38 @@ from pathlib import Path
 
 from .ray import ray_module
 
-_CHUNK = 32 << 20  # bytes of a file in one object
+_PART = 32 << 20  # bytes of a file in one object
 
 
 class ObjectStoreFiles:
-    """Files on their way through the cluster's object store, for machines that do not see them on a disk.
+    """Files in the cluster's object store, for machines that do not see them on a disk.
 
-    Made where the files are, while connected; `unpack` gives, anywhere in the cluster, the folder with the files under
-    the same names. Shipments of one `purpose` are taken for the same: what a killed driver could not discard is found
-    by the next, and discarded then.
+    Created where the files are, while connected. Anywhere in the cluster, `unpack` writes them into a folder.
+
+    Args:
+        files: the files by the names that they get there.
+        purpose: what they are for. The same purpose gives the same folder, so what a killed driver left behind is found
+            and deleted by the next.
     """
 
     def __init__(self, files: dict[str, Path], purpose: str) -> None:
         self._folder = f"onnxdream-{hashlib.blake2b(purpose.encode(), digest_size=16).hexdigest()}"
-        self._chunks = {name: [ray_module().put(chunk) for chunk in _chunks(path)] for name, path in files.items()}
+        self._parts = {name: [ray_module().put(part) for part in _parts(path)] for name, path in files.items()}
 
     @property
     def folder(self) -> Path:
-        """Where the files lie on this machine, once unpacked."""
+        """The folder of the files on this machine, once unpacked."""
         return Path(tempfile.gettempdir()) / self._folder
 
     def unpack(self) -> Path:
-        """Fetch the files, once for each machine."""
+        """Write the files into `folder`, once per machine, and return it."""
         if self.folder.is_dir():
             return self.folder
         partial = Path(tempfile.mkdtemp(prefix=f"{self._folder}-"))
-        for name, chunks in self._chunks.items():
+        for name, parts in self._parts.items():
             with (partial / name).open("wb") as file:
-                for chunk in chunks:
-                    file.write(ray_module().get(chunk))
+                for part in parts:
+                    file.write(ray_module().get(part))
         with suppress(OSError):  # another worker here was faster
             partial.rename(self.folder)
         shutil.rmtree(partial, ignore_errors=True)
@@ -51,7 +54,7 @@ class ObjectStoreFiles:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def _parts(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            yield chunk
+        while part := file.read(_PART):
+            yield part

@@ -1,7 +1,7 @@
-"""Work spread over a Ray cluster: pieces that do not depend on each other, each tried again when it is lost.
+"""Independent pieces of work spread over a Ray cluster; lost pieces are retried.
 
-Everything here treats the same piece done twice as harmless; whoever writes files from a piece writes them under a name
-of its own and renames them. The machines of the cluster need onnxdream installed, in the same version.
+A piece may be done twice, so one that writes files must write them under a name of its own and then rename them. The
+machines of the cluster need the same version of onnxdream installed.
 """
 
 from __future__ import annotations
@@ -24,30 +24,35 @@ from ..errors import ClusterError, OnnxDreamError, OptionError, first_line
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-ReportProgress = Callable[[int], None]  # takes how much of its piece a worker has done so far, in any unit
+ReportProgress = Callable[[int], None]  # called with how much of its piece a worker has done, in any unit
 
-_MOST_FAILED = 3  # pieces; then no more are begun
-_MOST_LOST = 20  # times one piece may go down with its worker
-_BEAT = 0.5  # seconds between looks at how far the workers are
+_MAX_FAILED = 3  # pieces; after that no more are begun
+_MAX_LOST = 20  # times one piece may be lost with its worker
+_INTERVAL = 0.5  # seconds between progress reports
 
 
 @dataclass(frozen=True)
 class ClusterProgress:
-    """What is going on at this moment."""
+    """What the cluster is doing at this moment."""
 
     workers: int  # at work
-    amount: int  # what they have done of the pieces in hand, summed
+    amount: int  # sum of what they report as done of the pieces in hand
 
 
 @dataclass(frozen=True)
 class RayCluster:
     """A Ray cluster to spread work over.
 
-    `address` is "auto" (the cluster this machine belongs to, or $RAY_ADDRESS), host:port of the head of a cluster this
-    machine belongs to, or ray://host:port of any. At most `workers` pieces are in hand at once, as many as fit where it
-    is None; each takes `cpus_per_worker` cores and `gpus_per_worker` GPUs, which may be a fraction. A piece that fails
-    is tried again `retries` times; one whose worker or node dies, more often. Raises OptionError for settings out of
-    range.
+    Args:
+        address: "auto" (the cluster this machine belongs to, or $RAY_ADDRESS), host:port of the head of a cluster this
+            machine belongs to, or ray://host:port of any cluster.
+        workers: the most pieces in hand at once; as many as fit if None.
+        cpus_per_worker: cores for each piece, at least 1.
+        gpus_per_worker: GPUs for each piece: a fraction below 1, or an integer.
+        retries: how often a failed piece is retried. One whose worker or node dies is retried more often.
+
+    Raises:
+        OptionError: a setting is out of range.
     """
 
     address: str = "auto"
@@ -69,20 +74,24 @@ class RayCluster:
 
     @contextmanager
     def connected(self) -> Iterator[Any]:
-        """The `ray` module, connected until the block is left, or for longer where it was before.
+        """Connect until the block is left; a connection made before stays open.
 
-        Raises ClusterError when there is no ray, or no cluster at the address.
+        Yields:
+            The `ray` module.
+
+        Raises:
+            ClusterError: Ray is not installed, or there is no cluster at the address.
         """
         ray = ray_module()
         if ray.is_initialized():
             yield ray
             return
         try:
-            _knock(self.address)
+            _check_reachable(self.address)
             options = {"address": self.address, "log_to_driver": False, "logging_level": "error"}
             try:
                 ray.init(**options)
-            except ConnectionAbortedError:  # the server for drivers outside now and then fails to start one's process
+            except ConnectionAbortedError:  # the server for outside drivers sometimes fails to start their process
                 ray.init(**options)
         except Exception as error:
             raise ClusterError(
@@ -99,27 +108,42 @@ class RayCluster:
         work: Callable[[Item, ReportProgress], Result],
         items: Iterable[Item],
         *,
-        on_progress: Callable[[ClusterProgress], None] = lambda progress: None,
+        on_progress: Callable[[ClusterProgress], bool | None] = lambda progress: None,
     ) -> Generator[tuple[Item, Result], None, None]:
-        """Yield (item, `work(item, report)`) for each of `items`, as they are finished.
+        """Yield (item, `work(item, report)`) for each item, in the order they are finished.
 
-        `work` is sent to each worker process once and keeps what it remembers there between items. `items` may be found
-        while the first are being worked on. When the generator is closed early, what is in hand is given up. After all
-        others, raises ClusterError naming, by their str(), the items that failed too often, with the exit code of the
-        cause; after three of them no more are begun.
+        If `on_progress` returns False, or the generator is closed early, the pieces in hand are abandoned.
+
+        Args:
+            work: the function. It is sent to each worker process once and keeps its state there between items.
+            items: may be found while the first are being worked on.
+            on_progress: called about twice a second. If it returns False, the generator ends.
+
+        Raises:
+            ClusterError: some items failed too often. It is raised after all other items, names them by their str() and
+                has the exit code of the cause. After three such items no more are begun.
         """
         with self.connected() as ray:
             run = _Map(self, ray, work, iter(items), on_progress)
             try:
                 yield from run.results()
             finally:
-                run.give_up()
-            run.check()
+                run.abandon()
+            if not run.cancelled:
+                run.check()
 
     def on_each_node(self, function: Callable[..., Result], *arguments: Any) -> list[Result]:
-        """What `function` gives on each node that has room for a worker, or on the first that comes where none has yet.
+        """Call a function on each node that has room for a worker; if none has, on the first node that does.
 
-        Raises ClusterError.
+        Args:
+            function: the function.
+            *arguments: its arguments.
+
+        Returns:
+            What it returned on each node.
+
+        Raises:
+            ClusterError: it failed on a node.
         """
         with self.connected() as ray:
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
@@ -130,7 +154,7 @@ class RayCluster:
                 for node in self._nodes(ray)
             ]
             if not calls:
-                self.note_no_room()
+                self.warn_no_room()
                 needs = {"num_cpus": self.cpus_per_worker, "num_gpus": self.gpus_per_worker}
                 calls = [task.options(**needs).remote(*arguments)]
             try:
@@ -139,27 +163,29 @@ class RayCluster:
                 raise ClusterError(f"a node of the cluster fails: {_cause(error)}") from error
 
     def _nodes(self, ray: Any) -> list[dict[str, Any]]:
-        return [node for node in ray.nodes() if node["Alive"] and self._places(node)]
+        return [node for node in ray.nodes() if node["Alive"] and self._capacity(node)]
 
-    def _places(self, node: dict[str, Any]) -> int:
+    def _capacity(self, node: dict[str, Any]) -> int:
         """How many workers a node has room for."""
         has = node["Resources"]
-        places = int(has.get("CPU", 0) // self.cpus_per_worker)
-        return min(places, int(has.get("GPU", 0) / self.gpus_per_worker)) if self.gpus_per_worker else places
+        capacity = int(has.get("CPU", 0) // self.cpus_per_worker)
+        if self.gpus_per_worker:
+            capacity = min(capacity, int(has.get("GPU", 0) / self.gpus_per_worker))
+        return capacity
 
-    def note_no_room(self) -> None:
-        """Say that no node has room for a worker."""
+    def warn_no_room(self) -> None:
+        """Warn that no node has room for a worker."""
         gpus = f" and {self.gpus_per_worker:g} GPUs" if self.gpus_per_worker else ""
         warnings.warn(f"no node has {self.cpus_per_worker} CPUs{gpus} for a worker; waiting for one", stacklevel=2)
 
     def room(self, ray: Any) -> int:
-        """How many workers the cluster has room for at this moment."""
-        return sum(map(self._places, self._nodes(ray)))
+        """How many workers the cluster has room for now."""
+        return sum(map(self._capacity, self._nodes(ray)))
 
 
 @dataclass
 class _Piece(Generic[Item]):
-    """An item and how it has gone so far."""
+    """An item and how often it has failed."""
 
     number: int
     item: Item
@@ -175,44 +201,46 @@ class _Map(Generic[Item, Result]):
     ray: Any
     work: Callable[[Item, ReportProgress], Result]
     items: Iterator[Item]
-    on_progress: Callable[[ClusterProgress], None]
+    on_progress: Callable[[ClusterProgress], bool | None]
     failed: list[tuple[_Piece[Item], BaseException]] = field(default_factory=list)
+    cancelled: bool = False  # `on_progress` returned False
 
     def __post_init__(self) -> None:
         cluster, ray = self.cluster, self.ray
         self._work = ray.put(self.work)
-        self._tally = ray.remote(_Tally).options(num_cpus=0, max_restarts=-1).remote()
-        self._task = ray.remote(_worked).options(
+        self._amounts = ray.remote(_Amounts).options(num_cpus=0, max_restarts=-1).remote()
+        self._task = ray.remote(_work_on).options(
             num_cpus=cluster.cpus_per_worker,
             num_gpus=cluster.gpus_per_worker,
             max_retries=0,  # counted here
             scheduling_strategy="SPREAD",
         )
         self._pending: dict[Any, _Piece[Item]] = {}
-        self._again: deque[_Piece[Item]] = deque()
+        self._to_retry: deque[_Piece[Item]] = deque()
         self._began = 0
         self._exhausted = False
         if not cluster.room(ray):
-            cluster.note_no_room()
+            cluster.warn_no_room()
 
     def results(self) -> Iterator[tuple[Item, Result]]:
-        asked: Any = None
-        while True:
+        """Yield the results until all items are done or `on_progress` returns False."""
+        query: Any = None
+        while not self.cancelled:
             self._begin()
             if not self._pending:
                 return
-            ready, _ = self.ray.wait(list(self._pending), timeout=_BEAT)
+            ready, _ = self.ray.wait(list(self._pending), timeout=_INTERVAL)
             for call in ready:
                 yield from self._finished(call, self._pending.pop(call))
-            asked = self._look(asked)
+            query = self._report(query)
 
     def _begin(self) -> None:
-        """Hand out as many pieces as there should be in hand; twice what there is room for, so that nobody waits."""
+        """Submit pieces until twice as many are in hand as there is room for, so that no worker waits."""
         most = self.cluster.workers or max(2, 2 * self.cluster.room(self.ray))
         while len(self._pending) < most:
-            if self._again:
-                piece = self._again.popleft()
-            elif self._exhausted or len(self.failed) >= _MOST_FAILED:
+            if self._to_retry:
+                piece = self._to_retry.popleft()
+            elif self._exhausted or len(self.failed) >= _MAX_FAILED:
                 return
             else:
                 try:
@@ -222,8 +250,8 @@ class _Map(Generic[Item, Result]):
                     return
                 piece = _Piece(self._began, item)
                 self._began += 1
-            # In a list, so that Ray hands over the reference itself.
-            call = self._task.remote([self._work, self._tally], piece.number, piece.item, self.cluster.cpus_per_worker)
+            references = [self._work, self._amounts]  # in a list, so that Ray passes the references themselves
+            call = self._task.remote(references, piece.number, piece.item, self.cluster.cpus_per_worker)
             self._pending[call] = piece
 
     def _finished(self, call: Any, piece: _Piece[Item]) -> Iterator[tuple[Item, Result]]:
@@ -236,88 +264,92 @@ class _Map(Generic[Item, Result]):
                 piece.failures += 1
             else:
                 piece.losses += 1
-            if piece.failures > self.cluster.retries or piece.losses > _MOST_LOST:
+            if piece.failures > self.cluster.retries or piece.losses > _MAX_LOST:
                 self.failed.append((piece, cause))
             else:
-                self._again.append(piece)
-                warnings.warn(f"{piece.item}: {cause}; it is done again", stacklevel=1)
+                self._to_retry.append(piece)
+                warnings.warn(f"{piece.item}: {cause}; it is retried", stacklevel=1)
             return
         finally:
-            self._tally.forget.remote(piece.number)
+            self._amounts.forget.remote(piece.number)
         yield piece.item, result
 
-    def _look(self, asked: Any) -> Any:
-        """Tell how far the workers are, when the answer to the last question is there; the next question."""
-        if asked is None:
-            return self._tally.amounts.remote()
-        if not self.ray.wait([asked], timeout=0)[0]:
-            return asked
-        with suppress(self.ray.exceptions.RayError):  # it went down with its node, and begins anew on another
-            amounts = self.ray.get(asked)
-            self.on_progress(ClusterProgress(len(amounts), sum(amounts.values())))
-        return self._tally.amounts.remote()
+    def _report(self, query: Any) -> Any:
+        """Report the progress if the last query has been answered; return the next query."""
+        if query is None:
+            return self._amounts.amounts.remote()
+        if not self.ray.wait([query], timeout=0)[0]:
+            return query
+        try:
+            amounts = self.ray.get(query)
+        except self.ray.exceptions.RayError:
+            pass  # the actor went down with its node and starts again on another
+        else:
+            self.cancelled = self.on_progress(ClusterProgress(len(amounts), sum(amounts.values()))) is False
+        return self._amounts.amounts.remote()
 
-    def give_up(self) -> None:
+    def abandon(self) -> None:
+        """Cancel the pieces in hand."""
         if not self.ray.is_initialized():
-            return  # any call would begin a cluster of its own
+            return  # any call would start a new cluster
         for call in self._pending:
             with suppress(Exception):
                 self.ray.cancel(call, force=True)
         with suppress(Exception):
-            self.ray.kill(self._tally)
+            self.ray.kill(self._amounts)
 
     def check(self) -> None:
-        """Raise ClusterError when pieces have failed."""
+        """Raise ClusterError if pieces have failed."""
         if not self.failed:
             return
-        told = "; ".join(f"{piece.item} failed {piece.failures + piece.losses} times: {e}" for piece, e in self.failed)
-        error = ClusterError(told)
+        reasons = (f"{piece.item} failed {piece.failures + piece.losses} times: {e}" for piece, e in self.failed)
+        error = ClusterError("; ".join(reasons))
         error.exit_code = max(getattr(cause, "exit_code", 1) for _, cause in self.failed)
         raise error from self.failed[0][1]
 
 
-class _Tally:
-    """An actor that knows how far each piece in hand is."""
+class _Amounts:
+    """An actor that knows how much of each piece in hand is done."""
 
     def __init__(self) -> None:
-        self._amounts: dict[int, int] = {}
+        self._by_piece: dict[int, int] = {}
 
     def note(self, number: int, amount: int) -> None:
-        self._amounts[number] = amount
+        self._by_piece[number] = amount
 
     def forget(self, number: int) -> None:
-        self._amounts.pop(number, None)
+        self._by_piece.pop(number, None)
 
     def amounts(self) -> dict[int, int]:
-        return self._amounts
+        return self._by_piece
 
 
-def _worked(references: list[Any], number: int, item: Any, cpus: int) -> Any:
-    """One piece of work, in a worker process of the cluster."""
-    work, tally = references
+def _work_on(references: list[Any], number: int, item: Any, cpus: int) -> Any:
+    """Do one piece of work, in a worker process of the cluster."""
+    work, amounts = references
     limit_threads(cpus)
     cv2.setNumThreads(cpus)
     last = 0.0
 
     def report(amount: int) -> None:
         nonlocal last
-        if (now := time.monotonic()) - last > _BEAT:
+        if (now := time.monotonic()) - last > _INTERVAL:
             last = now
-            tally.note.remote(number, amount)
+            amounts.note.remote(number, amount)
 
     report(0)
-    return _received(work)(item, report)
+    return _fetched(work)(item, report)
 
 
 @functools.lru_cache(maxsize=1)
-def _received(reference: Any) -> Any:
+def _fetched(reference: Any) -> Any:
     return ray_module().get(reference)
 
 
 @functools.cache
 def ray_module() -> Any:
-    """Ray itself. Raises ClusterError, naming the extra to install, when it is missing."""
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # else a call after the connection begins a new cluster
+    """The `ray` module. Raises ClusterError, naming the extra to install, if it is missing."""
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or a call after the connection starts a new cluster
     try:
         import ray
     except ImportError as error:
@@ -325,8 +357,8 @@ def ray_module() -> Any:
     return ray
 
 
-def _knock(address: str) -> None:
-    """Raise OSError when nobody listens at an address; Ray itself would try for minutes."""
+def _check_reachable(address: str) -> None:
+    """Raise OSError if nothing listens at an address; Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()

@@ -1,21 +1,21 @@
-"""The temporal core: one frame in, one dreamed frame out, and what was dreamed before moves with the scene.
+"""Dream frames one after the other: each dream starts from the one before, moved along with the scene.
 
 With source I, dream D and the flow F from frame t to t-1, estimated on the source, a frame starts from
 
     start = I_t + gain * M * warp(D_{t-1} - I_{t-1}, F)
 
-and a few small ascent steps go on from there. The residual is warped, never the picture, so that the picture stays
-sharp; M is 0 where the flow cannot be trusted (`flow.visible`), so that nothing is dragged along; the residual loses
-its mean, so that a long scene grows neither brighter nor darker; and the gain keeps the objective near where the scene
-began, so that what stands still grows no stronger than what moves. Warm starts along the flow follow Ruder,
-Dosovitskiy and Brox 2016, "Artistic Style Transfer for Videos".
+and takes a few small ascent steps. The residual is warped, never the picture, so the picture stays sharp. M is 0 where
+the flow cannot be trusted (`flow.visible`), so nothing is dragged along. The residual's mean is subtracted, so a long
+scene grows neither brighter nor darker. The gain keeps the objective near its value at the start of the scene, so still
+areas grow no stronger than moving ones. Warm starts along the flow follow Ruder, Dosovitskiy and Brox 2016, "Artistic
+Style Transfer for Videos".
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
@@ -24,64 +24,78 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..dream.dreamer import Dreamer, Progress
+from ..dream.dreamer import DEFAULT_MAX_MEMORY, Dreamer, Progress
 from ..errors import OptionError
 from ..images import from_batch, to_batch
+from ..settings import Settings, build_dreamer, build_objective, layered
 from . import frame_formats
 from .flow import CutDetector, estimator, grey, soften, visible, warp
-from .habits import Habits, checked_number, checked_size
-from .rate_control import Budget, Effort, efforts
+from .rate_control import Effort, RateControl, efforts
+from .timeline import video_defaults
 
 METHODS = ("flow", "warp", "blend", "independent")
-_CATCH_UP = 3.0  # where a rate is kept, steps are at most this much larger while a dream is weaker than the first
-_RISE = 1.25  # an objective this many times what the scene began with lets the residual fade
-_FAINTEST = 0.7  # of the residual a scene began with; a source that responds more by itself fades the dream no further
+_CATCH_UP = 3.0  # with a target rate, steps grow by at most this factor while a dream is weaker than the scene's first
+_RISE = 1.25  # the residual fades once the objective is this many times its value at the start of the scene
+_FAINTEST = 0.7  # of the scene's first residual; a source with a strong response of its own fades the dream no further
+_COUNTS = (int, np.integer)
+_NUMBERS = (float, np.floating, *_COUNTS)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A frame with what the source alone tells about it."""
+    """A frame and what is known of it from the source alone."""
 
     frame: np.ndarray  # RGB float32 [H,W,3] in 0..255
     small: np.ndarray  # the same at the working size
-    cut: bool  # it begins a scene
+    cut: bool  # whether it begins a scene
     motion: np.ndarray | None = None  # flow [h,w,2] to the frame before
-    trust: np.ndarray | None = None  # float32 [h,w] in 0..1, where that flow can be trusted
+    trust: np.ndarray | None = None  # float32 [h,w] in 0..1: how far that flow can be trusted
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What the dream of one frame passes on to the next."""
+    """What the dream of one frame hands to the next."""
 
     residual: np.ndarray  # RGB float32 [h,w,3], dream minus source, at the working size
     dream: np.ndarray  # RGB float32 [h,w,3]
-    strength: float  # root mean square of the residual that the scene began with
-    level: float  # the objective that the scene began with, or the first frame with this objective
-    goal: str  # the objective that this is of
+    strength: float  # root mean square of the scene's first residual
+    level: float  # the objective's value in the scene's first frame, or in the first frame with this objective
+    goal: str  # the objective that `level` is a value of
 
 
-class VideoDreamer(Habits):
+class VideoDreamer:
     """Dreams the frames of a video one after the other and keeps the dream in place on what moves.
 
-    An object in OpenCV's manner: `apply` takes a frame and gives one, `reset` forgets the past, getters and setters
-    change what may change between frames. Several may work side by side, each in one thread at a time.
+    It works like OpenCV's own objects, such as `cv2.BackgroundSubtractor`: `apply` takes a frame and returns one,
+    `reset` forgets the past, and getters and setters change settings between frames. Several may work side by side,
+    each in one thread at a time.
 
-    `method` is "flow" (see the module's docstring), or one of the baselines it is measured against: "warp" warps the
-    whole previous dream and blends it with the frame, "blend" blends without warping, both by `blend`, and
-    "independent" dreams each frame alone; all three take the dreamer's full number of steps for each frame.
+    The methods are "flow" (see the module's docstring) and the baselines it is measured against: "warp" warps the whole
+    previous dream and blends it with the frame, "blend" blends without warping, and "independent" dreams each frame on
+    its own. The baselines take the dreamer's full number of steps for each frame.
 
-    `flow` is the flow method (`flow.METHODS`). A scene's first frame takes `dreamer.steps` steps an octave, later ones
-    `frame_steps` at the full size and one in each smaller octave, for what is large has come along already; each is
-    `frame_step` times the dreamer's step size. Nowhere may the carried residual exceed `strength` times the size it had
-    in the scene's first frame, on average around each place: what stands still does not burn in. The residual fades a
-    little while the objective is well above that of the scene's first frame.
-    `size` (height, width) is the size to dream at; the residual is then scaled up onto the full frame.
+    With "flow", a scene's first frame takes `dreamer.steps` steps per octave. Later frames take `frame_steps` at full
+    size and one in each smaller octave, since large structures have already moved along. The residual fades a little
+    while the objective is well above its value in the scene's first frame.
 
-    With `target_fps` above 0, `apply` keeps that many frames a second: it chooses steps, octaves and working size, none
-    beyond the given ones, by the time that frames take (`getEffort`). Only the very first frame takes all steps then; a
-    new scene's dream grows in over some frames.
+    With `target_fps` above 0, `apply` keeps that rate: it chooses steps, octaves and working size, none above the given
+    ones, by the time that frames take (`getEffort`). Only the very first frame then takes all steps; the dream of a new
+    scene builds up over some frames.
 
-    Raises OptionError for settings out of range.
+    Args:
+        dreamer: dreams single pictures; gives the objective, octaves and step size.
+        method: one of `METHODS`.
+        flow: the optical flow, one of `flow.METHODS`.
+        frame_steps: ascent steps at full size for frames within a scene, at least 0.
+        frame_step: the size of those steps, as a share of the dreamer's step size.
+        strength: how far a still area may build up: the carried residual's limit, averaged around each place, as a
+            multiple of the residual in the scene's first frame.
+        blend: share of the previous dream, 0 to 1, for the methods "warp" and "blend".
+        size: (height, width) to dream at, the frame's own if None. The residual is scaled up onto the full frame.
+        target_fps: frames per second to keep, 0 for no target.
+
+    Raises:
+        OptionError: a setting is out of range.
     """
 
     def __init__(
@@ -99,40 +113,39 @@ class VideoDreamer(Habits):
     ) -> None:
         if method not in METHODS:
             raise OptionError(f"unknown method {method!r}; methods are {', '.join(METHODS)}")
-        if checked_number("blend", blend) > 1:
+        if _checked_number("blend", blend) > 1:
             raise OptionError(f"blend is {blend}; it must be between 0 and 1")
         self.dreamer, self.method, self.flow, self.blend = dreamer, method, flow, blend
         self.setFrameSteps(frame_steps)
         self.setFrameStep(frame_step)
         self.setStrength(strength)
         self.setTargetFPS(target_fps)
-        self.size = None if size is None else checked_size(size)
-        self._effort: Effort | None = None  # of this frame, where a rate is kept
+        self.size = None if size is None else _checked_size(size)
+        self._effort: Effort | None = None  # for this frame, with a target rate
         self._estimate, self._estimate_back = estimator(flow), estimator(flow, rough=True)
         self.cuts = CutDetector()
-        self.last: np.ndarray | None = None  # the source frame before, at the working size
+        self.last: np.ndarray | None = None  # the previous source frame, at the working size
         self.memory: Memory | None = None
         self.count = 0  # frames before this one
         self.objective = float("nan")  # of the last frame, before its last step
 
     @property
     def provider(self) -> str:
-        """What the last frame was dreamed on, as `Dreamer.provider` says, empty before the first."""
+        """What the last frame was dreamed on (see `Dreamer.provider`); empty before the first."""
         return "" if self.last is None else self.dreamer.provider((1, 3, *self.last.shape[:2]))
 
     def reset(self, count: int = 0) -> None:
-        """Forget the past: the next frame begins a scene and is the one after `count` others."""
+        """Forget the past: the next frame begins a scene and has `count` frames before it."""
         self.cuts, self.last, self.memory, self.count = CutDetector(), None, None, count
         self.objective = float("nan")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies have the same settings and no past: those of the copy module, and those that Ray sends to others.
+        """Copies, by the copy module or by Ray, have the same settings and no past.
 
-        Objectives hold functions that pickle alone does not know; cloudpickle, which Ray uses, does.
+        Objectives hold functions that pickle cannot store; cloudpickle, which Ray uses, can.
         """
         settings = {n: getattr(self, n) for n in ("method", "flow", "frame_steps", "frame_step", "strength", "blend")}
-        rate = 0.0 if self.budget is None else self.budget.target_fps
-        return partial(VideoDreamer, **settings, size=self.size, target_fps=rate), (self.dreamer,)
+        return partial(VideoDreamer, **settings, size=self.size, target_fps=self.getTargetFPS()), (self.dreamer,)
 
     def __enter__(self) -> VideoDreamer:
         return self
@@ -143,30 +156,38 @@ class VideoDreamer(Habits):
         self.reset()
 
     def apply(self, frame: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        """Dream the next frame: BGR uint8 [H,W,3] in and out, or any other kind that `frame_formats.as_bgr` knows.
+        """Dream the next frame.
 
-        `mask` [H,W], bool, uint8 or floating point in 0..1, is where the dream is to show; it goes on everywhere.
-        Raises PictureError for what is no frame or no mask of its size.
+        Args:
+            frame: BGR uint8 [H,W,3], or any other kind that `frame_formats.as_bgr` accepts.
+            mask: where the dream is to show, [H,W], bool, uint8 or floating point in 0..1; everywhere if None. The
+                dream goes on beneath it.
+
+        Returns:
+            The dreamed frame, of the frame's own shape and type.
+
+        Raises:
+            PictureError: `frame` is no frame, or `mask` no mask of its size.
         """
         began = time.perf_counter()
         bgr, restore = frame_formats.as_bgr(frame)
         weight = None if mask is None else frame_formats.as_weight(mask, bgr.shape[:2])
-        usual = self.memory is not None
-        if self.budget is None:
+        typical = self.memory is not None  # its time tells what the next frames will take
+        if self.rate_control is None:
             self._effort = None
         else:
-            usual = self._choose(bgr, self.budget) and usual
+            typical = self._choose_effort(bgr, self.rate_control) and typical
         residual = cv2.cvtColor(self._residual(self._prepare(self._rgb(bgr))), cv2.COLOR_RGB2BGR)
         if residual.shape != bgr.shape:
-            if bgr.dtype == np.uint8:  # whole numbers are scaled and added three times as fast
+            if bgr.dtype == np.uint8:  # integers are scaled and added three times as fast
                 residual = np.rint(residual).astype(np.int16)
             residual = cv2.resize(residual, bgr.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         if weight is not None:
             residual = residual * weight
         result = restore(frame_formats.add(bgr, residual))
-        if self.budget is not None and self._effort is not None and usual:
+        if self.rate_control is not None and self._effort is not None and typical:
             cost = self._effort.cost(bgr.shape[:2], self.dreamer.octave_scale)
-            self.budget.measured(time.perf_counter() - began, cost)
+            self.rate_control.record(time.perf_counter() - began, cost)
         return result
 
     def _rgb(self, bgr: np.ndarray) -> np.ndarray:
@@ -176,29 +197,29 @@ class VideoDreamer(Habits):
             bgr = cv2.resize(bgr, size[::-1], interpolation=cv2.INTER_AREA)
         return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.float32)
 
-    def _choose(self, bgr: np.ndarray, budget: Budget) -> bool:
-        """Set the effort for this frame; whether it is the one before's, so that nothing has to be made ready."""
+    def _choose_effort(self, bgr: np.ndarray, rate_control: RateControl) -> bool:
+        """Set the effort for this frame; return whether it is the previous frame's, so no session must be opened."""
         shape, scale = bgr.shape[:2], self.dreamer.octave_scale
         dreamer = self.dreamer
         options = efforts(self.size or shape, dreamer.octaves, self.frame_steps, scale, dreamer.smallest)
         if dreamer.fixed_input_size is not None:
             options = [Effort(dreamer.fixed_input_size, (n,)) for n in (self.frame_steps, 1)]
-        if not budget.knows_pace:
+        if not rate_control.knows_pace:
             trial = options[len(options) // 2]
             self._effort = trial
             small = to_batch(self._rgb(bgr))
             took = []
-            for _ in range(4):  # the first makes the networks ready
+            for _ in range(4):  # the first opens the sessions
                 began = time.perf_counter()
                 self.dreamer.ascend(small, steps=trial.steps)
                 took.append(time.perf_counter() - began)
-            budget.measured(min(took), trial.ascent(scale))
-        before, self._effort = self._effort, budget.choose(options, shape, scale)
-        self.scale_past(self._effort.size)
+            rate_control.record(min(took), trial.ascent(scale))
+        before, self._effort = self._effort, rate_control.choose(options, shape, scale)
+        self._resize_memory(self._effort.size)
         return before == self._effort
 
-    def scale_past(self, size: tuple[int, int]) -> None:
-        """See Habits."""
+    def _resize_memory(self, size: tuple[int, int]) -> None:
+        """Go on at another working size (height, width); one of another aspect ratio begins a scene."""
         if self.last is None or self.memory is None or self.last.shape[:2] == size:
             return
         if abs(math.log(self.last.shape[0] * size[1] / (self.last.shape[1] * size[0]))) > 0.1:
@@ -213,14 +234,16 @@ class VideoDreamer(Habits):
         self.memory = replace(memory, residual=scaled(memory.residual), dream=scaled(memory.dream))
 
     def dream(self, frame: np.ndarray) -> np.ndarray:
-        """Dream the next frame, RGB float32 [H,W,3] in 0..255 in and out, whatever time it takes."""
+        """Dream the next frame, RGB float32 [H,W,3] in 0..255 in and out, regardless of any target rate."""
         self._effort = None
         return self.develop(self.prepare(frame))
 
     def prepare(self, frame: np.ndarray, cut: bool | None = None) -> Prepared:
-        """The half of the work that needs the source alone; it may run ahead of `develop`, in another thread.
+        """Do the part of the work that needs the source alone; it may run ahead of `develop`, in another thread.
 
-        `cut` says whether the frame begins a scene, where that is known already.
+        Args:
+            frame: RGB float32 [H,W,3] in 0..255.
+            cut: whether the frame begins a scene; detected if None.
         """
         small = frame
         if self.size is not None and frame.shape[:2] != self.size:
@@ -228,7 +251,7 @@ class VideoDreamer(Habits):
         return replace(self._prepare(small, cut), frame=frame)
 
     def _prepare(self, small: np.ndarray, cut: bool | None = None) -> Prepared:
-        """The same for a frame at the working size."""
+        """Prepare a frame that has the working size."""
         before, self.last = self.last, small
         same_size = before is not None and before.shape == small.shape
         if cut is None:
@@ -246,9 +269,14 @@ class VideoDreamer(Habits):
         return Prepared(small, small, cut=False, motion=backward, trust=trust)
 
     def develop(self, prepared: Prepared, *, steps: int | None = None) -> np.ndarray:
-        """The dream of a prepared frame, RGB float32 [H,W,3] in 0..255.
+        """Dream a prepared frame.
 
-        `steps` takes the place of `frame_steps`; with 0 the dream only moves along.
+        Args:
+            prepared: what `prepare` returned for it.
+            steps: replaces `frame_steps`; with 0 the dream only moves along.
+
+        Returns:
+            RGB float32 [H,W,3] in 0..255.
         """
         frame = prepared.frame
         residual = self._residual(prepared, steps=steps)
@@ -263,6 +291,7 @@ class VideoDreamer(Habits):
         each = (*[1] * (self.dreamer.octaves - 1), steps) if self._effort is None else self._effort.steps
         step_size = self.frame_step * self.dreamer.step_size
         strength = None if self.memory is None else self.memory.strength
+        goal = repr(self.dreamer.objective)
         if self.memory is None:
             dreamed = self._ascend(small, [self.dreamer.steps] * len(each))
         elif prepared.cut:
@@ -271,7 +300,7 @@ class VideoDreamer(Habits):
             else:
                 dreamed = self._ascend(small, each, _CATCH_UP * step_size)
         else:
-            start = self._start(prepared, self.memory)
+            start = self._start(prepared, self.memory, goal)
             if self._effort is not None and not self.objective > self.memory.level:
                 behind = self.memory.strength / max(_rms(start - small), 1e-6)
                 step_size *= min(max(behind, 1.0), _CATCH_UP)
@@ -281,14 +310,13 @@ class VideoDreamer(Habits):
                 dreamed = self._ascend(start)
         self.count += 1
         residual = np.asarray(dreamed - small)
-        goal = repr(self.dreamer.objective)
         before = None if strength is None else self.memory
         level = before.level if before is not None and before.goal == goal else self.objective
         self.memory = Memory(residual, dreamed, _rms(residual) if strength is None else strength, level, goal)
         return residual
 
-    def _start(self, prepared: Prepared, memory: Memory) -> np.ndarray:
-        """Where the ascent of this frame starts."""
+    def _start(self, prepared: Prepared, memory: Memory, goal: str) -> np.ndarray:
+        """The picture that the ascent of this frame starts from; `goal` is its objective."""
         small = prepared.small
         if self.method == "independent":
             return small
@@ -301,14 +329,14 @@ class VideoDreamer(Habits):
         carried = warp(memory.residual, prepared.motion)
         carried = cv2.subtract(carried, cv2.mean(carried))  # type: ignore[call-overload]
         gain = np.minimum(1, self.strength * memory.strength / np.maximum(_local_rms(carried), 1e-6))
-        share = cv2.multiply(gain, prepared.trust, scale=self._fading(memory))
+        share = cv2.multiply(gain, prepared.trust, scale=self._fading(memory, goal))
         start = cv2.add(small, cv2.multiply(carried, cv2.merge([share, share, share])))
         return np.clip(start, 0, 255, out=start)
 
-    def _fading(self, memory: Memory) -> float:
-        """The share of the residual to go on with, below 1 where the objective is over `_RISE` times the first."""
+    def _fading(self, memory: Memory, goal: str) -> float:
+        """The share of the residual to keep, below 1 where the objective is over `_RISE` times the scene's first."""
         highest = _RISE * memory.level
-        if memory.goal != repr(self.dreamer.objective) or not self.objective > highest > 0:
+        if memory.goal != goal or not self.objective > highest > 0:
             return 1.0
         faintest = _FAINTEST * memory.strength / max(_rms(memory.residual), 1e-6)
         return min(1.0, max(highest / self.objective, faintest))
@@ -319,18 +347,18 @@ class VideoDreamer(Habits):
         def note(progress: Progress) -> None:
             self.objective = progress.objective
 
-        # New jitter for every frame: the same again and again would let the network's grid build up in the residual.
+        # New jitter for every frame: with the same each time, the network's grid would build up in the residual.
         rng = np.random.default_rng([self.dreamer.seed, self.count])
         dreamed, _, _ = self.dreamer.ascend(to_batch(start), on_step=note, rng=rng, steps=steps, step_size=step_size)
         return from_batch(dreamed)
 
     def source_state(self) -> dict[str, np.ndarray]:
-        """What `prepare` remembers, as arrays."""
-        return {"last": _none if self.last is None else self.last, **self.cuts.state()}
+        """The state of `prepare`, as arrays."""
+        return {"last": _EMPTY if self.last is None else self.last, **self.cuts.state()}
 
     def memory_state(self) -> dict[str, np.ndarray]:
-        """What `develop` remembers, as arrays."""
-        memory = self.memory or Memory(_none, _none, 0.0, 0.0, "")
+        """The state of `develop`, as arrays."""
+        memory = self.memory or Memory(_EMPTY, _EMPTY, 0.0, 0.0, "")
         return {
             "residual": memory.residual,
             "dream": memory.dream,
@@ -342,7 +370,7 @@ class VideoDreamer(Habits):
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from what `source_state` and `memory_state` gave between two frames."""
+        """Continue from a state that `source_state` and `memory_state` returned between two frames."""
         self.last = state["last"] if state["last"].size else None
         self.cuts = CutDetector.restored(state)
         residual, self.count = state["residual"], int(state["count"])
@@ -350,8 +378,171 @@ class VideoDreamer(Habits):
         scene = float(state["strength"]), float(state["level"]), str(state["goal"])
         self.memory = Memory(residual, state["dream"], *scene) if residual.size else None
 
+    def replace_dreamer(self, dreamer: Dreamer) -> None:
+        """Continue with another Dreamer; what has been dreamed stays."""
+        self.dreamer = dreamer
+        if self.rate_control is not None:
+            self.rate_control.reset()
 
-_none = np.zeros((0, 0, 3), np.float32)
+    # Getters and setters, named as in OpenCV.
+
+    def getLayer(self) -> str:
+        """The layer, or the first of several."""
+        return self.dreamer.objective.layers[0]
+
+    def setLayer(self, layer: str | Sequence[str]) -> None:
+        """Dream another layer, or several, from the next frame on; the objective is then l2.
+
+        Args:
+            layer: named as for `create_video_dreamer`.
+
+        Raises:
+            OptionError: this names no layer.
+            LayerError: the network has no such layer.
+            NoGradientError: there is no gradient from that layer to the picture.
+        """
+        settings = Settings().updated({"layers": layer}, "setLayer")
+        self.replace_dreamer(self.dreamer.with_objective(build_objective(settings, self.dreamer.model)))
+
+    def getStrength(self) -> float:
+        """How far a dream may build up, as a multiple of the residual in a scene's first frame."""
+        return self.strength
+
+    def setStrength(self, strength: float) -> None:
+        """Let the dream build up more or less. Raises OptionError unless it is a number of at least 0."""
+        self.strength = _checked_number("strength", strength)
+
+    def getFrameSteps(self) -> int:
+        """Ascent steps per frame at full size."""
+        return self.frame_steps
+
+    def setFrameSteps(self, steps: int) -> None:
+        """Take that many steps; with a target rate, at most. Raises OptionError unless it is an integer from 0 up."""
+        self.frame_steps = _checked_count("frame_steps", steps)
+
+    def getFrameStep(self) -> float:
+        """The size of a frame's steps, as a share of the dreamer's step size."""
+        return self.frame_step
+
+    def setFrameStep(self, share: float) -> None:
+        """Take larger or smaller steps. Raises OptionError unless it is a number of at least 0."""
+        self.frame_step = _checked_number("frame_step", share)
+
+    def getTargetFPS(self) -> float:
+        """The target rate in frames per second, 0 for none."""
+        return 0.0 if self.rate_control is None else self.rate_control.target_fps
+
+    def setTargetFPS(self, rate: float) -> None:
+        """Keep a rate in frames per second, 0 for none. Raises OptionError if out of range or not for this method."""
+        rate = _checked_number("target_fps", rate)
+        if rate and self.method != "flow":
+            raise OptionError(f"method {self.method} takes all steps for each frame; only flow keeps a rate")
+        self.rate_control = RateControl(rate) if rate else None
+
+    def getEffort(self) -> Effort | None:
+        """What was chosen to keep the target rate, None without one; `str` describes it."""
+        return None if self.rate_control is None else self.rate_control.effort
+
+    def getWorkingSize(self) -> tuple[int, int]:
+        """The (width, height) dreamed at; (0, 0) before the first frame if no size was set."""
+        height, width = (self.size or (0, 0)) if self.last is None else self.last.shape[:2]
+        return width, height
+
+    def setWorkingSize(self, size: tuple[int, int] | None) -> None:
+        """Dream at another size; what has been dreamed is scaled if the aspect ratio is the same.
+
+        Args:
+            size: (width, height), the maximum with a target rate; None for the frames' own size.
+
+        Raises:
+            OptionError: this is no size.
+        """
+        self.size = None if size is None else _checked_size(size)[::-1]
+        if self.size is not None:
+            self._resize_memory(self.size)
+
+
+def create_video_dreamer(
+    layer: str | Sequence[str] = (),
+    *,
+    model: str | None = None,
+    preset: str | None = None,
+    target_fps: float = 0.0,
+    size: tuple[int, int] | None = None,
+    method: str = "flow",
+    flow: str | None = None,
+    frame_steps: int = 2,
+    frame_step: float = 0.75,
+    strength: float = 2.0,
+    device: str = "auto",
+    threads: int = 0,
+    max_memory: int = DEFAULT_MAX_MEMORY,
+    **settings: Any,
+) -> VideoDreamer:
+    """Create a filter for frames: `dreamer = create_video_dreamer("fire5"); out = dreamer.apply(frame)`.
+
+    May be called from several threads at once.
+
+    Args:
+        layer: a layer's name, or several, each optionally with a weight ("fire8:0.5"); the model's recommended layer
+            if empty.
+        model: a network's name or an ONNX file.
+        preset: a named look.
+        target_fps: frames per second to keep, 0 for no target (see `VideoDreamer`).
+        size: (width, height) to dream at, the frame's own if None.
+        method: see `VideoDreamer`.
+        flow: the optical flow; by default "dis-ultrafast" with a target rate and "dis-medium" without.
+        frame_steps: see `VideoDreamer`.
+        frame_step: see `VideoDreamer`.
+        strength: see `VideoDreamer`.
+        device: what to dream on, see `Dreamer`.
+        threads: CPU threads, 0 for one per core.
+        max_memory: bytes a dream may take before it is split into tiles.
+        **settings: those of `onnxdream image`: objective, channels, guide, octaves, octave_scale, steps, step_size,
+            jitter, smooth, seed.
+
+    Raises:
+        OptionError: a setting is unknown or out of range.
+        LayerError: the network has no such layer.
+        ModelError: the file is not a network that can be dreamed with.
+        BackendError: the engine or the device is missing.
+    """
+    given = {"model": model, "layers": layer or None, **settings}
+    given = video_defaults({k: v for k, v in given.items() if v is not None}, preset=preset is not None)
+    look = layered(given, preset=preset)
+    if look.keep_colors:
+        raise OptionError("keep_colors is for pictures, not for video; omit it")
+    dreamer = build_dreamer(look, max_memory=max_memory, device=device, threads=threads)
+    return VideoDreamer(
+        dreamer,
+        method=method,
+        flow=flow or ("dis-ultrafast" if target_fps else "dis-medium"),
+        frame_steps=frame_steps,
+        frame_step=frame_step,
+        strength=strength,
+        size=None if size is None else _checked_size(size)[::-1],
+        target_fps=target_fps,
+    )
+
+
+def dream_frames(
+    frames: Iterable[np.ndarray], dreamer: VideoDreamer | None = None, **options: Any
+) -> Iterator[np.ndarray]:
+    """Yield the dream of each frame in turn.
+
+    Args:
+        frames: frames as `VideoDreamer.apply` takes them.
+        dreamer: dreams them; created from `options` if None.
+        **options: arguments of `create_video_dreamer`, used without `dreamer`.
+
+    Raises what `create_video_dreamer` and `VideoDreamer.apply` raise.
+    """
+    video_dreamer = dreamer or create_video_dreamer(**options)
+    for frame in frames:
+        yield video_dreamer.apply(frame)
+
+
+_EMPTY = np.zeros((0, 0, 3), np.float32)
 
 
 def _rms(residual: np.ndarray) -> float:
@@ -359,9 +550,31 @@ def _rms(residual: np.ndarray) -> float:
 
 
 def _local_rms(residual: np.ndarray) -> np.ndarray:
-    """Root mean square [h,w] of a residual [h,w,3] around each place, in a window of a sixth of the picture."""
+    """Root mean square [h,w] of a residual [h,w,3] around each pixel, in a window of a sixth of the picture."""
     height, width = residual.shape[:2]
     small = (max(1, width // 8), max(1, height // 8))
     square = cv2.resize(cv2.multiply(residual, residual), small, interpolation=cv2.INTER_AREA)
     mean = cv2.GaussianBlur(square, (0, 0), min(small) / 12, borderType=cv2.BORDER_REFLECT).mean(2)
     return np.asarray(cv2.resize(np.sqrt(mean), (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+def _checked_number(name: str, value: Any) -> float:
+    """`value` if it is a number of at least 0. Raises OptionError."""
+    if not isinstance(value, _NUMBERS) or not 0 <= value < 1e30:
+        raise OptionError(f"{name} is {value!r}; it must be a number, at least 0")
+    return float(value)
+
+
+def _checked_count(name: str, value: Any) -> int:
+    """`value` if it is an integer of at least 0. Raises OptionError."""
+    if not isinstance(value, _COUNTS) or not 0 <= value <= 100_000:
+        raise OptionError(f"{name} is {value!r}; it must be a whole number between 0 and 100000")
+    return int(value)
+
+
+def _checked_size(size: Any) -> tuple[int, int]:
+    """`size` if it is a pair of side lengths. Raises OptionError."""
+    pair = tuple(size) if isinstance(size, (tuple, list)) else ()
+    if len(pair) != 2 or not all(isinstance(side, _COUNTS) and 0 < side < 1 << 15 for side in pair):
+        raise OptionError(f"size is {size!r}; it must be two whole numbers between 1 and {(1 << 15) - 1}")
+    return int(pair[0]), int(pair[1])

@@ -1,4 +1,4 @@
-"""Keeping a rate: how much to dream in each frame, so that it is done in time."""
+"""Rate control: how much to dream in each frame so that it is done in time."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from statistics import median
 
 from ..errors import OptionError
 
-# What a frame costs besides its ascent, in steps at the size it goes on: the flow there and back, its mask and warp at
-# the working size; conversion and scaling at the frame's own. Measured with `tools/bench_live.py`.
+# What a frame costs besides its ascent, in ascent steps per pixel: flow both ways, its mask and the warp at the working
+# size; conversion and scaling at the frame's own size. Measured with `tools/bench_live.py`.
 _FLOW, _FRAME = 0.4, 0.04
 _SIZES = (0.8, 0.64, 0.5, 0.4, 0.32, 0.25, 0.2, 0.16, 0.125, 0.1)
-_AIM = 0.8  # share of a frame's time that a choice may be expected to take
-_LIMIT = 0.95  # and that it may take before a cheaper one is made
-_PATIENCE = 12  # frames between two choices; going up takes twice as many
+_AIM = 0.8  # share of the time per frame that a newly chosen effort may be expected to take
+_LIMIT = 0.95  # share that an effort may take before a cheaper one is chosen
+_PATIENCE = 12  # frames between two choices; twice as many before a dearer one
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How a frame is dreamed: at `size` (height, width), with `steps` ascent steps for each octave, smallest first."""
+    """How a frame is dreamed."""
 
-    size: tuple[int, int]
-    steps: tuple[int, ...]
+    size: tuple[int, int]  # (height, width)
+    steps: tuple[int, ...]  # ascent steps in each octave, smallest octave first
 
     def __str__(self) -> str:
         return f"{self.size[1]}x{self.size[0]}, {'+'.join(map(str, self.steps))} steps"
 
     def cost(self, frame: tuple[int, int], octave_scale: float) -> float:
-        """What a frame of size `frame` costs, in pixels that take one ascent step."""
+        """The cost of a frame of size `frame` (height, width), in pixels times ascent steps."""
         return self.ascent(octave_scale) + _FLOW * math.prod(self.size) + _FRAME * math.prod(frame)
 
     def ascent(self, octave_scale: float) -> float:
-        """The part of the cost that is steps."""
+        """The part of the cost that is ascent steps."""
         octaves = sum(n / octave_scale ** (2 * i) for i, n in enumerate(reversed(self.steps)))
         return octaves * math.prod(self.size)
 
@@ -42,10 +42,17 @@ class Effort:
 def efforts(
     size: tuple[int, int], octaves: int, frame_steps: int, octave_scale: float, smallest: tuple[int, int]
 ) -> list[Effort]:
-    """What there is to choose from for frames of `size`, the best first; no octave below `smallest` (height, width).
+    """The efforts to choose from, best first.
 
-    Octaves go first, then size, and of two octaves none is given up while it fits: with one there would be a single
-    size of detail.
+    Octaves are given up first, then size. Two octaves are kept while they fit, since one alone would dream details of a
+    single size.
+
+    Args:
+        size: (height, width) of the best effort.
+        octaves: number of octaves of the best effort.
+        frame_steps: its steps at full size.
+        octave_scale: ratio between the sizes of two octaves.
+        smallest: (height, width) that no octave may fall below.
     """
     best = [(1.0, (*[1] * (octaves - 1), frame_steps)), (1.0, (1,) * min(octaves, 3)), (0.8, (1,) * min(octaves, 3))]
     rest = [(scale, (1,) * min(octaves, 2)) for scale in _SIZES]
@@ -58,37 +65,42 @@ def efforts(
     return chosen or [Effort(size, (1,))]
 
 
-class Budget:
-    """Chooses the effort for each frame from the time that the frames before it took.
+class RateControl:
+    """Chooses the effort for each frame from the time that earlier frames took.
 
-    `target_fps` is the rate to keep, in frames a second. The effort changes at most every dozen frames. Raises
-    OptionError for a rate that is not above 0.
+    The effort changes at most every dozen frames.
+
+    Args:
+        target_fps: the rate to keep, in frames per second, above 0 and below 1000.
+
+    Raises:
+        OptionError: the rate is out of range.
     """
 
     def __init__(self, target_fps: float) -> None:
         if not 0 < target_fps < 1000:
             raise OptionError(f"target_fps is {target_fps}; it must be above 0 and below 1000")
         self.target_fps = target_fps
-        self.effort: Effort | None = None  # what was chosen last
-        self._pace: float | None = None  # seconds for one unit of cost
+        self.effort: Effort | None = None  # the last choice
+        self._pace: float | None = None  # seconds per unit of cost
         self._recent: deque[float] = deque(maxlen=2 * _PATIENCE)  # paces since the last choice
 
     @property
     def knows_pace(self) -> bool:
-        """Whether any frame has been measured."""
+        """Whether any frame has been timed."""
         return self._pace is not None or bool(self._recent)
 
-    def forget(self) -> None:
-        """Begin anew, as after a change of layer or of frame size."""
+    def reset(self) -> None:
+        """Forget all timings, as after a change of layer."""
         self.effort, self._pace = None, None
         self._recent.clear()
 
-    def measured(self, seconds: float, cost: float) -> None:
-        """Note that a frame of this cost took this long."""
+    def record(self, seconds: float, cost: float) -> None:
+        """Record how long a frame of this cost took."""
         self._recent.append(seconds / cost)
 
     def choose(self, options: Sequence[Effort], frame: tuple[int, int], octave_scale: float) -> Effort:
-        """The effort for the next frame of size `frame`; `options` as `efforts` gives them."""
+        """The effort for the next frame of size `frame` (height, width), one of `options` (from `efforts`)."""
         costs = {option: option.cost(frame, octave_scale) for option in options}
         if self.effort not in costs:
             self.effort = None

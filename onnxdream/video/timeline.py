@@ -1,4 +1,4 @@
-"""Settings for video: its defaults, and how they change over time."""
+"""Settings for video: their defaults, and how they change over time."""
 
 from __future__ import annotations
 
@@ -13,22 +13,28 @@ from typing import Any
 from ..dream.dreamer import Dreamer
 from ..errors import OptionError
 from ..settings import Settings, build_dreamer
-from .job.identity import identity
 
-# A little smoothing: what one frame leaves in speckle, the next ones would sharpen.
+# A little smoothing: speckle left in one frame would be sharpened by the next ones.
 SMOOTH = 0.5
 
 
 def video_defaults(given: Mapping[str, Any], *, preset: bool) -> dict[str, Any]:
-    """`given` with the defaults that differ for video, unless a preset or file decides."""
+    """`given` with the defaults that differ for video, unless a preset or file sets them."""
     return dict(given) if preset or given.get("smooth") is not None else {**given, "smooth": SMOOTH}
 
 
 def read_timeline(path: Path, settings: Settings) -> list[tuple[Fraction, Settings]]:
-    """The settings from each time on: a TOML file of `[[at]]` tables, each with `time` in seconds and what changes
-    then.
+    """Read a timeline: a TOML file of `[[at]]` tables, each with a `time` in seconds and the settings that change then.
 
-    Each table builds on the one before, the first on `settings`. Raises OptionError naming what is wrong.
+    Args:
+        path: the file.
+        settings: the settings at time 0; each table changes those of the table before.
+
+    Returns:
+        (time in seconds, the settings from then on), in order of time.
+
+    Raises:
+        OptionError: the file cannot be read, or something in it is wrong.
     """
     try:
         tables = tomllib.loads(path.read_text()).get("at", [])
@@ -52,26 +58,38 @@ def read_timeline(path: Path, settings: Settings) -> list[tuple[Fraction, Settin
     return moments
 
 
-class Schedule:
-    """The Dreamer for a time in seconds. All are built now, so that what is wrong with one is found before any work."""
+class Timeline:
+    """The Dreamer for each moment of a video.
 
-    def __init__(
-        self, settings: Settings, timeline: Path | None, *, max_memory: int, device: str, threads: int
-    ) -> None:
-        self.moments = [(Fraction(0), settings)] if timeline is None else read_timeline(timeline, settings)
-        if any(wanted.keep_colors for _, wanted in self.moments):
-            raise OptionError("keep_colors is for pictures, not for video; leave it out")
-        self.built: dict[Settings, Dreamer] = {}
-        for _, wanted in self.moments:
-            if wanted not in self.built:
-                self.built[wanted] = build_dreamer(wanted, max_memory=max_memory, device=device, threads=threads)
+    All are built at once, so that a mistake in one is found before any work.
+
+    Args:
+        settings: the settings at time 0.
+        path: a file for `read_timeline`; None if the settings never change.
+        max_memory: bytes a dream may take before it is split into tiles.
+        device: what to dream on, see `Dreamer`.
+        threads: CPU threads, 0 for one per core.
+
+    Raises:
+        OptionError: a setting is wrong, or not for video.
+    """
+
+    def __init__(self, settings: Settings, path: Path | None, *, max_memory: int, device: str, threads: int) -> None:
+        self.moments = [(Fraction(0), settings)] if path is None else read_timeline(path, settings)
+        if any(at_moment.keep_colors for _, at_moment in self.moments):
+            raise OptionError("keep_colors is for pictures, not for video; omit it")
+        self.dreamers: dict[Settings, Dreamer] = {}
+        for _, at_moment in self.moments:
+            if at_moment not in self.dreamers:
+                dreamer = build_dreamer(at_moment, max_memory=max_memory, device=device, threads=threads)
+                self.dreamers[at_moment] = dreamer
 
     def __call__(self, time: Fraction) -> Dreamer:
-        """The Dreamer at `time`."""
-        place = bisect_right([moment for moment, _ in self.moments], time)
-        return self.built[self.moments[max(0, place - 1)][1]]
+        """The Dreamer at `time`, in seconds."""
+        following = bisect_right([moment for moment, _ in self.moments], time)
+        return self.dreamers[self.moments[max(0, following - 1)][1]]
 
     @property
-    def identity(self) -> dict[str, str]:
-        """What its dreams depend on besides the settings, see `identity`."""
-        return identity(self.built.values(), [s.guide for s in self.built if s.guide])
+    def guides(self) -> list[str]:
+        """The guide pictures in use."""
+        return [settings.guide for settings in self.dreamers if settings.guide]

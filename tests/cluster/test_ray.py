@@ -32,8 +32,8 @@ from onnxdream.images import read_picture
 from onnxdream.networks.model import Model
 from onnxdream.video.dreamer import VideoDreamer
 from onnxdream.video.io.open import Encoding, finish, open_sink, open_source, read_segment
-from onnxdream.video.job.chunks import Chunk, SegmentSplitter, stretches
-from onnxdream.video.job.pipeline import JobSpec, Segments
+from onnxdream.video.job.chunks import Chunk, SegmentSplitter, find_chunks
+from onnxdream.video.job.pipeline import JobSpec, SegmentPipeline
 from onnxdream.video.job.worker import SegmentWorker
 from small import command, onnxdream
 
@@ -202,28 +202,28 @@ def test_parts_of_a_long_shot_are_the_same_wherever_they_are_dreamed(cluster: An
     assert_same(out, tmp_path / "alone.mkv")
 
 
-def pieces_of(flags: str, longest: int, overlap: int) -> list[tuple[int, int | None, int, int, int]]:
+def chunks_of(flags: str, longest: int, overlap: int) -> list[tuple[int, int | None, int, int, int]]:
     frames = ((index, flag == "|", Fraction(index)) for index, flag in enumerate(flags))
-    return [(s.first, s.stop, s.warm_up, s.fade, s.segments) for s in stretches(frames, longest, overlap)]
+    return [(s.first, s.stop, s.warm_up, s.fade, s.segments) for s in find_chunks(frames, longest, overlap)]
 
 
 def test_where_a_film_is_cut() -> None:
     shots = "|......." + "|......" + "|." + "|" + "." * 24
-    assert pieces_of(shots, 8, 0) == [(0, 8, 0, 0, 1), (8, 15, 0, 0, 1), (15, 17, 0, 0, 1), (17, 42, 0, 0, 4)]
-    assert pieces_of(shots, 8, 3)[:3] == pieces_of(shots, 8, 0)[:3]
-    assert pieces_of(shots, 8, 3)[3:] == [
+    assert chunks_of(shots, 8, 0) == [(0, 8, 0, 0, 1), (8, 15, 0, 0, 1), (15, 17, 0, 0, 1), (17, 42, 0, 0, 4)]
+    assert chunks_of(shots, 8, 3)[:3] == chunks_of(shots, 8, 0)[:3]
+    assert chunks_of(shots, 8, 3)[3:] == [
         (17, 25, 0, 3, 1), (25, 33, 3, 3, 1), (33, 41, 3, 3, 1), (41, 42, 3, 0, 1)
     ]  # fmt: skip
-    assert pieces_of("|.|.......", 12, 3) == [(0, 10, 0, 0, 1)]  # short shots share a segment
-    assert pieces_of("|" + "." * 7, 8, 3) == [(0, 8, 0, 0, 1)]  # one that just fits is not divided
-    assert pieces_of("", 8, 3) == []
+    assert chunks_of("|.|.......", 12, 3) == [(0, 10, 0, 0, 1)]  # short shots share a segment
+    assert chunks_of("|" + "." * 7, 8, 3) == [(0, 8, 0, 0, 1)]  # one that just fits is not divided
+    assert chunks_of("", 8, 3) == []
 
 
 def test_frames_that_have_gone_are_missed(film: Path, squeezenet: Model, tmp_path: Path) -> None:
     dreamer = VideoDreamer(Dreamer(squeezenet, objectives.l2("fire3"), octaves=1, steps=1), size=(45, 80))
-    recipe = JobSpec(film, {}, tmp_path / "out.mkv", dreamer, Encoding(), longest=96)
-    with recipe.open() as video, pytest.raises(VideoError, match="has 4 frames less"):
-        list(Segments(recipe, video, Chunk(first=40, stop=52, cuts=(40,)), tmp_path))
+    spec = JobSpec(film, {}, tmp_path / "out.mkv", dreamer, Encoding(), longest=96)
+    with spec.open() as video, pytest.raises(VideoError, match="has 4 frames less"):
+        list(SegmentPipeline(spec, video, Chunk(first=40, stop=52, cuts=(40,)), tmp_path))
 
 
 def test_a_plan_ends_where_the_source_is_damaged() -> None:
@@ -231,15 +231,15 @@ def test_a_plan_ends_where_the_source_is_damaged() -> None:
         yield from ((index, index == 0, Fraction(index)) for index in range(5))
         raise VideoError("broken")
 
-    found = stretches(frames(), 8, 0)
+    found = find_chunks(frames(), 8, 0)
     assert next(found).stop == 5
     with pytest.raises(VideoError, match="broken"):
         next(found)
 
 
-def test_a_divider_lets_a_pipe_run_on() -> None:
-    divide = SegmentSplitter(None)
-    assert [divide(cut) for cut in (True, False, True)] == [True, False, False]
+def test_a_pipe_is_one_segment() -> None:
+    begins_segment = SegmentSplitter(None)
+    assert [begins_segment(cut) for cut in (True, False, True)] == [True, False, False]
 
 
 def test_lost_pieces_are_done_again_and_failing_ones_reported(cluster: Any, tmp_path: Path) -> None:
@@ -359,13 +359,13 @@ def test_an_atlas_is_the_same_from_a_cluster(cluster: Any, tmp_path: Path) -> No
         assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "far" / name).read_bytes()
 
 
-def test_the_same_stretch_twice_at_once_does_no_harm(film: Path, squeezenet: Model, tmp_path: Path) -> None:
+def test_the_same_chunk_twice_at_once_does_no_harm(film: Path, squeezenet: Model, tmp_path: Path) -> None:
     dreamer = VideoDreamer(Dreamer(squeezenet, objectives.l2("fire3"), octaves=1, steps=2, threads=1), size=(90, 160))
-    recipe = JobSpec(film, {}, tmp_path / "out.mkv", dreamer, Encoding(), longest=16)
-    hands = [cloudpickle.dumps(SegmentWorker(recipe, tmp_path, None, pictures=False)) for _ in range(2)]
-    stretch = Chunk(number=3, first=25, stop=36, cuts=(25,))
+    spec = JobSpec(film, {}, tmp_path / "out.mkv", dreamer, Encoding(), longest=16)
+    workers = [cloudpickle.dumps(SegmentWorker(spec, tmp_path, None, pictures=False)) for _ in range(2)]
+    chunk = Chunk(number=3, first=25, stop=36, cuts=(25,))
     with ThreadPoolExecutor(2) as pool:
-        one, two = pool.map(lambda hand: cloudpickle.loads(hand)(stretch, lambda amount: None), hands)
+        one, two = pool.map(lambda worker: cloudpickle.loads(worker)(chunk, lambda amount: None), workers)
     assert one.segments == two.segments
     assert [p.name for p in tmp_path.iterdir()] == ["segment-00003"]
     with open_source(film) as video:

@@ -1,4 +1,4 @@
-"""Optical flow, the temporal core and the figures that judge it, on real frames."""
+"""Optical flow, the video dreamer and the metrics that judge it, on real frames."""
 
 from __future__ import annotations
 
@@ -88,11 +88,11 @@ def test_frames_are_bgr_in_and_out(dreamer: Dreamer, clip: list[np.ndarray]) -> 
 def test_the_dream_holds_together(dreamer: Dreamer, clip: list[np.ndarray]) -> None:
     """Far less warp error than dreaming each frame alone, and no weaker."""
 
-    def report(**options):
+    def metrics(**options):
         video = VideoDreamer(dreamer, **options)
         return compare(zip(clip, [video.dream(f) for f in clip], strict=True), lambda p: dreamer.measure(to_batch(p)))
 
-    alone, flow, blend = (report(method=m) for m in ("independent", "flow", "blend"))
+    alone, flow, blend = (metrics(method=m) for m in ("independent", "flow", "blend"))
     assert flow.excess < 0.25 * alone.excess
     assert flow.excess < 0.5 * blend.excess
     assert flow.strength > 0.9 * alone.strength
@@ -100,10 +100,10 @@ def test_the_dream_holds_together(dreamer: Dreamer, clip: list[np.ndarray]) -> N
 
 
 def test_the_source_itself_has_no_excess(clip: list[np.ndarray]) -> None:
-    report = compare((f, f) for f in clip)
-    assert report.excess == 0
-    assert report.color_drift == 0
-    assert report.frames == len(clip)
+    metrics = compare((f, f) for f in clip)
+    assert metrics.excess == 0
+    assert metrics.color_drift == 0
+    assert metrics.frames == len(clip)
 
 
 def test_going_on_from_a_saved_state_gives_the_same_frames(dreamer: Dreamer, clip: list[np.ndarray]) -> None:

@@ -21,7 +21,7 @@ from onnxdream.errors import LayerError, OptionError, PictureError
 from onnxdream.networks.model import Model
 from onnxdream.objectives import l2
 from onnxdream.video.dreamer import VideoDreamer
-from onnxdream.video.rate_control import Budget, Effort, efforts
+from onnxdream.video.rate_control import Effort, RateControl, efforts
 from small import classifier
 
 LITTLE = {"octaves": 2, "steps": 3, "frame_steps": 1}
@@ -195,7 +195,7 @@ def test_wrong_settings_are_refused_at_once(dreamer: VideoDreamer, name: str, wr
 
 
 def test_colors_are_kept_in_pictures_only() -> None:
-    with pytest.raises(OptionError, match="keep_colors is for pictures, not for video; leave it out"):
+    with pytest.raises(OptionError, match="keep_colors is for pictures, not for video; omit it"):
         onnxdream.create_video_dreamer("fire5", keep_colors=True)
     assert onnxdream.create_video_dreamer("fire5", keep_colors=False).getLayer() == "fire5"
 
@@ -260,23 +260,23 @@ def test_dreamers_made_and_used_side_by_side_do_not_mix(clip: list[np.ndarray]) 
         np.testing.assert_array_equal(found[number], wanted)
 
 
-def test_the_budget_goes_where_the_time_allows() -> None:
+def test_the_effort_fits_the_time() -> None:
     """A machine that takes `pace` seconds for each pixel and step, and changes."""
     options, frame = efforts((360, 640), 4, 2, 1.4, (31, 31)), (360, 640)
     costs = [option.cost(frame, 1.4) for option in options]
     assert costs == sorted(costs, reverse=True)
     assert options[0] == Effort((360, 640), (1, 1, 1, 2))
-    budget = Budget(25)
+    control = RateControl(25)
 
     def settle(pace: float, frames: int = 200) -> tuple[Effort, int]:
-        changes, before = 0, budget.effort
+        changes, before = 0, control.effort
         for _ in range(frames):
-            effort = budget.choose(options, frame, 1.4)
+            effort = control.choose(options, frame, 1.4)
             changes, before = changes + (effort != before), effort
-            budget.measured(pace * effort.cost(frame, 1.4), effort.cost(frame, 1.4))
+            control.record(pace * effort.cost(frame, 1.4), effort.cost(frame, 1.4))
         return effort, changes
 
-    budget.measured(1.0, 1 / 2.5e-7)
+    control.record(1.0, 1 / 2.5e-7)
     middle, changes = settle(2.5e-7)
     assert 0.5 / 25 < 2.5e-7 * middle.cost(frame, 1.4) < 1 / 25
     assert changes == 1
@@ -344,7 +344,7 @@ def test_a_network_of_one_size_keeps_a_rate(clip: list[np.ndarray], tmp_path: Pa
     assert dreamer.getWorkingSize() == (64, 48)
 
 
-def test_frames_of_another_shape_begin_anew_under_a_budget(clip: list[np.ndarray]) -> None:
+def test_frames_of_another_shape_begin_a_scene_under_a_rate(clip: list[np.ndarray]) -> None:
     dreamer = onnxdream.create_video_dreamer("fire5", octaves=2, steps=2, target_fps=999)
     for frame in (clip[0], clip[1][:, :90], clip[2], cv2.resize(clip[3], (320, 180))):
         assert dreamer.apply(frame).shape == frame.shape

@@ -1,4 +1,4 @@
-"""How steady a dreamed video is, and how strong, colourful and bright its dream: figures anyone can check.
+"""Metrics of a dreamed video: how steady it is, and how strong, colourful and bright its dream is.
 
 All pictures are RGB float32 [H,W,3] in 0..255; the flow and its mask always come from the source.
 """
@@ -15,16 +15,16 @@ from ..flow import CutDetector, estimator, grey, visible, warp
 
 
 @dataclass(frozen=True)
-class Report:
-    """The figures of one video against its source."""
+class Metrics:
+    """The metrics of one dreamed video against its source."""
 
     frames: int
     warp_error: float  # E_warp of the video
-    source_warp_error: float  # the source has one of its own: noise, water
-    flicker: float  # mean absolute change from frame to frame where the source stands still, beyond the source's own
+    source_warp_error: float  # the source's own, of noise, water and the like
+    flicker: float  # mean absolute change per frame where the source stands still, beyond the source's own
     strength: float  # mean objective
     color_drift: float  # CIE ΔE between the mean colours of dream minus source in the first and the last tenth
-    brightness_drift: float  # the same in L* alone, signed: positive grows brighter
+    brightness_drift: float  # the same in L* alone, signed: positive means it grows brighter
 
     @property
     def excess(self) -> float:
@@ -32,7 +32,7 @@ class Report:
         return self.warp_error - self.source_warp_error
 
     def as_dict(self) -> dict[str, float]:
-        """Every figure by name."""
+        """Every metric by name."""
         return {**asdict(self), "excess": self.excess}
 
 
@@ -41,13 +41,20 @@ def compare(
     measure: Callable[[np.ndarray], float] | None = None,
     *,
     flow: str = "dis-medium",
-) -> Report:
-    """Compare a dream with its source, given as (source, dream) frame by frame; `measure` gives the objective of a
-    frame.
+) -> Metrics:
+    """Compare a dream with its source.
 
-    E_warp per pair of frames is Σ M (warp(O_{t+1}, F_{t->t+1}) - O_t)² / Σ M in RGB 0..1, Σ M counting the channels
-    (Lai et al. 2018, "Learning Blind Video Temporal Consistency", eq. 12), mean over pairs; pairs across a cut are
-    left out.
+    The warp error of two consecutive frames is Σ M (warp(O_{t+1}, F_{t->t+1}) - O_t)² / Σ M in RGB 0..1, with Σ M over
+    the channels too (Lai et al. 2018, "Learning Blind Video Temporal Consistency", eq. 12). The metric is its mean over
+    all pairs but those across a cut.
+
+    Args:
+        pairs: (source, dream) for each frame, RGB float32 [H,W,3] in 0..255.
+        measure: gives the objective of a dreamed frame; without it the strength is NaN.
+        flow: the optical flow, one of `flow.METHODS`.
+
+    Returns:
+        The metrics; NaN where no frame allows one.
     """
     estimate, cut = estimator(flow), CutDetector()
     errors: list[tuple[float, float]] = []
@@ -76,7 +83,7 @@ def compare(
     tenth = max(1, len(colors) // 10)
     drift = np.mean(colors[-tenth:], 0) - np.mean(colors[:tenth], 0) if colors else np.zeros(3)
     error, own_error = np.mean(errors, 0) if errors else (np.nan, np.nan)
-    return Report(
+    return Metrics(
         frames=len(colors),
         warp_error=float(error),
         source_warp_error=float(own_error),

@@ -1,4 +1,4 @@
-"""Measure dreamed video files against their source, and draw the figures."""
+"""Measure dreamed video files against their source, and draw a chart."""
 
 from __future__ import annotations
 
@@ -23,40 +23,50 @@ from .metrics import compare
 def measure_videos(
     source: str, dreams: list[str], given: Mapping[str, Any], *, device: str = "auto"
 ) -> dict[str, dict[str, float]]:
-    """The figures of `metrics.Report` for each of `dreams`, by name.
+    """Measure dreamed videos against their source.
 
-    The strength is the objective stored in the first dream that carries one, or that of the settings `given`, the same
-    for all. Raises VideoError where the videos cannot be read or do not have as many frames as the source.
+    Args:
+        source: the video the dreams were made from.
+        dreams: the dreamed videos.
+        given: model and layers of the objective that measures the strength. If empty, it is the one stored in the first
+            dream that has one.
+        device: what to run the network on, see `Dreamer`.
+
+    Returns:
+        The metrics (`Metrics.as_dict`) of each dream, by its name.
+
+    Raises:
+        VideoError: a video cannot be read, or a dream does not have the size and the frames of the source.
     """
     settings = Settings().updated(given or _stored(dreams), "option")
     model = load_model(settings.model)
     dreamer = Dreamer(model, build_objective(settings, model, device), device=device)
-    reports = {}
+    metrics = {}
     for name in dreams:
-        report = compare(_pairs(source, name), lambda picture: dreamer.measure(to_batch(picture)))
-        reports[name] = report.as_dict()
-    return reports
+        found = compare(_pairs(source, name), lambda picture: dreamer.measure(to_batch(picture)))
+        metrics[name] = found.as_dict()
+    return metrics
 
 
 def _stored(dreams: list[str]) -> dict[str, Any]:
-    """Model and layers of the first dream that carries its settings."""
-    wanted = ("model", "layers", "objective", "channels")
+    """Model and layers of the first dream that stores its settings."""
+    names = ("model", "layers", "objective", "channels")
     for name in dreams:
         try:
-            return {k: v for k, v in read_video_settings(Path(name)).items() if k in wanted}
+            return {k: v for k, v in read_video_settings(Path(name)).items() if k in names}
         except InputError:
             continue
     return {}
 
 
 def _pairs(source: str, dream: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The frames of a dream, each after that of the source it was made from."""
+    """Yield (source, dream) for each frame of a dream."""
     start, end = _part(dream)
     with open_source(source) as first, open_source(dream) as second:
         if (first.info.width, first.info.height) != (second.info.width, second.info.height):
             raise VideoError(
                 f"{dream}: is {second.info.width}x{second.info.height}, the source "
-                f"{first.info.width}x{first.info.height}; they must be of one size"
+                f"{first.info.width}x{first.info.height}; they must have the same size"
             )
         count = 0
         for original, frame in zip_longest(first.frames(start, end), second.frames()):
@@ -71,7 +81,7 @@ def _pairs(source: str, dream: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _part(dream: str) -> tuple[Fraction | None, Fraction | None]:
-    """The start and end in seconds that a dream was made with, as far as it stores them."""
+    """The start and end in seconds that a dream was made with, if it stores them."""
     try:
         stored = read_video_settings(Path(dream))
     except InputError:
@@ -81,29 +91,38 @@ def _part(dream: str) -> tuple[Fraction | None, Fraction | None]:
 
 
 def check_chart(path: Path) -> None:
-    """Raise OptionError or OutputError, before anything is measured, when a chart cannot be written to `path`."""
+    """Raise OptionError or OutputError, before anything is measured, if a chart cannot be written to `path`."""
     if path.suffix.lower() != ".png":
         raise OptionError(f"{path}: a chart is written as .png")
     check_writable(path)
 
 
-def plot_reports(path: Path, reports: Mapping[str, Mapping[str, float]]) -> None:
-    """A bar chart of each figure, one bar a video, as a PNG. Raises what `check_chart` raises, and WriteError."""
+def plot_metrics(path: Path, videos: Mapping[str, Mapping[str, float]]) -> None:
+    """Draw a bar chart of each metric, one bar per video.
+
+    Args:
+        path: a PNG.
+        videos: what `measure_videos` returned.
+
+    Raises:
+        OptionError: `path` is no .png.
+        OutputError: it cannot be written.
+    """
     check_chart(path)
-    figures = ("excess", "flicker", "strength", "color_drift")
+    names = ("excess", "flicker", "strength", "color_drift")
     titles = ("warp error beyond the source's", "flicker where nothing moves", "strength", "colour drift")
     row, left, width = 26, 330, 900
-    height = len(figures) * (len(reports) + 2) * row + row
+    height = len(names) * (len(videos) + 2) * row + row
     chart = np.full((height, width, 3), 255, np.uint8)
     y = row
-    for figure, title in zip(figures, titles, strict=True):
+    for name, title in zip(names, titles, strict=True):
         _text(chart, title, 10, y, (0, 0, 0))
         y += row
-        largest = max([abs(r[figure]) for r in reports.values() if np.isfinite(r[figure])], default=1.0) or 1.0
-        for name, report in reports.items():
-            value = report[figure]
+        largest = max([abs(v[name]) for v in videos.values() if np.isfinite(v[name])], default=1.0) or 1.0
+        for video, metrics in videos.items():
+            value = metrics[name]
             length = int((width - left - 130) * abs(value) / largest) if np.isfinite(value) else 0
-            _text(chart, Path(name).name[:36], 24, y, (90, 90, 90))
+            _text(chart, Path(video).name[:36], 24, y, (90, 90, 90))
             cv2.rectangle(chart, (left, y - 14), (left + max(1, length), y + 2), (160, 110, 40), -1)
             _text(chart, f"{value:.3g}", left + length + 8, y, (60, 60, 60))
             y += row

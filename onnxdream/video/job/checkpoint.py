@@ -1,4 +1,8 @@
-"""The folder of an unfinished video job: finished segments, the states to go on from, and a manifest."""
+"""The folder of an unfinished video job: finished segments, the states to continue from, and a manifest.
+
+The manifest has one JSON line for the job and one for each finished segment, in the order they were finished. A line
+counts once it is written whole. It names only files that are on the disk by then, with a digest of each.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,9 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -19,13 +23,11 @@ from ...errors import InputError, OptionError, OutputError, VideoError, WriteErr
 from ..io.frames import VideoFrame
 from ..io.fsync import keep_entries, write_data
 from ..io.sequences import source_files
-from .manifest import Manifest, Segment, digest_of, written
 
 if sys.platform != "win32":
     import fcntl
 
-
-PLAN = "plan.json"  # how the source is cut, in jobs whose segments do not depend on each other
+PLAN = "plan.json"  # the source's chunks, in jobs whose chunks do not depend on each other
 MANIFEST = "manifest.jsonl"
 
 
@@ -34,14 +36,80 @@ def segment_name(number: int) -> str:
     return f"segment-{number:05d}"
 
 
+@dataclass
+class Segment:
+    """A finished segment: a file of consecutive frames."""
+
+    file: str
+    frames: int
+    objective: float  # summed over the frames
+    next_frame: int  # index in the source of the frame after the segment
+    state: str  # file with the dreamer's state after it; empty if there is none
+    digest: str  # of the source's frames, see `FramesDigest`
+    file_digest: str = ""
+    state_digest: str = ""
+
+
+@dataclass
+class Manifest:
+    """What a manifest says."""
+
+    job: dict[str, Any] | None  # None if there is no manifest
+    segments: list[Segment]  # ordered by their files' names
+    damaged: bool  # some lines cannot be read
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read the lines up to the first damaged one; an unfinished last line is no damage."""
+        texts = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+        if texts and not texts[-1].endswith(b"\n"):
+            texts.pop()
+        lines: list[Any] = []
+        for text in texts:
+            line = _parsed(text)
+            if not isinstance(line, dict) or (lines and not _is_segment(line)):
+                break
+            lines.append(line)
+        found = {line["file"]: Segment(**line) for line in lines[1:]}
+        return cls(lines[0] if lines else None, [found[name] for name in sorted(found)], len(lines) < len(texts))
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+_KINDS = {field.name: {"str": str, "int": int, "float": float}[str(field.type)] for field in fields(Segment)}
+
+
+def _is_segment(line: Mapping[str, Any]) -> bool:
+    return line.keys() == _KINDS.keys() and all(isinstance(line[name], kind) for name, kind in _KINDS.items())
+
+
+def manifest_lines(job: Mapping[str, Any] | None, segments: Iterable[Segment] = ()) -> str:
+    """The lines of a manifest; without `job`, those of segments alone."""
+    lines = [*([] if job is None else [job]), *map(asdict, segments)]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def digest_of(path: Path) -> str:
+    """A digest of a file's content; empty if the file is missing or empty."""
+    if not path.is_file() or not path.stat().st_size:
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
 class FramesDigest:
-    """Tells one run of source frames from another: pictures, opacity and times."""
+    """A digest of source frames: pictures, opacity and times."""
 
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=16)
 
     def add(self, frame: VideoFrame) -> None:
-        """Take in the next frame."""
+        """Add the next frame."""
         self._hash.update(repr((frame.pts, frame.image.shape, frame.image.dtype.str)).encode())
         self._hash.update(frame.image.tobytes())
         if frame.alpha is not None:
@@ -52,7 +120,7 @@ class FramesDigest:
 
 
 def same_frames(segments: list[Segment], frames: Iterator[VideoFrame]) -> bool:
-    """Whether `frames` begin with those that `segments` were made from."""
+    """Whether `frames` begin with the frames that `segments` were made from."""
     for segment in segments:
         digest = FramesDigest()
         try:
@@ -65,19 +133,22 @@ def same_frames(segments: list[Segment], frames: Iterator[VideoFrame]) -> bool:
     return True
 
 
-def fingerprint(source: str | Path) -> list[Any]:
-    """What tells cheaply whether a source, a file or pictures, may have changed: names, sizes and times."""
+def source_stamp(source: str | Path) -> list[str]:
+    """The source's name and a digest of its files' names, sizes and times, to tell cheaply whether it may have changed.
+
+    Two sources of one stamp are taken for the same; whether one of another stamp has changed, its frames tell.
+    """
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in source_files(source)]
     return [str(source), hashlib.blake2b(repr(stats).encode(), digest_size=16).hexdigest()]
 
 
 @dataclass
 class Checkpoint:
-    """The folder of an unfinished job."""
+    """The folder of an unfinished job, so that the job can be resumed."""
 
     folder: Path
     segments: list[Segment] = field(default_factory=list)
-    _held: IO[str] | None = None  # the lock that keeps other runs out
+    _lock_file: IO[str] | None = None  # locked, to keep other runs out
 
     @classmethod
     def open(
@@ -89,62 +160,71 @@ class Checkpoint:
         chain: bool,
         unchanged: Callable[[list[Segment]], bool],
     ) -> Checkpoint:
-        """The workspace of `target`, with the segments already finished and still whole.
+        """Open the checkpoint of `target`, with the segments that are finished and whole.
 
-        In a `chain` each segment goes on from the state after the one before: what follows a damaged one is lost too.
-        A job's "source" may have changed when `unchanged` says of the segments that what they were made from is still
-        there. Raises OptionError when anything else has, and OutputError when the folder cannot be made or another run
-        is at work in it.
+        Args:
+            target: the job's result; the folder lies beside it.
+            job: what identifies the job, in types that JSON knows.
+            resume: whether to continue an unfinished job; otherwise its folder is emptied.
+            chain: each segment continues from the state after the one before, so whatever follows a damaged segment is
+                lost too.
+            unchanged: tells whether the source's frames are still those that the given segments were made from. Called
+                if the job's "source" has changed, which is then allowed.
+
+        Raises:
+            OptionError: the unfinished job is another one.
+            OutputError: another run is at work in the folder.
+            WriteError: the folder cannot be created or written.
         """
-        workspace = cls(target.parent / f".{target.name}.onnxdream")
+        checkpoint = cls(target.parent / f".{target.name}.onnxdream")
         header = json.loads(json.dumps(job))
         try:
-            with workspace._told("cannot be written"):
-                if workspace.folder.is_dir():
-                    workspace._hold(target)
-                if resume and workspace._restore(target, header, chain, unchanged):
-                    return workspace
+            with checkpoint._write_errors("cannot be written"):
+                if checkpoint.folder.is_dir():
+                    checkpoint._lock(target)
+                if resume and checkpoint._restore(target, header, chain, unchanged):
+                    return checkpoint
         except InputError:
-            workspace.release(keep=True)
+            checkpoint.release(keep=True)
             raise
-        workspace.segments = []
-        workspace.release(keep=False)
-        with workspace._told("cannot be created"):
-            workspace.folder.mkdir()
-            workspace._hold(target)
+        checkpoint.segments = []
+        checkpoint.release(keep=False)
+        with checkpoint._write_errors("cannot be created"):
+            checkpoint.folder.mkdir()
+            checkpoint._lock(target)
             try:
-                workspace._append(written(header))
-                keep_entries(workspace.folder)
-                keep_entries(workspace.folder.parent)
+                checkpoint._append(manifest_lines(header))
+                keep_entries(checkpoint.folder)
+                keep_entries(checkpoint.folder.parent)
             except OSError:
-                workspace.release(keep=False)
+                checkpoint.release(keep=False)
                 raise
-        return workspace
+        return checkpoint
 
-    def _hold(self, target: Path) -> None:
-        """Keep other runs out until `release`, or the end of the process. Raises OutputError when one is in."""
+    def _lock(self, target: Path) -> None:
+        """Lock other runs out until `release` or the end of the process. Raises OutputError if one is at work."""
         if sys.platform == "win32":
             return
-        self._held = (self.folder / "lock").open("w")
+        self._lock_file = (self.folder / "lock").open("w")
         try:
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise OutputError(f"{target}: another run is making it; let it finish, or stop it") from error
         except OSError:
-            return  # a disk on which nothing can be locked
+            return  # a disk without locks
 
     def release(self, *, keep: bool) -> None:
-        """Let other runs in; without `keep` the folder is deleted."""
+        """Unlock the folder for other runs; without `keep` it is deleted first."""
         if not keep:
             self.remove()
-        if self._held is not None:
-            self._held.close()
-            self._held = None
+        if self._lock_file is not None:
+            self._lock_file.close()
+            self._lock_file = None
 
     def _restore(
         self, target: Path, header: dict[str, Any], chain: bool, unchanged: Callable[[list[Segment]], bool]
     ) -> bool:
-        """Take up the job that is there; False when there is none."""
+        """Restore the unfinished job in the folder; False if there is none."""
         manifest = Manifest.read(self.folder / MANIFEST)
         job = manifest.job
         if job is not None:
@@ -162,11 +242,11 @@ class Checkpoint:
             )
         if job is None:
             return False
-        self._forget_unfinished(header)
+        self._remove_unfinished(header)
         return True
 
     def _intact(self, segments: list[Segment], chain: bool) -> list[Segment]:
-        """Those of `segments` that are whole; of a chain, those up to the last one that can be gone on from."""
+        """The segments that are whole; of a chain, those up to the last one with a state to continue from."""
         whole = [s for s in segments if s.file_digest and digest_of(self.folder / s.file) == s.file_digest]
         if not chain:
             return whole
@@ -185,36 +265,37 @@ class Checkpoint:
         return [self.folder / s.file for s in self.segments]
 
     def add(self, segment: Segment) -> None:
-        """Note a finished segment; its files must be whole. Raises OutputError."""
-        with self._told("cannot be written"):
+        """Record a finished segment, whose files are whole. Raises OutputError."""
+        with self._write_errors("cannot be written"):
             state_digest = digest_of(self.folder / segment.state) if segment.state else ""
             segment = replace(segment, file_digest=digest_of(self.folder / segment.file), state_digest=state_digest)
             keep_entries(self.folder)
-        # In memory first: an interruption now must not make the folder look empty.
+        # In memory first: an interruption here must not make the folder look empty.
         before = self.segments
         self.segments = sorted([*(s for s in before if s.file != segment.file), segment], key=lambda s: s.file)
         try:
-            with self._told("cannot be written"):
-                self._append(written(None, [segment]))
+            with self._write_errors("cannot be written"):
+                self._append(manifest_lines(None, [segment]))
         except OutputError:
             self.segments = before
             raise
-        for old in self.segments[:-2]:  # of two, for the last segment may be damaged one day
+        for old in self.segments[:-2]:  # two states are kept, in case the last segment gets damaged
             if old.state:
                 (self.folder / old.state).unlink(missing_ok=True)
 
     def has(self, number: int, count: int) -> bool:
-        """Whether the `count` segments from the `number`-th on are finished."""
+        """Whether the `count` segments starting at `number` are finished."""
         return {segment_name(n) for n in range(number, number + count)} <= {s.file for s in self.segments}
 
     def remove(self) -> None:
-        """Delete the folder, once the disk keeps the result beside it."""
+        """Delete the folder, once the result beside it is safe on the disk."""
         if self.folder.is_dir():
             keep_entries(self.folder.parent)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
+    def _write_errors(self, what: str) -> Iterator[None]:
+        """Turn an OSError into WriteError; `what` says what failed."""
         try:
             yield
         except OSError as error:
@@ -227,21 +308,21 @@ class Checkpoint:
             os.fsync(manifest.fileno())
 
     def _known(self) -> set[str]:
-        """The files that count."""
+        """The files in use."""
         return {MANIFEST, PLAN, "lock", *(s.file for s in self.segments), *(s.state for s in self.segments[-2:])}
 
-    def _forget_unfinished(self, header: Mapping[str, Any]) -> None:
+    def _remove_unfinished(self, header: Mapping[str, Any]) -> None:
         known = self._known()
         for path in self.folder.iterdir():
             if path.name not in known:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
-        # Written anew, for a line that was cut off must not run into the next one.
-        write_data(self.folder / MANIFEST, written(header, self.segments).encode())
+        # Rewritten, since a line that was cut off must not run into the next one.
+        write_data(self.folder / MANIFEST, manifest_lines(header, self.segments).encode())
         keep_entries(self.folder)
 
 
-class Tally(Checkpoint):
-    """In place of a workspace, for a job whose frames go into a pipe: segments are only counted."""
+class PipeCheckpoint(Checkpoint):
+    """Replaces the checkpoint of a job whose frames go into a pipe: it counts segments and keeps nothing."""
 
     def __init__(self) -> None:
         super().__init__(Path(os.devnull))
@@ -257,5 +338,5 @@ class Tally(Checkpoint):
 def _other_job(target: Path, changed: list[str]) -> OptionError:
     return OptionError(
         f"{target}: an unfinished job with other settings is there ({', '.join(changed)} changed); "
-        "use the same settings to go on, or --restart to begin anew"
+        "use the same settings to resume it, or --restart to start over"
     )

@@ -1,8 +1,8 @@
-"""How a video is cut into segments, and those into stretches that can be dreamed by themselves.
+"""How a video is cut into segments and into chunks, which can be dreamed independently of each other.
 
-Where a scene begins nothing is remembered, so a stretch that begins at a cut needs no other. A shot longer than the
-longest segment is either one stretch of several segments, or, with an overlap of K frames, one stretch for each: the
-dream of the next stretch begins K frames early, and over those K frames the dream before fades into it.
+At the start of a scene nothing is remembered, so a chunk that begins at a cut needs no other. A shot longer than the
+longest segment is either one chunk of several segments or, with an overlap of K frames, one chunk per segment: the next
+chunk's dream begins K frames early, and over those K frames the earlier dream fades into it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 from ...errors import VideoError
 from ..io.fsync import write_data
 
-OVERLAP = 24  # frames; from there on a fade's warp error is that of an undivided dream (tools/bench_cluster.py)
+OVERLAP = 24  # frames; from here up a fade's warp error equals that of an undivided dream (tools/bench_cluster.py)
 
 
 class SegmentSplitter:
-    """Tells at which frames segments begin.
+    """Decides at which frames segments begin.
 
-    A segment ends at a cut when it has a quarter of `longest` frames, and within a shot after `longest` frames of it.
+    A segment ends at a cut once it has a quarter of `longest` frames, and within a shot after `longest` frames of it.
     """
 
     def __init__(self, longest: int | None) -> None:
@@ -31,7 +31,7 @@ class SegmentSplitter:
         self._length = self._shot = 0  # frames of this segment, and of its last shot
 
     def __call__(self, cut: bool) -> bool:
-        """Whether the next frame begins a segment; `cut`: it begins a scene."""
+        """Whether the next frame begins a segment; `cut` says whether it begins a scene."""
         if cut:
             self._shot = 0
         begins = self._length == 0 or (
@@ -46,36 +46,37 @@ class SegmentSplitter:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Frames that are dreamed in one go; indices are those of the source's frames.
+    """Consecutive frames that are dreamed in one go, as indices of the source's frames."""
 
-    `number` is that of its first segment. `warm_up` frames before `first` are dreamed for their effect alone, and over
-    the last `fade` frames the dream turns into one begun with them. `cuts` are the frames that begin scenes, where that
-    is known, and `segments` is how many it gives then. `begins` and `ends` are seconds, for messages.
-    """
-
-    number: int = 0
+    number: int = 0  # of its first segment
     first: int = 0
     stop: int | None = None  # the frame after the last; None: the end of the source
-    warm_up: int = 0
-    fade: int = 0
-    cuts: tuple[int, ...] | None = None
-    segments: int = 1
-    begins: float = 0.0
+    warm_up: int = 0  # frames before `first` that are dreamed only for the state they leave
+    fade: int = 0  # last frames, over which the dream fades into one that begins with them
+    cuts: tuple[int, ...] | None = None  # the frames that begin scenes; None: still to be detected
+    segments: int = 1  # number of its segments, if `cuts` are known
+    begins: float = 0.0  # seconds, for messages
     ends: float = 0.0
 
     def __str__(self) -> str:
         return f"{_clock(self.begins)} to {_clock(self.ends)}"
 
 
-def stretches(
+def find_chunks(
     frames: Iterable[tuple[int, bool, Fraction]], longest: int, overlap: int, *, last: Fraction = Fraction(1, 25)
 ) -> Iterator[Chunk]:
-    """The stretches of a source, each as soon as it is known.
+    """Yield the chunks of a source, each as soon as it is known.
 
-    `frames` are (index, whether it begins a scene, seconds); the last one stays for `last` seconds. With `overlap` 0 a
-    stretch ends only where a scene does.
+    Args:
+        frames: (index, whether it begins a scene, its time in seconds) for each frame.
+        longest: frames in a segment within a shot.
+        overlap: frames by which chunks within a shot overlap; with 0 a chunk ends only at a cut.
+        last: seconds that the last frame is shown.
+
+    Raises:
+        VideoError: iterating over `frames` did; the chunks of the frames before are yielded first.
     """
-    divide = SegmentSplitter(longest)
+    begins_segment = SegmentSplitter(longest)
     number, segments = 0, 0
     first, warm_up, begins = 0, 0, Fraction(0)
     cuts: list[int] = []
@@ -87,13 +88,13 @@ def stretches(
     damage: VideoError | None = None
     try:
         for index, cut, time in frames:
-            if divide(cut):
-                goes_on = bool(segments) and not cut
+            if begins_segment(cut):
+                within_shot = bool(segments) and not cut
                 if segments and (cut or overlap):
-                    yield finished(overlap if goes_on else 0, index, time)
+                    yield finished(overlap if within_shot else 0, index, time)
                     number, segments, cuts = number + segments, 0, []
                 if not segments:
-                    first, warm_up, begins = index, overlap if goes_on else 0, time
+                    first, warm_up, begins = index, overlap if within_shot else 0, time
                 segments += 1
             if cut:
                 cuts.append(index)
@@ -105,27 +106,25 @@ def stretches(
         raise damage
 
 
-def save(path: Path, found: list[Chunk], damage: str | None) -> None:
-    """Note down a whole plan, and what is wrong with the source after its end. Raises OutputError."""
-    text = json.dumps({"damage": damage, "stretches": [asdict(stretch) for stretch in found]})
+def save(path: Path, chunks: list[Chunk], damage: str | None) -> None:
+    """Save all chunks of a job and, if the source is damaged after them, the error's message. Raises WriteError."""
+    text = json.dumps({"damage": damage, "chunks": [asdict(chunk) for chunk in chunks]})
     write_data(path, text.encode())
 
 
 def load(path: Path) -> tuple[list[Chunk], str | None] | None:
-    """What was saved; None when nothing was, or it is damaged."""
+    """What was saved; None if nothing was, or it is damaged."""
     try:
         plan: dict[str, Any] = json.loads(path.read_bytes())
-        found = [Chunk(**{**stretch, "cuts": tuple(stretch["cuts"])}) for stretch in plan["stretches"]]
-        return found, plan["damage"]
+        chunks = [Chunk(**{**chunk, "cuts": tuple(chunk["cuts"])}) for chunk in plan["chunks"]]
+        return chunks, plan["damage"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _clock(seconds: float) -> str:
     """75.2 -> '1:15.20'."""
-    minutes, rest = divmod(seconds, 60)
-    return (
-        f"{int(minutes // 60)}:{int(minutes % 60):02d}:{rest:05.2f}"
-        if minutes >= 60
-        else f"{int(minutes)}:{rest:05.2f}"
-    )
+    hours, minutes = divmod(int(seconds // 60), 60)
+    if hours:
+        return f"{hours}:{minutes:02d}:{seconds % 60:05.2f}"
+    return f"{minutes}:{seconds % 60:05.2f}"

@@ -1,4 +1,4 @@
-"""What a dream depends on besides its settings: the networks, the guide pictures, and what runs them."""
+"""What a job depends on besides its settings: the networks, the guide pictures, and the engines."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ...dream.dreamer import Dreamer
-from .manifest import digest_of
+from .checkpoint import digest_of
 
 
-def identity(dreamers: Iterable[Dreamer], guides: Iterable[str] = ()) -> dict[str, str]:
-    """Digests of the networks with their cards and of the guide pictures, and the engines' names.
+def identify_inputs(dreamers: Iterable[Dreamer], guides: Iterable[str] = ()) -> dict[str, str]:
+    """Describe what the dreams of a job depend on; the job is resumed only if this is the same.
 
-    A job is gone on with only where they are the same.
+    Args:
+        dreamers: the Dreamers of the job.
+        guides: paths of the guide pictures.
+
+    Returns:
+        "network" and "guide", digests of the networks with their cards and of the guide pictures, and "engine", the
+        engines' names.
     """
     dreamers = list(dreamers)
     models = {id(dreamer.model): dreamer.model for dreamer in dreamers}.values()

@@ -1,7 +1,7 @@
-"""A whole video: dreamed segment by segment here or on a cluster, and put together at the end.
+"""A whole video: dreamed segment by segment, here or on a cluster, and put together at the end.
 
-A job that is started again goes on with the segments that are missing (`workspace`) and gives the same frames as one
-that was never interrupted.
+A job that is started again dreams the segments that are missing (see `checkpoint`). Its frames are the same as without
+the interruption.
 """
 
 from __future__ import annotations
@@ -21,35 +21,31 @@ import numpy as np
 from ...cluster.ray import ClusterProgress, RayCluster
 from ...dream.dreamer import Dreamer
 from ...errors import ClusterError, OptionError, OutputError, PictureError, VideoError
+from ...images import write_whole
 from ..dreamer import VideoDreamer
-from ..io.open import (
-    Encoding,
-    VideoSource,
-    check_encoding,
-    finish,
-    open_source,
-    read_segment,
-    settings_metadata,
-    sink_kind,
-)
+from ..io.codec import sink_kind
+from ..io.frames import VideoInfo, VideoSource
+from ..io.open import Encoding, check_encoding, finish, open_source, read_segment, settings_metadata
+from ..io.sequences import is_there, same_file, source_files, would_write
 from . import chunks
-from .checkpoint import PLAN, Checkpoint, Tally, fingerprint, same_frames
-from .checks import check_files, check_options, working_size
+from .checkpoint import PLAN, Checkpoint, PipeCheckpoint, same_frames, source_stamp
 from .chunks import OVERLAP, Chunk
-from .identity import identity as identity_of
-from .pipeline import JobSpec, Segments, Step
-from .preview import Preview
-from .worker import SegmentResult, dream_stretches
+from .identity import identify_inputs
+from .pipeline import FrameInFlight, JobSpec, SegmentPipeline, State
+from .worker import SegmentResult, dream_chunks
 
 SEGMENT_FRAMES = 96
+
+_PREVIEW_SIZE = 480  # pixels of the longer side
+_PREVIEW_INTERVAL = 1.0  # seconds
 
 
 @dataclass(frozen=True)
 class VideoProgress:
-    """Where a job stands: after each frame, or on a cluster about twice a second."""
+    """How far a job is: reported after each frame, or about twice a second on a cluster."""
 
-    frame: int  # frames finished so far, resumed ones included
-    frames: int | None  # how many there will be, where that is known
+    frame: int  # frames finished so far, including resumed ones
+    frames: int | None  # how many there will be, if known
     objective: float
     fps: float  # of this run
     image: np.ndarray  # the dreamed frame, BGR uint8 or uint16 [H,W,3]; on a cluster the newest that has come back
@@ -58,21 +54,22 @@ class VideoProgress:
 
 @dataclass(frozen=True)
 class VideoResult:
-    """A finished video and what it took."""
+    """A video and what it took; if `cancelled`, what is finished of it."""
 
     target: Path
-    frames: int
-    resumed_frames: int
+    frames: int  # in the video; of a cancelled job those that are kept for the next run
+    resumed_frames: int  # of these, from earlier runs
     segments: int
     seconds: float
     objective: float  # mean over the frames
     provider: str
+    cancelled: bool = False  # `on_frame` returned False; there is no video yet
 
 
-def leave_processor_to(engine: str) -> None:
-    """Where `engine` (`Dreamer.engine`) runs networks on the processor, let OpenCV in this process use few threads.
+def limit_opencv_threads(engine: str) -> None:
+    """Let OpenCV in this process use few threads if `engine` (`Dreamer.engine`) dreams on the CPU.
 
-    Optical flow beside an ascent that keeps every core busy only takes more processor time with more threads.
+    Beside an ascent that keeps every core busy, optical flow on more threads only takes more CPU time.
     """
     if engine in ("cpu", "openvino"):
         cv2.setNumThreads(max(1, cv2.getNumThreads() // 8))
@@ -89,11 +86,11 @@ def dream_video(
     every: int = 1,
     scale: float = 1.0,
     longest: int | None = None,
-    schedule: Callable[[Fraction], Dreamer] | None = None,
+    timeline: Callable[[Fraction], Dreamer] | None = None,
     resume: bool = True,
     overwrite: bool = False,
     settings: Mapping[str, Any] | None = None,
-    identity: Mapping[str, str] | None = None,
+    inputs: Mapping[str, str] | None = None,
     on_frame: Callable[[VideoProgress], bool | None] | None = None,
     preview: Path | None = None,
     source_options: Mapping[str, Any] | None = None,
@@ -101,66 +98,93 @@ def dream_video(
     overlap: int | None = None,
     cluster: RayCluster | None = None,
 ) -> VideoResult:
-    """Dream the video `source` into `target`; audio, subtitles, chapters and metadata come along.
+    """Dream a video file; audio, subtitles, chapters and metadata are kept.
 
-    `source` is anything `open_source` opens, with `source_options`. Only frames from `start` to `end` (seconds) are
-    taken. The dream is made at `scale` times the source's size, or with its longer side at `longest` pixels, and
-    delivered at the source's. Only each `every`-th frame takes ascent steps; the dream moves along on the others.
-    `schedule` gives the Dreamer for a time in seconds, where it changes. `settings` identify the job and are stored in
-    the result; `identity`, see there, is what else it depends on, by default that of `dreamer`. `on_frame` is called
-    for each finished frame; when it returns False the job stops and can be resumed. `preview` is a JPEG that shows the
-    newest frame about once a second.
+    The video is dreamed in segments. A segment ends at a cut once it has a quarter of `segment_frames`, and within a
+    shot after `segment_frames`. There the next segment continues from the state of the last one or, with an `overlap`
+    of K frames, begins K frames earlier and is faded into over those. Such segments do not depend on each other, so a
+    `cluster` dreams many at once. If no shot is longer than `segment_frames`, all ways give the same frames. With the
+    same `overlap` above 0 a cluster always gives the same frames as one machine, and each can resume a job of the
+    other.
 
-    A segment ends at a cut when it has a quarter of `segment_frames`, and where a shot has gone on for
-    `segment_frames`. There the next one goes on from the last one's state, or, with an `overlap` of K frames, begins
-    anew K frames earlier and is faded into over those. So segments do not depend on each other, and a `cluster` dreams
-    many at once; there 24 is the default, and with 0 a long shot is left to one worker. Where no shot is longer than
-    `segment_frames`, all give the same frames; with the same `overlap` above 0 a cluster always gives the same as one
-    machine, and each can go on with what the other began.
+    Finished segments are kept beside `target` until the video is whole. Calling the function again with the same
+    settings resumes an unfinished job. Where the source is damaged, `target` ends and VideoError is raised; once the
+    source is repaired, the same job continues from there.
 
-    An unfinished job with the same settings is resumed; with others, or with `resume` false, see `Checkpoint.open`.
-    Raises ClusterError, naming the times that could not be dreamed, OutputError when `target` is the source, or exists
-    and `overwrite` is false, and what reading, dreaming and writing raise; finished segments stay for the next try.
-    Where the source is damaged, `target` ends and VideoError is raised; once it has been mended, the same job goes on
-    from there.
+    Args:
+        source: anything that `open_source` opens.
+        target: a video, GIF, WebP, folder of pictures, pattern of pictures, or "-" for standard output.
+        dreamer: dreams the frames.
+        encoding: codec, quality and pixel format of the video.
+        start: first time to dream, in seconds; the beginning if None.
+        end: time to end at, in seconds; the end of the source if None.
+        every: only each `every`-th frame takes ascent steps; on the others the dream moves along.
+        scale: the size to dream at, as a share of the source's, above 0 and at most 1. The video has the source's size.
+        longest: the longer side to dream at, in pixels; replaces `scale`.
+        timeline: gives the Dreamer for a time in seconds, if it changes.
+        resume: whether to resume an unfinished job rather than start over.
+        overwrite: whether to replace an existing `target`.
+        settings: stored in the video; an unfinished job is resumed only with the same settings.
+        inputs: what else the job depends on, from `identify_inputs`; by default that of `dreamer`.
+        on_frame: called for each finished frame, on a cluster about twice a second. If it returns False, the job stops;
+            it can be resumed later.
+        preview: a JPEG that shows the newest frame, rewritten about once a second.
+        source_options: keyword arguments for `open_source`.
+        segment_frames: longest segment within a shot, in frames.
+        overlap: frames by which segments within a shot overlap, at most `segment_frames`. The default is 24 on a
+            cluster and 0 elsewhere; with 0 a cluster leaves each long shot to one worker.
+        cluster: dream on its machines.
+
+    Returns:
+        The result; with `cancelled=True` if `on_frame` returned False.
+
+    Raises:
+        OptionError: a setting is out of range, contradicts another, or the unfinished job has other settings.
+        OutputError: `target` is the source, exists without `overwrite`, or cannot be written.
+        VideoError: the source cannot be read, or is damaged.
+        PictureError: there is no frame between `start` and `end`, or frames are too small.
+        ClusterError: the cluster cannot be reached, or parts failed again and again; it names their times.
     """
     encoding = encoding or Encoding()
     if overlap is None:
         overlap = 0 if cluster is None else min(OVERLAP, segment_frames)
     piped = sink_kind(target) == "pipe"
-    planned = cluster is not None or overlap > 0
-    check_options(dreamer.method, every, segment_frames, overlap)
-    if planned and (piped or str(source) == "-"):
-        raise OptionError("a pipe cannot be dreamed in parts; name files, or leave the cluster and the overlap out")
-    check_files(source, target, preview, overwrite=overwrite)
+    independent = cluster is not None or overlap > 0
+    _check_options(dreamer.method, every, segment_frames, overlap)
+    if independent and (piped or str(source) == "-"):
+        raise OptionError("a pipe cannot be dreamed in parts; name files, or omit the cluster and the overlap")
+    _check_files(source, target, preview, overwrite=overwrite)
     with ExitStack() as stack:
         if cluster is not None:
             stack.enter_context(cluster.connected())
         video = stack.enter_context(open_source(source, **(source_options or {})))
         check_encoding(target, video.info, encoding)
-        dreamer.size = working_size(video.info, scale, longest) or dreamer.size
-        options = [start, end, every, dreamer.size, segment_frames, *([f"overlap {overlap}"] if planned else [])]
+        dreamer.size = _working_size(video.info, scale, longest) or dreamer.size
+        options = [str(option) for option in (start, end, every, dreamer.size, segment_frames)]
+        if independent:
+            options.append(f"overlap {overlap}")
         job = {
-            "source": fingerprint(source),
+            "source": source_stamp(source),
             "format": repr(replace(video.info, frames=None, duration=None)),
             "encoding": repr(encoding),
-            "options": [str(option) for option in options],
+            "options": options,
             "settings": dict(settings or {}),
-            **(identity or identity_of([dreamer.dreamer])),
+            **(inputs or identify_inputs([dreamer.dreamer])),
         }
-        lasting = not piped and str(source) != "-"
-        workspace = (
-            Tally()
-            if piped
-            else Checkpoint.open(
+        resumable = not piped and str(source) != "-"
+        if piped:
+            checkpoint: Checkpoint = PipeCheckpoint()
+        else:
+            checkpoint = Checkpoint.open(
                 target,
                 job,
-                resume=resume and lasting,
-                chain=not planned,
-                unchanged=lambda segments: not planned and same_frames(segments, video.frames(start=start, end=end)),
+                resume=resume and resumable,
+                chain=not independent,
+                unchanged=lambda segments: (
+                    not independent and same_frames(segments, video.frames(start=start, end=end))
+                ),
             )
-        )
-        recipe = JobSpec(
+        spec = JobSpec(
             source,
             source_options or {},
             target,
@@ -169,15 +193,91 @@ def dream_video(
             start=start,
             end=end,
             every=every,
-            schedule=schedule,
+            timeline=timeline,
             longest=None if piped else segment_frames,
             overlap=overlap,
         )
-        run = _Run(video, recipe, workspace, planned, lasting, cluster, on_frame, Preview(preview) if preview else None)
+        run = _Run(
+            video,
+            spec,
+            checkpoint,
+            independent,
+            resumable,
+            cluster,
+            on_frame,
+            _Preview(preview) if preview else None,
+        )
         try:
             return run(settings or {})
         finally:
-            workspace.release(keep=lasting and bool(workspace.segments))
+            checkpoint.release(keep=resumable and bool(checkpoint.segments))
+
+
+def _check_options(method: str, every: int, segment_frames: int, overlap: int) -> None:
+    """Raise OptionError for what is out of range or contradicts another option."""
+    if every < 1:
+        raise OptionError(f"every is {every}; it must be at least 1")
+    if every > 1 and method != "flow":
+        raise OptionError(f"every is {every}, but the method {method} dreams every frame; omit one of them")
+    if not 0 <= overlap <= segment_frames:
+        raise OptionError(
+            f"overlap is {overlap}; it must be at least 0 and at most the {segment_frames} frames of a segment"
+        )
+
+
+def _check_files(source: str | Path, target: Path, preview: Path | None, *, overwrite: bool) -> None:
+    """Raise OutputError if the result or the preview would replace a file that must stay."""
+    given = source_files(source)
+    piped = sink_kind(target) == "pipe"
+    if not piped and any(would_write(target, file) for file in given):
+        raise OutputError(f"{target}: is what the dream is made from; choose another name")
+    if not (overwrite or piped) and is_there(target):
+        raise OutputError(f"{target}: exists already; choose another name or use --overwrite")
+    if preview is None:
+        return
+    if not preview.parent.is_dir():
+        raise OutputError(f"{preview}: there is no folder {preview.parent} to write into; create it first")
+    if any(same_file(preview, file) for file in given) or same_file(preview.parent, Path(source)):
+        raise OutputError(f"{preview}: is what the dream is made from; choose another name for the preview")
+    if not piped and would_write(target, preview):
+        raise OutputError(f"{preview}: is where the result goes; choose another name for the preview")
+    if preview.exists() and not _is_jpeg(preview):
+        raise OutputError(f"{preview}: exists already and is no JPEG; choose another name for the preview")
+
+
+def _is_jpeg(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(3) == b"\xff\xd8\xff"
+
+
+def _working_size(info: VideoInfo, scale: float, longest: int | None) -> tuple[int, int] | None:
+    """(height, width) to dream at; None: the source's own. Raises OptionError."""
+    if not 0 < scale <= 1:
+        raise OptionError(f"scale is {scale}; it must be above 0 and at most 1")
+    if longest is not None:
+        scale = min(1.0, longest / max(info.height, info.width))
+    return None if scale == 1 else (max(1, round(info.height * scale)), max(1, round(info.width * scale)))
+
+
+class _Preview:
+    """Keeps the newest frame in a JPEG, rewritten about once a second."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._written = 0.0
+
+    def show(self, image: np.ndarray) -> None:
+        """Take a dreamed frame, BGR uint8 or uint16 [H,W,3]. Raises OutputError."""
+        now = time.perf_counter()
+        if now - self._written < _PREVIEW_INTERVAL:
+            return
+        self._written = now
+        scale = min(1.0, _PREVIEW_SIZE / max(image.shape[:2]))
+        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        pixels = cv2.convertScaleAbs(small, alpha=255 / np.iinfo(image.dtype).max)
+        write_whole(self.path, lambda to: np.asarray(cv2.imencode(".jpg", pixels)[1]).tofile(to))
 
 
 @dataclass
@@ -185,140 +285,158 @@ class _Run:
     """One run of a job, from where the last one stopped."""
 
     video: VideoSource
-    recipe: JobSpec
-    workspace: Checkpoint
-    planned: bool  # in stretches that do not depend on each other
-    lasting: bool  # the workspace outlives the run
+    spec: JobSpec
+    checkpoint: Checkpoint
+    independent: bool  # its chunks do not depend on each other
+    resumable: bool  # the checkpoint outlives the run
     cluster: RayCluster | None
     on_frame: Callable[[VideoProgress], bool | None] | None
-    preview: Preview | None
+    preview: _Preview | None
 
     def __post_init__(self) -> None:
-        self.resumed = self.workspace.frames
+        self.resumed = self.checkpoint.frames
         self.done = self.resumed
-        self.total = self.video.info.frames_within(self.recipe.start, self.recipe.end)
+        self.total = self.video.info.frames_within(self.spec.start, self.spec.end)
         self.provider = ""
         self.began = time.perf_counter()
-        self._broken_off: list[Path] = []  # the segment that damage ended
+        self.cancelled = False
+        self._broken_off: list[Path] = []  # the segment that ended at damage
         self._objective, self._image = 0.0, np.zeros((0, 0, 3), np.uint8)
 
     def __call__(self, settings: Mapping[str, Any]) -> VideoResult:
         try:
             return self._run(settings)
         except (OutputError, ClusterError) as error:
-            if not (self.lasting and self.workspace.segments):
+            if not (self.resumable and self.checkpoint.segments):
                 raise
-            kept = self.workspace.frames
-            told = type(error)(f"{error}; {kept} frames are kept, the same command goes on from there")
-            told.exit_code = error.exit_code
-            raise told from error
+            kept = self.checkpoint.frames
+            with_hint = type(error)(f"{error}; {kept} frames are kept, the same command resumes from there")
+            with_hint.exit_code = error.exit_code
+            raise with_hint from error
 
     def _run(self, settings: Mapping[str, Any]) -> VideoResult:
         damage: VideoError | None = None
-        recipe = self.recipe
+        spec = self.spec
         try:
-            self._dream_stretches() if self.planned else self._dream_on()
+            if self.independent:
+                self._dream_chunks()
+            else:
+                self._dream_chain()
         except VideoError as error:
             # What could be read is dreamed and delivered before the damage is reported.
             damage = error
-        files = self.workspace.files() + self._broken_off
+        if self.cancelled:
+            return self._result()
+        files = self.checkpoint.files() + self._broken_off
         if not files:
-            raise damage or PictureError(f"{recipe.source}: there is no frame in that range")
+            raise damage or PictureError(f"{spec.source}: there is no frame in that range")
         metadata = settings_metadata(dict(settings)) if settings else {}
-        end = recipe.end if damage is None or recipe.longest is None else self._end_of(files[-1])
+        end = spec.end if damage is None or spec.longest is None else self._end_of(files[-1])
         finish(
-            recipe.target,
+            spec.target,
             files,
-            recipe.source,
+            spec.source,
             self.video.info,
             metadata=metadata,
-            start=recipe.start,
+            start=spec.start,
             end=end,
-            scratch=self.workspace.folder,
+            scratch=self.checkpoint.folder,
         )
         if damage is not None:
-            kept = f"; when it is mended, the same command with --overwrite goes on from {self.workspace.folder}"
-            hint = kept if self.lasting and self.workspace.segments and not self.planned else ""
-            if self.planned:
-                self.workspace.remove()
-            raise VideoError(f"{damage}; {recipe.target} ends there, with {self.done} frames{hint}")
-        self.workspace.remove()
+            hint = ""
+            if self.independent:
+                self.checkpoint.remove()
+            elif self.resumable and self.checkpoint.segments:
+                folder = self.checkpoint.folder
+                hint = f"; once it is repaired, the same command with --overwrite resumes from {folder}"
+            raise VideoError(f"{damage}; {spec.target} ends there, with {self.done} frames{hint}")
+        self.checkpoint.remove()
+        return self._result()
+
+    def _result(self) -> VideoResult:
+        frames, segments = self.checkpoint.frames, self.checkpoint.segments
         return VideoResult(
-            target=recipe.target,
-            frames=self.workspace.frames,
+            target=self.spec.target,
+            frames=frames,
             resumed_frames=self.resumed,
-            segments=len(files),
+            segments=len(segments),
             seconds=time.perf_counter() - self.began,
-            objective=sum(s.objective for s in self.workspace.segments) / max(1, self.done),
-            provider=self.provider or recipe.dreamer.provider,
+            objective=sum(segment.objective for segment in segments) / max(1, frames),
+            provider=self.provider or self.spec.dreamer.provider,
+            cancelled=self.cancelled,
         )
 
-    def _dream_on(self) -> None:
-        """Go on after the last segment, each one from the state of the one before."""
-        segments = self.workspace.segments
+    def _dream_chain(self) -> None:
+        """Dream what follows the last segment, each segment from the state of the one before."""
+        segments = self.checkpoint.segments
         if segments and not segments[-1].state:
             return  # every frame is there; only the end of the job was cut off
         state = None
         if segments:
-            with np.load(self.workspace.folder / segments[-1].state) as stored:
+            with np.load(self.checkpoint.folder / segments[-1].state) as stored:
                 state = dict(stored)
-        stretch = Chunk(len(segments), segments[-1].next_frame if segments else 0)
-        run = self._segments(stretch, state=state, keep_state=True)
+        chunk = Chunk(len(segments), segments[-1].next_frame if segments else 0)
+        pipeline = self._pipeline(chunk, state=state, keep_state=True)
         try:
-            for segment in run:
-                self.workspace.add(segment)
+            for segment in pipeline:
+                self.checkpoint.add(segment)
         finally:
-            self._broken_off = [run.broken_off] if run.broken_off else []
+            self._broken_off = [pipeline.broken_off] if pipeline.broken_off else []
 
-    def _segments(self, stretch: Chunk, **options: Any) -> Segments:
-        return Segments(self.recipe, self.video, stretch, self.workspace.folder, on_step=self._tell, **options)
+    def _pipeline(self, chunk: Chunk, *, state: State | None = None, keep_state: bool = False) -> SegmentPipeline:
+        folder = self.checkpoint.folder
+        return SegmentPipeline(self.spec, self.video, chunk, folder, state, keep_state, on_frame=self._frame_done)
 
-    def _dream_stretches(self) -> None:
-        """Dream the stretches that are missing, here or on the cluster. Raises VideoError after them for damage."""
+    def _dream_chunks(self) -> None:
+        """Dream the missing chunks, here or on the cluster. Raises VideoError after them if the source is damaged."""
         damage: list[VideoError] = []
 
         def missing() -> Iterator[Chunk]:
             try:
-                yield from (
-                    stretch for stretch in self._plan() if not self.workspace.has(stretch.number, stretch.segments)
-                )
+                for chunk in self._chunks():
+                    if not self.checkpoint.has(chunk.number, chunk.segments):
+                        yield chunk
             except VideoError as error:
                 damage.append(error)
 
         if self.cluster is None:
-            for stretch in missing():
-                for segment in self._segments(stretch):
-                    self.workspace.add(segment)
+            for chunk in missing():
+                for segment in self._pipeline(chunk):
+                    self.checkpoint.add(segment)
+                if self.cancelled:
+                    return
         else:
-            made = dream_stretches(self.cluster, self.recipe, self.workspace.folder, missing(), self._tell_cluster)
-            with closing(made):  # before the connection, else its tasks run on
-                for _, result in made:
-                    self._take(result)
+            folder = self.checkpoint.folder
+            results = dream_chunks(self.cluster, self.spec, folder, missing(), self._cluster_progressed)
+            with closing(results):  # before the connection, or its tasks would run on
+                for result in results:
+                    self._record(result)
         if damage:
             raise damage[0]
 
-    def _take(self, made: SegmentResult) -> None:
-        """Note down what a worker has made."""
-        for segment in made.segments:
-            self.workspace.add(segment)
-        self.done = self.workspace.frames
-        self.provider, self._image = made.provider, made.image
-        if self.cluster and self.cluster.gpus_per_worker and made.provider == "CPUExecutionProvider":
+    def _record(self, result: SegmentResult) -> None:
+        """Record the segments that a worker has dreamed."""
+        for segment in result.segments:
+            self.checkpoint.add(segment)
+        self.done = self.checkpoint.frames
+        self.provider, self._image = result.provider, result.image
+        if self.cluster and self.cluster.gpus_per_worker and result.provider == "CPUExecutionProvider":
             warnings.warn("a worker with a GPU dreams on its CPU; see `onnxdream info` there", stacklevel=2)
-        self._objective = made.segments[-1].objective / made.segments[-1].frames
+        self._objective = result.segments[-1].objective / result.segments[-1].frames
 
-    def _plan(self) -> Iterator[Chunk]:
-        """The job's stretches, each as soon as it is known; the whole plan is kept for a resumed run."""
-        path = self.workspace.folder / PLAN
-        known = chunks.load(path)
-        found, damage = known or ([], None)
-        if known:
+    def _chunks(self) -> Iterator[Chunk]:
+        """Yield the job's chunks, each as soon as it is known; all of them are saved for a resumed run."""
+        path = self.checkpoint.folder / PLAN
+        saved = chunks.load(path)
+        if saved is not None:
+            found, damage = saved
             yield from found
         else:
+            found, damage = [], None
             try:
-                for stretch in self.recipe.plan(self.video):
-                    found.append(stretch)
-                    yield stretch
+                for chunk in self.spec.find_chunks(self.video):
+                    found.append(chunk)
+                    yield chunk
             except VideoError as error:
                 damage = str(error)
             chunks.save(path, found, damage)
@@ -326,23 +444,24 @@ class _Run:
             raise VideoError(damage)
 
     def _end_of(self, segment: Path) -> Fraction:
-        """When the last frame of `segment` goes away, in seconds, if it stays as long as usual."""
+        """The time in seconds at which the last frame of `segment` ends, if it is shown as long as usual."""
         info = self.video.info
         return read_segment(segment, info)[-1] * info.time_base + 1 / (info.rate or Fraction(25)) - info.start
 
-    def _tell(self, step: Step) -> None:
+    def _frame_done(self, frame: FrameInFlight) -> bool:
         self.done += 1
-        self._objective, self._image = step.objective, step.dreamed
-        self._tell_frames(self.done, workers=1)
+        self._objective, self._image = frame.objective, frame.dreamed
+        return self._report(self.done, workers=1)
 
-    def _tell_cluster(self, progress: ClusterProgress) -> None:
-        self._tell_frames(self.done + progress.amount, progress.workers)
+    def _cluster_progressed(self, progress: ClusterProgress) -> bool:
+        return self._report(self.done + progress.amount, progress.workers)
 
-    def _tell_frames(self, frame: int, workers: int) -> None:
+    def _report(self, frame: int, workers: int) -> bool:
+        """Report the progress; whether to go on."""
         if self.preview is not None and self._image.size:
             self.preview.show(self._image)
         if self.on_frame is not None:
             fps = (frame - self.resumed) / (time.perf_counter() - self.began)
             progress = VideoProgress(frame, self.total, self._objective, fps, self._image, workers)
-            if self.on_frame(progress) is False:
-                raise KeyboardInterrupt
+            self.cancelled = self.on_frame(progress) is False
+        return not self.cancelled

@@ -1,19 +1,21 @@
-"""From source frames to finished segment files: the one way, wherever it is run.
+"""From source frames to finished segment files, on this machine or on a cluster's.
 
-Decoding and flow run in one thread, the ascent in another, encoding in the caller's.
+Decoding and optical flow run in one thread, the ascent in another, encoding in the caller's.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+import queue
+import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -24,18 +26,20 @@ from ..dreamer import Prepared, VideoDreamer
 from ..flow import CutDetector
 from ..io.fsync import write_data
 from ..io.open import Encoding, FrameSink, VideoFrame, VideoSource, open_sink, open_source
-from .ahead import ahead
-from .checkpoint import FramesDigest, segment_name
-from .chunks import Chunk, SegmentSplitter, stretches
-from .manifest import Segment
+from .checkpoint import FramesDigest, Segment, segment_name
+from .chunks import Chunk, SegmentSplitter, find_chunks
 
-_AHEAD = 3  # frames each stage may run before the next
 State = dict[str, np.ndarray]
+T = TypeVar("T")
+
+_PREFETCHED = 3  # frames that a stage may run ahead of the next
+_DONE = object()
+_POLL = 0.1  # seconds between checks whether the consumer has stopped
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """What all segments of a job have in common, see `dream_video`; it can be sent to another machine."""
+    """What all segments of a job have in common (see `dream_video`); it can be sent to another machine."""
 
     source: str | Path
     source_options: Mapping[str, Any]
@@ -45,110 +49,112 @@ class JobSpec:
     start: Fraction | None = None
     end: Fraction | None = None
     every: int = 1
-    schedule: Callable[[Fraction], Dreamer] | None = None
-    longest: int | None = None  # segment, in frames; None: one segment without end
+    timeline: Callable[[Fraction], Dreamer] | None = None
+    longest: int | None = None  # frames in a segment; None: one segment without end
     overlap: int = 0
 
     def open(self) -> VideoSource:
-        """The source. Raises what `open_source` raises."""
+        """Open the source. Raises what `open_source` raises."""
         return open_source(self.source, **self.source_options)
 
-    def plan(self, video: VideoSource) -> Iterator[Chunk]:
-        """The job's stretches, as soon as each is known. Raises VideoError after them where the source is damaged."""
+    def find_chunks(self, video: VideoSource) -> Iterator[Chunk]:
+        """Yield the job's chunks, each as soon as it is known. Raises VideoError after them for a damaged source."""
         is_cut, info = CutDetector(), video.info
-        assert self.longest is not None, "a pipe has no plan"
+        assert self.longest is not None, "a pipe has no chunks"
 
-        def seen() -> Iterator[tuple[int, bool, Fraction]]:
+        def cuts() -> Iterator[tuple[int, bool, Fraction]]:
             for frame in video.frames(start=self.start, end=self.end):
                 yield frame.index, is_cut(_eight_bit(frame.image)), frame.pts * info.time_base - info.start
 
-        usual = 1 / (info.rate or Fraction(25))
-        return stretches(ahead(seen(), _AHEAD), self.longest, self.overlap, last=usual)
+        last = 1 / (info.rate or Fraction(25))
+        return find_chunks(prefetch(cuts(), _PREFETCHED), self.longest, self.overlap, last=last)
 
 
 @dataclass
-class Step:
+class FrameInFlight:
     """A frame on its way through the stages."""
 
-    frame: VideoFrame
+    source: VideoFrame
     prepared: Prepared
     begins_segment: bool
-    state: State  # of the dreamer before this frame, where a segment begins
+    state: State  # the dreamer's before this frame, if it begins a segment
     dreamed: np.ndarray
     objective: float = math.nan
 
 
 @dataclass
-class Segments:
-    """Dreams a stretch into segment files in `folder`; iterating gives each segment when it is whole.
+class SegmentPipeline:
+    """Dreams a chunk into segment files in `folder`; iterating yields each segment once it is whole.
 
-    Without `state` the dreamer begins anew. With `keep_state` each segment but the last comes with a file of the state
-    after it. `on_step` is called for each frame. Where the source is damaged, VideoError is raised and `broken_off` is
-    the file of the frames before it; it is not noted as a segment, for a mended source may go on otherwise.
+    If `on_frame` returns False, the segment at hand is discarded and the iteration ends.
+    Where the source is damaged, VideoError is raised and `broken_off` is the file of the frames before the damage. That
+    file is no finished segment, since a mended source may continue differently.
     """
 
-    recipe: JobSpec
+    spec: JobSpec
     video: VideoSource
-    stretch: Chunk
+    chunk: Chunk
     folder: Path
-    state: State | None = None
-    keep_state: bool = False
-    on_step: Callable[[Step], None] = lambda step: None
+    state: State | None = None  # the dreamer's to continue from; None: the chunk begins a scene
+    keep_state: bool = False  # each segment but the last gets a file with the state after it
+    on_frame: Callable[[FrameInFlight], bool | None] = lambda frame: None  # called for each written frame
     broken_off: Path | None = field(default=None, init=False)
 
     def __iter__(self) -> Iterator[Segment]:
-        dreamer, number = self.recipe.dreamer, self.stretch.number
+        dreamer, number = self.spec.dreamer, self.chunk.number
         dreamer.reset()
         if self.state is not None:
             dreamer.restore(self.state)
-        sink: FrameSink | None = None
-        made = Segment(segment_name(number), 0, 0.0, 0, "", "")
+        writer: FrameSink | None = None
+        segment = _empty_segment(number)
         digest = FramesDigest()
-        steps = ahead(self._developed(ahead(self._prepared(), _AHEAD)), _AHEAD)
+        frames = prefetch(self._dreamed(prefetch(self._prepared(), _PREFETCHED)), _PREFETCHED)
         try:
-            for step in steps:
-                if step.begins_segment:
-                    if sink is not None:
-                        sink.close()
-                        sink = None
-                        yield self._with_state(replace(made, digest=str(digest)), number, step.state)
+            for frame in frames:
+                if frame.begins_segment:
+                    if writer is not None:
+                        writer.close()
+                        writer = None
+                        yield self._with_state(replace(segment, digest=str(digest)), number, frame.state)
                         number += 1
-                    sink, digest = self._open(number), FramesDigest()
-                    made = Segment(segment_name(number), 0, 0.0, 0, "", "")
-                assert sink is not None, "the first frame begins a segment"
-                sink.write(step.dreamed, step.frame.pts, step.frame.alpha)
-                digest.add(step.frame)
-                made = replace(
-                    made,
-                    frames=made.frames + 1,
-                    objective=made.objective + step.objective,
-                    next_frame=step.frame.index + 1,
+                    writer, digest = self._open_writer(number), FramesDigest()
+                    segment = _empty_segment(number)
+                assert writer is not None, "the first frame begins a segment"
+                writer.write(frame.dreamed, frame.source.pts, frame.source.alpha)
+                digest.add(frame.source)
+                segment = replace(
+                    segment,
+                    frames=segment.frames + 1,
+                    objective=segment.objective + frame.objective,
+                    next_frame=frame.source.index + 1,
                 )
-                self.on_step(step)
+                if self.on_frame(frame) is False:
+                    writer.discard()
+                    return
         except VideoError:
-            if sink is not None:
-                sink.close()
+            if writer is not None:
+                writer.close()
                 self.broken_off = self.folder / segment_name(number)
             raise
         except BaseException:
-            if sink is not None:
-                sink.discard()
+            if writer is not None:
+                writer.discard()
             raise
         finally:
-            steps.close()
-        if sink is not None:
-            sink.close()
-            self._check_end(made.next_frame)
-            yield replace(made, digest=str(digest))
+            frames.close()
+        if writer is not None:
+            writer.close()
+            self._check_end(segment.next_frame)
+            yield replace(segment, digest=str(digest))
 
     def _check_end(self, reached: int) -> None:
-        """Raise VideoError when the source has given fewer frames than were planned for."""
-        if self.stretch.stop is not None and reached != self.stretch.stop:
-            missing = self.stretch.stop - reached
-            raise VideoError(f"{self.recipe.source}: has {missing} frames less there than when cuts were looked for")
+        """Raise VideoError if the source has yielded fewer frames than the chunk has."""
+        if self.chunk.stop is not None and reached != self.chunk.stop:
+            missing = self.chunk.stop - reached
+            raise VideoError(f"{self.spec.source}: has {missing} frames less there than when cuts were looked for")
 
-    def _open(self, number: int) -> FrameSink:
-        return open_sink(self.folder / segment_name(number), self.video.info, self.recipe.encoding, self.recipe.target)
+    def _open_writer(self, number: int) -> FrameSink:
+        return open_sink(self.folder / segment_name(number), self.video.info, self.spec.encoding, self.spec.target)
 
     def _with_state(self, segment: Segment, number: int, state: State) -> Segment:
         if not self.keep_state:
@@ -158,55 +164,103 @@ class Segments:
         write_data(self.folder / name, data.getvalue())
         return replace(segment, state=name)
 
-    def _prepared(self) -> Iterator[Step]:
-        """Frames with what the source tells about them."""
-        recipe, stretch, dreamer = self.recipe, self.stretch, self.recipe.dreamer
-        divide = SegmentSplitter(recipe.longest)
-        cuts = None if stretch.cuts is None else set(stretch.cuts)
-        for frame in self.video.frames(recipe.start, recipe.end, skip_to=stretch.first - stretch.warm_up):
+    def _prepared(self) -> Iterator[FrameInFlight]:
+        """Decode the frames and prepare each from the source alone."""
+        spec, chunk, dreamer = self.spec, self.chunk, self.spec.dreamer
+        begins_segment = SegmentSplitter(spec.longest)
+        cuts = None if chunk.cuts is None else set(chunk.cuts)
+        for source in self.video.frames(spec.start, spec.end, skip_to=chunk.first - chunk.warm_up):
             state = dreamer.source_state() if self.keep_state else {}
-            cut = dreamer.cuts(_eight_bit(frame.image)) if cuts is None else frame.index in cuts
-            prepared = dreamer.prepare(frame.rgb, cut)
-            begins = frame.index >= stretch.first and divide(prepared.cut)
-            yield Step(frame, prepared, begins, state if begins else {}, frame.image)
-            if stretch.stop is not None and frame.index + 1 >= stretch.stop:
+            cut = dreamer.cuts(_eight_bit(source.image)) if cuts is None else source.index in cuts
+            prepared = dreamer.prepare(source.rgb, cut)
+            begins = source.index >= chunk.first and begins_segment(prepared.cut)
+            yield FrameInFlight(source, prepared, begins, state if begins else {}, source.image)
+            if chunk.stop is not None and source.index + 1 >= chunk.stop:
                 return  # what comes after may be damaged
 
-    def _developed(self, steps: Generator[Step, None, None]) -> Iterator[Step]:
-        """The same frames, dreamed."""
-        stretch, dreamer, fresh = self.stretch, self.recipe.dreamer, copy.copy(self.recipe.dreamer)
-        fades = math.inf if stretch.stop is None else stretch.stop - stretch.fade
-        with closing(steps):  # an error here must not leave the stage before running
-            for step in steps:
-                if step.begins_segment and self.keep_state:
-                    step.state |= dreamer.memory_state()
-                rgb = self._dream(dreamer, step)
-                step.objective = dreamer.objective
-                if step.frame.index >= fades:
-                    share = (step.frame.index - fades + 1) / (stretch.fade + 1)
-                    rgb = faded(step.prepared.frame, rgb, self._dream(fresh, step), share)
-                if step.frame.index < stretch.first:
+    def _dreamed(self, frames: Generator[FrameInFlight, None, None]) -> Iterator[FrameInFlight]:
+        """Dream the prepared frames."""
+        chunk, dreamer, following = self.chunk, self.spec.dreamer, copy.copy(self.spec.dreamer)
+        fade_start = math.inf if chunk.stop is None else chunk.stop - chunk.fade
+        with closing(frames):  # an error here must not leave the previous stage running
+            for frame in frames:
+                if frame.begins_segment and self.keep_state:
+                    frame.state |= dreamer.memory_state()
+                rgb = self._dream(dreamer, frame)
+                frame.objective = dreamer.objective
+                if frame.source.index >= fade_start:
+                    share = (frame.source.index - fade_start + 1) / (chunk.fade + 1)
+                    rgb = crossfade(frame.prepared.frame, rgb, self._dream(following, frame), share)
+                if frame.source.index < chunk.first:
                     continue
-                top = np.iinfo(step.frame.image.dtype).max
-                values = np.rint(rgb * np.float32(top / 255)).astype(step.frame.image.dtype)
-                step.dreamed = cv2.cvtColor(values, cv2.COLOR_RGB2BGR)
-                yield step
+                top = np.iinfo(frame.source.image.dtype).max
+                values = np.rint(rgb * np.float32(top / 255)).astype(frame.source.image.dtype)
+                frame.dreamed = cv2.cvtColor(values, cv2.COLOR_RGB2BGR)
+                yield frame
 
-    def _dream(self, dreamer: VideoDreamer, step: Step) -> np.ndarray:
-        """The dream of a frame, which depends on its index and on what `dreamer` remembers."""
-        recipe, info = self.recipe, self.video.info
-        if recipe.schedule is not None:
-            dreamer.dreamer = recipe.schedule(step.frame.pts * info.time_base - info.start)
-        dreamer.count = step.frame.index
-        rests = recipe.every > 1 and step.frame.index % recipe.every
-        return dreamer.develop(step.prepared, steps=0 if rests else None)
+    def _dream(self, dreamer: VideoDreamer, frame: FrameInFlight) -> np.ndarray:
+        """The dream of a frame, which depends on its index and on the state of `dreamer`."""
+        spec, info, source = self.spec, self.video.info, frame.source
+        if spec.timeline is not None:
+            dreamer.dreamer = spec.timeline(source.pts * info.time_base - info.start)
+        dreamer.count = source.index
+        moves_only = spec.every > 1 and source.index % spec.every
+        return dreamer.develop(frame.prepared, steps=0 if moves_only else None)
 
 
-def faded(source: np.ndarray, old: np.ndarray, new: np.ndarray, share: float) -> np.ndarray:
-    """Between two dreams of `source`, `share` of the way from `old` to `new`; all RGB float32 [H,W,3] in 0..255.
+def _empty_segment(number: int) -> Segment:
+    return Segment(segment_name(number), frames=0, objective=0.0, next_frame=0, state="", digest="")
 
-    What two different dreams add to the picture cancels out in part where it is mixed; the mixture gets as strong again
-    as they are (root mean square).
+
+def prefetch(stage: Iterator[T], depth: int) -> Generator[T, None, None]:
+    """Yield the items of `stage`, computed in a thread of its own at most `depth` items ahead.
+
+    An exception in the stage is raised here, after the items before it. If the consumer stops early, the thread stops
+    and the stage is closed.
+    """
+    ready: queue.Queue[object] = queue.Queue(maxsize=depth)
+    stopped = threading.Event()
+    failure: list[BaseException] = []
+
+    def put(item: object) -> bool:
+        while not stopped.is_set():
+            try:
+                ready.put(item, timeout=_POLL)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in stage:
+                if not put(item):
+                    break
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            close = getattr(stage, "close", None)
+            if close is not None:
+                close()
+            put(_DONE)
+
+    thread = threading.Thread(target=work, daemon=True, name=f"prefetch-{getattr(stage, '__name__', 'stage')}")
+    thread.start()
+    try:
+        while (item := ready.get()) is not _DONE:
+            yield item  # type: ignore[misc]
+    finally:
+        stopped.set()
+        thread.join()
+    if failure:
+        raise failure[0]
+
+
+def crossfade(source: np.ndarray, old: np.ndarray, new: np.ndarray, share: float) -> np.ndarray:
+    """Blend two dreams of `source`, `share` of the way from `old` to `new`; all RGB float32 [H,W,3] in 0..255.
+
+    The residuals of two different dreams partly cancel out when mixed. The mixture is amplified to their own strength
+    (root mean square).
     """
     residuals = (old - source, new - source)
     mixed = cv2.addWeighted(residuals[0], 1 - share, residuals[1], share, 0)

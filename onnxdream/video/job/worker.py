@@ -1,6 +1,6 @@
-"""Stretches of a video dreamed on the machines of a cluster.
+"""Chunks of a video dreamed on the machines of a cluster.
 
-Where all of them see the source and the job's folder, the segments are written there; else both travel through the
+If all of them see the source and the job's folder, they read and write there. Otherwise both travel through the
 cluster's object store.
 """
 
@@ -14,7 +14,6 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,107 +23,117 @@ from ...errors import WriteError
 from ..io.frames import VideoSource
 from ..io.fsync import write_data
 from ..io.sequences import find_pictures
-from .checkpoint import fingerprint
+from .checkpoint import Segment, source_stamp
 from .chunks import Chunk
-from .manifest import Segment
-from .pipeline import JobSpec, Segments, Step
+from .pipeline import FrameInFlight, JobSpec, SegmentPipeline
 
 
 @dataclass(frozen=True)
 class SegmentResult:
-    """What a worker has made of a stretch."""
+    """What a worker has dreamed of a chunk."""
 
     segments: list[Segment]
     image: np.ndarray  # its last dreamed frame, BGR uint8 or uint16 [H,W,3]
     provider: str
-    files: dict[str, bytes]  # by name, where they are not in the job's folder
+    files: dict[str, bytes]  # by name, unless they are in the job's folder
 
 
 @dataclass
 class SegmentWorker:
-    """Dreams stretches, in a process of its own, into `folder`; where that is None the files are handed back."""
+    """Dreams chunks in a process of a cluster."""
 
-    recipe: JobSpec
-    folder: Path | None
-    shipment: ObjectStoreFiles | None
-    pictures: bool  # the source is made of them
+    spec: JobSpec
+    folder: Path | None  # where segments are written; None: they are handed back
+    source_files: ObjectStoreFiles | None  # the source, unless the worker sees it on a disk
+    pictures: bool  # the source is a sequence of pictures
 
     @cached_property
     def _video(self) -> VideoSource:
         """Opened once: finding its way in a file may mean reading all of it."""
-        if self.shipment is None:
-            return self.recipe.open()
-        folder = self.shipment.unpack()
+        if self.source_files is None:
+            return self.spec.open()
+        folder = self.source_files.unpack()
         source = folder if self.pictures else next(folder.iterdir())
-        return replace(self.recipe, source=source).open()
+        return replace(self.spec, source=source).open()
 
-    def __call__(self, stretch: Chunk, report: ReportProgress) -> SegmentResult:
-        """Dream one stretch; `report` is told the number of frames."""
+    def __call__(self, chunk: Chunk, report: ReportProgress) -> SegmentResult:
+        """Dream one chunk; `report` is called with the number of frames done."""
         image, done = np.zeros((0, 0, 3), np.uint8), 0
 
-        def on_step(step: Step) -> None:
+        def on_frame(frame: FrameInFlight) -> None:
             nonlocal image, done
-            image, done = step.dreamed, done + 1
+            image, done = frame.dreamed, done + 1
             report(done)
 
-        # A folder of its own: the same stretch may be in hand twice.
+        # A folder of its own, since two workers may dream the same chunk.
         with tempfile.TemporaryDirectory(prefix="task-", dir=self.folder, ignore_cleanup_errors=True) as own:
-            segments = list(Segments(self.recipe, self._video, stretch, Path(own), on_step=on_step))
-            names = [segment.file for segment in segments]
-            if self.folder is not None:
-                for name in names:
-                    (Path(own) / name).replace(self.folder / name)
-                names = []
-            files = {name: (Path(own) / name).read_bytes() for name in names}
-        return SegmentResult(segments, image, self.recipe.dreamer.provider, files)
+            segments = list(SegmentPipeline(self.spec, self._video, chunk, Path(own), on_frame=on_frame))
+            files: dict[str, bytes] = {}
+            for segment in segments:
+                written = Path(own) / segment.file
+                if self.folder is None:
+                    files[segment.file] = written.read_bytes()
+                else:
+                    written.replace(self.folder / segment.file)
+        return SegmentResult(segments, image, self.spec.dreamer.provider, files)
 
 
-def dream_stretches(
+def dream_chunks(
     cluster: RayCluster,
-    recipe: JobSpec,
+    spec: JobSpec,
     folder: Path,
-    todo: Iterable[Chunk],
-    on_progress: Callable[[ClusterProgress], None],
-) -> Generator[tuple[Chunk, SegmentResult], None, None]:
-    """Dream stretches on `cluster`; their segments are whole files in `folder` when they are yielded.
+    chunks: Iterable[Chunk],
+    on_progress: Callable[[ClusterProgress], bool | None],
+) -> Generator[SegmentResult, None, None]:
+    """Dream chunks on a cluster; their segments are whole files in `folder` by the time a result is yielded.
 
-    Raises what `RayCluster.map` raises, and OutputError.
+    Args:
+        cluster: the cluster.
+        spec: the job.
+        folder: the job's folder.
+        chunks: what to dream; they may be found while the first are being dreamed.
+        on_progress: see `RayCluster.map`.
+
+    Raises:
+        ClusterError: see `RayCluster.map`.
+        WriteError: a segment cannot be written.
     """
     with cluster.connected():
-        shared = _is_shared(cluster, recipe.source, folder)
-        purpose = f"{fingerprint(_absolute(recipe.source))} into {folder.absolute()}"
-        shipment = None if shared else ObjectStoreFiles(_files(recipe.source), purpose)
+        source = _absolute(spec.source)
+        shared = _is_shared(cluster, spec.source, folder)
+        purpose = f"{source_stamp(source)} into {folder.absolute()}"
+        files = None if shared else ObjectStoreFiles(_source_files(spec.source), purpose)
         try:
-            recipe = replace(recipe, source=_absolute(recipe.source), target=Path(_absolute(recipe.target)))
-            pictures = find_pictures(recipe.source) is not None
-            hand = SegmentWorker(recipe, folder.absolute() if shared else None, shipment, pictures)
-            with closing(cluster.map(hand, todo, on_progress=on_progress)) as results:
-                for stretch, made in results:
-                    for name, data in made.files.items():
+            spec = replace(spec, source=source, target=Path(_absolute(spec.target)))
+            pictures = find_pictures(source) is not None
+            worker = SegmentWorker(spec, folder.absolute() if shared else None, files, pictures)
+            with closing(cluster.map(worker, chunks, on_progress=on_progress)) as results:
+                for _, result in results:
+                    for name, data in result.files.items():
                         write_data(folder / name, data)
-                    yield stretch, made
+                    yield result
         finally:
-            if shipment is not None:
+            if files is not None:
                 with suppress(Exception):
-                    cluster.on_each_node(_discard, shipment)
+                    cluster.on_each_node(_discard, files)
 
 
 def _is_shared(cluster: RayCluster, source: str | Path, folder: Path) -> bool:
-    """Whether every node sees the source as it is here, and the job's folder."""
+    """Whether every node sees the job's folder, and the source just as it is here."""
     token = folder.absolute() / f"seen-{uuid.uuid4().hex}"
     try:
         token.touch()
     except OSError as error:
         raise WriteError(f"{folder}: cannot be written: {error.strerror}") from error
     try:
-        return all(cluster.on_each_node(_sees, token, _absolute(source), fingerprint(_absolute(source))))
+        return all(cluster.on_each_node(_sees, token, _absolute(source), source_stamp(_absolute(source))))
     finally:
         token.unlink(missing_ok=True)
 
 
-def _sees(token: Path, source: str, expected: list[Any]) -> bool:
+def _sees(token: Path, source: str, expected: list[str]) -> bool:
     with suppress(OSError):
-        return token.is_file() and os.access(token.parent, os.W_OK) and fingerprint(source) == expected
+        return token.is_file() and os.access(token.parent, os.W_OK) and source_stamp(source) == expected
     return False
 
 
@@ -132,13 +141,13 @@ def _absolute(source: str | Path) -> str:
     return os.path.abspath(source)
 
 
-def _files(source: str | Path) -> dict[str, Path]:
-    """The files of a source by the names they travel under, which keep the order of pictures."""
+def _source_files(source: str | Path) -> dict[str, Path]:
+    """The files of a source by the names they travel under, which keep pictures in order."""
     pictures = find_pictures(source)
     if pictures is None:
         return {Path(source).name: Path(source)}
     return {f"{number:08d}{path.suffix}": path for number, path in enumerate(pictures)}
 
 
-def _discard(shipment: ObjectStoreFiles) -> None:
-    shipment.discard()
+def _discard(files: ObjectStoreFiles) -> None:
+    files.discard()

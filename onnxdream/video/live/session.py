@@ -1,4 +1,4 @@
-"""Dreaming what is happening now: the newest picture of a feed, dreamed, shown and written until somebody stops it."""
+"""A live session: the newest picture of a feed is dreamed, shown and written until somebody stops it."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ from .outputs import Output, Recording
 from .window import HELP, Window
 
 _STRONGER = 1.25
-_FAINTEST, _STRONGEST = 1e-3, 1e3  # what keys make of strength and step
-_PATIENCE = 0.05  # seconds between looks at the keys while no picture comes
+_FAINTEST, _STRONGEST = 1e-3, 1e3  # limits of strength and step size when changed by keys
+_PATIENCE = 0.05  # seconds between checks for keys while no picture comes
 
 
 @dataclass
 class LiveResult:
-    """What came, what was dreamed, and how fast."""
+    """What a session has dreamed so far, and how fast."""
 
     frames: int = 0  # dreamed
-    dropped: int = 0  # came while another was being dreamed
-    losses: int = 0  # times the source was lost and reached again
+    dropped: int = 0  # arrived while another was being dreamed
+    losses: int = 0  # times the source was lost and found again
     seconds: float = 0.0
-    files: list[str] = field(default_factory=list)  # written because keys asked for it
-    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=1000))  # of the newest, from coming to shown
+    files: list[str] = field(default_factory=list)  # snapshots and recordings made by keys
+    cancelled: bool = False  # `on_frame` returned False
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=1000))  # of the newest, arrival to display
     times: deque[float] = field(default_factory=lambda: deque(maxlen=50))  # when the newest were shown
 
     def shown(self, shot: Shot) -> None:
@@ -51,22 +52,30 @@ class LiveResult:
 
     @property
     def fps(self) -> float:
-        """Frames a second, of late."""
+        """Frames per second over the newest frames."""
         return (len(self.times) - 1) / (self.times[-1] - self.times[0]) if len(self.times) > 1 else 0.0
 
     @property
     def latency(self) -> float:
-        """Median seconds from the moment a picture came to that its dream was shown and written."""
+        """Median seconds from the arrival of a picture until its dream was shown and written."""
         return median(self.latencies) if self.latencies else 0.0
 
 
 class Live:
-    """One live session: `run` it until it ends.
+    """A live session, which lasts until `run` returns.
 
-    `outputs` take every dream; `window` shows it and says what keys are pressed. Snapshots and recordings asked for by
-    keys go into `folder`, with the settings that they were dreamed with inside: `settings` are those that `video` was
-    made with. Where another layer has no such channels, or no places for the guide, it is dreamed by l2. `note` is told
-    in a line what happens.
+    Keys in the window change the layer and the strength, and make snapshots and recordings, which store the settings
+    they were dreamed with. A layer that does not have the objective's channels, or no places for its guide, is dreamed
+    by l2.
+
+    Args:
+        video: dreams the pictures.
+        latest: the feed's newest picture.
+        outputs: take every dream.
+        window: shows every dream and tells which keys are pressed; None for no window.
+        folder: where snapshots and recordings made by keys go.
+        settings: those that `video` was created with.
+        note: called with a line of text about each event.
     """
 
     def __init__(
@@ -89,16 +98,33 @@ class Live:
         self.frozen, self.text, self.stopped = False, True, False
         self._recording: Recording | None = None
         self._dream: np.ndarray | None = None
-        self._said = ("", 0.0)
+        self._message = ("", 0.0)  # and when it came
         self._layers = _layers(video.dreamer)
-        self._wanted = video.getLayer()
-        self._making: Future[tuple[Dreamer, Settings, str]] | None = None
+        self._next_layer = video.getLayer()
+        self._preparing: Future[tuple[Dreamer, Settings, str]] | None = None
 
-    def run(self, *, frames: int | None = None, seconds: float | None = None) -> LiveResult:
-        """Dream until the feed ends, `frames` are dreamed, `seconds` have passed, or a key says so.
+    def run(
+        self,
+        *,
+        frames: int | None = None,
+        seconds: float | None = None,
+        on_frame: Callable[[LiveResult], bool | None] = lambda result: None,
+    ) -> LiveResult:
+        """Dream until the feed ends, the limits are reached, `on_frame` returns False, or a key quits.
 
-        Whatever ends it, outputs and recordings are finished. Raises VideoError when the feed is lost for good, and
-        what dreaming and writing raise.
+        Recordings made by keys are finished however it ends.
+
+        Args:
+            frames: the number of frames to dream, counted over all calls.
+            seconds: how long to dream.
+            on_frame: called after each dreamed frame. If it returns False, the session ends.
+
+        Returns:
+            The result so far; with `cancelled=True` if `on_frame` returned False.
+
+        Raises:
+            VideoError: the feed cannot be opened, or is lost for good.
+            OutputError: an output or a recording cannot be written.
         """
         began = time.perf_counter()
         with ExitStack() as stack:
@@ -112,10 +138,13 @@ class Live:
                     shot = None
                 if shot is not None:
                     self._dream_one(shot)
-                self._look()
+                self._update_window()
                 if shot is not None:
                     self.result.shown(shot)
                 self.result.seconds = time.perf_counter() - began
+                if shot is not None and on_frame(self.result) is False:
+                    self.result.cancelled = True
+                    break
                 enough = frames is not None and self.result.frames >= frames
                 if enough or (seconds is not None and self.result.seconds >= seconds):
                     break
@@ -125,11 +154,11 @@ class Live:
 
     @property
     def rate(self) -> Fraction:
-        """Pictures a second: what the feed says, or else a whole number near to what was shown of late."""
+        """Pictures per second: the feed's, or else the rate of the newest frames, rounded."""
         return self.latest.feed.rate or Fraction(max(1, round(self.result.fps)))
 
     def status(self) -> dict[str, Any]:
-        """How it goes, for people (`text`) and programs."""
+        """The state of the session, for people (`text`) and programs."""
         result, effort = self.result, self.video.getEffort()
         layer, objective = self.video.getLayer(), repr(self.video.dreamer.objective)
         parts = [
@@ -150,29 +179,29 @@ class Live:
         }
 
     def act(self, action: str) -> None:
-        """Do what a key means; the actions are the values of `window.KEYS`."""
+        """Do what a key stands for; actions are the values of `window.KEYS`."""
         if action in ("stronger", "weaker"):
             factor = _STRONGER if action == "stronger" else 1 / _STRONGER
             self.video.setStrength(min(max(_FAINTEST, self.video.getStrength() * factor), _STRONGEST))
             self.video.setFrameStep(min(max(_FAINTEST, self.video.getFrameStep() * factor), _STRONGEST))
-            self._say(f"strength {self.video.getStrength():.2g}")
+            self._notify(f"strength {self.video.getStrength():.2g}")
         elif action in ("next layer", "previous layer"):
-            self._want(1 if action == "next layer" else -1)
+            self._prepare_layer(1 if action == "next layer" else -1)
         elif action == "freeze":
             self.frozen = not self.frozen
-            self._say("frozen" if self.frozen else "going on")
+            self._notify("frozen" if self.frozen else "going on")
         elif action == "snapshot" and self._dream is not None:
             path = self._new_name(".png")
             rgb = cv2.cvtColor(self._dream, cv2.COLOR_BGR2RGB).astype(np.float32)
             write_picture(path, Picture(rgb), self.settings.stored())
             self.result.files.append(str(path))
-            self._say(f"wrote {path.name}")
+            self._notify(f"wrote {path.name}")
         elif action == "record":
             if not self._stop_recording():
                 path = self._new_name(".mp4")
                 stored = self.settings.stored() | {"source": self.latest.feed.name}
                 self._recording = Recording(path, self.rate, stored)
-                self._say(f"recording {path.name}")
+                self._notify(f"recording {path.name}")
         elif action == "text":
             self.text = not self.text
         elif action == "quit":
@@ -186,50 +215,55 @@ class Live:
     def _all_outputs(self) -> list[Output]:
         return [*self.outputs, *([self._recording] if self._recording else [])]
 
-    def _look(self) -> None:
-        """Show the newest dream, once, and heed the keys."""
+    def _update_window(self) -> None:
+        """Show the newest dream and act on the keys."""
         if self.window is not None and self._dream is not None:
             self.window.show(self._dream, self._lines() if self.text else [])
             for action in self.window.pressed():
                 self.act(action)
 
     def _lines(self) -> list[str]:
-        said, when = self._said
-        lines = [
-            self.status()["text"] + (", recording" if self._recording else "") + (", frozen" if self.frozen else "")
-        ]
-        return [*lines, HELP, *([said] if time.perf_counter() - when < 3 else [])]
+        state = self.status()["text"]
+        if self._recording:
+            state += ", recording"
+        if self.frozen:
+            state += ", frozen"
+        message, when = self._message
+        recent = time.perf_counter() - when < 3
+        return [state, HELP, message] if recent else [state, HELP]
 
-    def _say(self, text: str) -> None:
-        self._said = (text, time.perf_counter())
+    def _notify(self, text: str) -> None:
+        self._message = (text, time.perf_counter())
         self.note(text)
 
-    def _want(self, step: int) -> None:
-        """Have the next layer made ready, while the dream goes on with this one."""
-        if self._making is not None or self._dream is None:
+    def _prepare_layer(self, step: int) -> None:
+        """Prepare the next layer in a thread, while the dream goes on with this one."""
+        if self._preparing is not None or self._dream is None:
             return
-        at = self._layers.index(self._wanted) + step
+        at = self._layers.index(self._next_layer) + step
         if 0 <= at < len(self._layers):
-            self._wanted = self._layers[at]
-            self._say(f"making {self._wanted} ready")
-            maker = ThreadPoolExecutor(1, thread_name_prefix="layer")
-            self._making = maker.submit(_ready, self.video, self._given, self._wanted, self._dream.shape[:2])
-            maker.shutdown(wait=False)  # when that is done
+            self._next_layer = self._layers[at]
+            self._notify(f"preparing {self._next_layer}")
+            executor = ThreadPoolExecutor(1, thread_name_prefix="layer")
+            self._preparing = executor.submit(
+                _prepared, self.video, self._given, self._next_layer, self._dream.shape[:2]
+            )
+            executor.shutdown(wait=False)  # once that is done
 
     def _change_layer(self) -> None:
-        if self._making is None or not self._making.done():
+        if self._preparing is None or not self._preparing.done():
             return
-        making, self._making = self._making, None
+        preparing, self._preparing = self._preparing, None
         try:
-            dreamer, self.settings, why = making.result()
-            self.video.swap(dreamer)
+            dreamer, self.settings, why = preparing.result()
+            self.video.replace_dreamer(dreamer)
             for output in self._all_outputs():
                 output.change(self.settings)
-            self._say(f"layer {self._wanted}{why}")
+            self._notify(f"layer {self._next_layer}{why}")
         except OnnxDreamError as error:
-            self._layers.remove(self._wanted)
-            self._wanted = self.video.getLayer()
-            self._say(str(error))
+            self._layers.remove(self._next_layer)
+            self._next_layer = self.video.getLayer()
+            self._notify(str(error))
 
     def _stop_recording(self) -> bool:
         recording, self._recording = self._recording, None
@@ -237,7 +271,7 @@ class Live:
             return False
         recording.close()
         self.result.files.append(str(recording.target))
-        self._say(f"wrote {recording.target.name}")
+        self._notify(f"wrote {recording.target.name}")
         return True
 
     def _new_name(self, suffix: str) -> Path:
@@ -247,33 +281,37 @@ class Live:
 
 
 def _layers(dreamer: Dreamer) -> list[str]:
-    """The layers to go through, from the picture on: the recommended ones and the current one, or else all."""
+    """The layers for the keys, from the input up: the recommended ones and the current one, or else all."""
     current = dreamer.objective.layers[0]
     all_ = [layer for layer in dreamer.model.layers.values() if layer.spatial or layer.name == current]
     chosen = [layer.name for layer in all_ if layer.recommended or layer.name == current]
     return chosen if len(chosen) > 1 else [layer.name for layer in all_]
 
 
-def _ready(
+def _prepared(
     video: VideoDreamer, settings: Settings, layer: str, frame: tuple[int, ...]
 ) -> tuple[Dreamer, Settings, str]:
-    """A Dreamer for another layer, its networks made ready for the size that is dreamed at now; its settings, and why
-    objective, channels or guide are not those of `settings`, if they are not.
+    """A Dreamer for another layer, with its sessions open for the size dreamed at now.
 
-    Raises PictureError when the layer needs more than frames of size `frame` (height, width).
+    Returns:
+        The Dreamer, its settings, and a text that says why objective, channels or guide differ from those of `settings`
+        if they do.
+
+    Raises:
+        PictureError: frames of size `frame` (height, width) are too small for the layer.
     """
-    wanted, why = replace(settings, layers=(layer,)), ""
+    changed, why = replace(settings, layers=(layer,)), ""
     try:
-        dreamer = _with(video.dreamer, wanted)
+        dreamer = _with(video.dreamer, changed)
     except LayerError as error:
-        wanted, why = replace(wanted, objective="l2", channels=(), guide=""), f" by l2: {error}"
-        dreamer = _with(video.dreamer, wanted)
+        changed, why = replace(changed, objective="l2", channels=(), guide=""), f" by l2: {error}"
+        dreamer = _with(video.dreamer, changed)
     dreamer.check_size(dreamer.fixed_input_size or video.size or frame)
     if video.last is not None and dreamer.fixed_input_size is None:
         effort = video.getEffort()
         size = [max(pair) for pair in zip(video.last.shape[:2], dreamer.smallest, strict=True)]
         dreamer.ascend(np.full((1, 3, *size), 127, np.float32), steps=effort.steps if effort else 1)
-    return dreamer, wanted, why
+    return dreamer, changed, why
 
 
 def _with(dreamer: Dreamer, settings: Settings) -> Dreamer:

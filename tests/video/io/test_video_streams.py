@@ -700,9 +700,8 @@ def test_a_picture_that_cannot_be_read(tmp_path: Path, look: Dreamer) -> None:
 
 
 def stopped(source: Path | str, target: Path, look: Dreamer, after: int, **options: Any) -> None:
-    """A job that is interrupted after so many frames."""
-    with pytest.raises(KeyboardInterrupt):
-        job(source, target, look, on_frame=lambda p: p.frame < after, **options)
+    """A job that is cancelled after so many frames."""
+    assert job(source, target, look, on_frame=lambda p: p.frame < after, **options).cancelled
     assert not target.exists()
 
 
@@ -737,7 +736,7 @@ def test_an_error_ends_every_stage(tmp_path: Path, squeezenet: Model) -> None:
     with pytest.raises(PictureError, match="24x24 is too small for fire6") as held:
         job(source, tmp_path / "b.mkv", Dreamer(squeezenet, l2("fire6")))
     assert held.value.__traceback__ is not None  # it still knows the stages' frames
-    assert [t.name for t in threading.enumerate() if t.name.startswith("ahead")] == []
+    assert [t.name for t in threading.enumerate() if t.name.startswith("prefetch")] == []
     assert names(tmp_path) == ["a.mkv"]
 
 
@@ -759,7 +758,7 @@ def test_a_timeline_goes_by_the_films_own_clock(tmp_path: Path, look: Dreamer) -
         asked.append(time)
         return look
 
-    job(source, tmp_path / "b.mp4", look, schedule=at)
+    job(source, tmp_path / "b.mp4", look, timeline=at)
     assert [round(time * 25) for time in asked] == list(range(12))
 
 

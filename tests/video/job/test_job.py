@@ -382,7 +382,7 @@ def test_frames_are_not_written_to_a_terminal(tmp_path: Path) -> None:
         (["clip.mp4", "-o", "nowhere/out.mp4"], "nowhere"),
         (["clip.mp4", "-o", "out.mp4", "--codec", "nonsense"], "nonsense"),
         (["clip.mp4", "-o", "out.mp4", "--encoder-option", "x"], "key=value"),
-        (["clip.mp4", "-o", "out.mp4", "--every", "2", "--method", "blend"], "blend dreams each frame anew"),
+        (["clip.mp4", "-o", "out.mp4", "--every", "2", "--method", "blend"], "blend dreams every frame"),
         (["clip.mp4", "-o", "out.mp4", "--start", "soon"], "soon"),
         (["clip.mp4", "-o", "out.mp4", "--start", "60"], "no frame"),
         (["clip.mp4", "-o", "out.mp4", "--method", "magic"], "magic"),

@@ -104,7 +104,7 @@ def test_colors_are_kept_in_pictures_only(tmp_path: Path) -> None:
     common = ("live", DATA / "clip.mp4", "--headless", "-o", "out.mp4", "--frames", "1", "--size", "96")
     refused = onnxdream(*common, "--config", "keep.toml", folder=tmp_path)
     assert (refused.returncode, refused.stderr) == (
-        2, "error: keep_colors is for pictures, not for video; leave it out\n"
+        2, "error: keep_colors is for pictures, not for video; omit it\n"
     )  # fmt: skip
     taken = onnxdream(*common, "--like", "kept.png", folder=tmp_path)
     assert (taken.returncode, taken.stderr.splitlines()[0]) == (

@@ -25,7 +25,7 @@ import pytest
 
 from conftest import DATA, ROOT
 from onnxdream.errors import OptionError, VideoError
-from onnxdream.video.filter import create_video_dreamer
+from onnxdream.video.dreamer import create_video_dreamer
 from onnxdream.video.io.open import read_video_settings
 from onnxdream.video.live.capture import Feed, Latest, open_feed
 from onnxdream.video.live.outputs import Pipe
@@ -365,7 +365,7 @@ def test_a_layer_that_needs_larger_pictures_is_refused_and_the_dream_goes_on() -
             count = len(said)
             while len(said) == count:
                 live.run(frames=live.result.frames + 1)
-    assert said[0::2] == ["making fire4 ready", "making fire5 ready", "making fire6 ready"]
+    assert said[0::2] == ["preparing fire4", "preparing fire5", "preparing fire6"]
     assert said[1:5:2] == ["layer fire4", "layer fire5"]
     assert said[5].startswith("a picture of 40x22 is too small for fire6, which needs at least")
     assert video.getLayer() == "fire5"
