@@ -1278,7 +1278,8 @@ print(sorted(p.name for p in folder.iterdir()))
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
 def test_a_full_disk_leaves_nothing_half_done(tmp_path: Path) -> None:
-    lines = run(f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n{FILL}", str(tmp_path)).decode().splitlines()
+    modules = [str(ROOT / "tests"), str(Path(__file__).parent)]
+    lines = run(f"import sys; sys.path[:0] = {modules}\n{FILL}", str(tmp_path)).decode().splitlines()
     assert [line.split(": ")[1:] for line in lines[:3]] == [["cannot be written", "File too large"]] * 3
     assert lines[3:] == ["['part']"]
 

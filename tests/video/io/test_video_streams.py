@@ -893,7 +893,7 @@ KILLED_AT_FRAME_13 = """
 import os, signal, sys
 from fractions import Fraction
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:3]
 from test_video_streams import LOSSLESS, job, new_look
 from onnxdream.networks.model import load_model
 
@@ -911,7 +911,7 @@ def test_a_killed_part_of_a_film_goes_on_in_sync(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     flash(Path("a.mov"))
-    script = [sys.executable, "-c", KILLED_AT_FRAME_13, str(DATA.parent)]
+    script = [sys.executable, "-c", KILLED_AT_FRAME_13, str(DATA.parent), str(Path(__file__).parent)]
     assert subprocess.run(script, check=False).returncode == -signal.SIGKILL
     assert names(tmp_path) == [".b.mkv.onnxdream", "a.mov"]
     options: dict[str, Any] = {"encoding": LOSSLESS, "start": Fraction(2, 5), "end": Fraction(9, 5)}
