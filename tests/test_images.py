@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -371,10 +372,15 @@ def test_an_interruption_at_any_moment_leaves_nothing_behind(tmp_path: Path) -> 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    began = time.perf_counter()
+    for _ in range(20):
+        write_whole(tmp_path / "first.txt", lambda to: to.write_text("whole") and None)
+    each = (time.perf_counter() - began) / 20
+    (tmp_path / "first.txt").unlink()
     before = signal.signal(signal.SIGALRM, interrupt)
     interrupted = 0
     try:
-        for delay in np.linspace(1e-6, 4e-4, 400):
+        for delay in np.linspace(1e-6, 4 * each, 400):
             try:
                 signal.setitimer(signal.ITIMER_REAL, delay)
                 for number in range(50):
