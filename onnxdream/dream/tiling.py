@@ -99,7 +99,7 @@ def _cut(image: np.ndarray, corner: tuple[int, int], tile: tuple[int, int], shif
 def climb(image: np.ndarray, gradient: np.ndarray, step_size: float, mask: np.ndarray | None, smooth: float) -> None:
     """The last part of a step, in place: `image + step_size * g / mean|g|`, clipped to 0..255; overwrites `gradient`.
 
-    What `step.ascend` does within a graph, for a gradient put together from tiles. `mask` is [1,1,H,W] in 0..1.
+    What `step_graph.ascend` does within a graph, for a gradient put together from tiles. `mask` is [1,1,H,W] in 0..1.
     """
     if smooth > 0:
         kernel = gaussian_cascade(smooth)[0, 0]

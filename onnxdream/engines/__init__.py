@@ -1,1 +1,1 @@
-"""Inference engines behind one interface; `select` is the way to one."""
+"""Inference engines, and the choice among them."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class HostSession(ABC):
-    """What such engines share; the counterpart of `ort.Session`.
+    """What such engines share; the counterpart of `onnxruntime.Session`.
 
     Raises BackendError when the engine is `unusable` or cannot run the graph.
     """
@@ -49,7 +49,7 @@ class HostSession(ABC):
     def ascend(
         self, image: np.ndarray, steps: Iterable[tuple[float, tuple[int, int]]], mask: np.ndarray | None = None
     ) -> Iterable[tuple[np.ndarray, Callable[[], np.ndarray]]]:
-        """As `ort.Session.ascend`: (objective [N], a function that fetches the picture) after each step."""
+        """As `onnxruntime.Session.ascend`: (objective [N], a function that fetches the picture) after each step."""
         feeds = {"image": image} if mask is None else {"image": image, "mask": mask}
         for size, shift in steps:
             scalars: dict[str, np.ndarray] = {

@@ -34,7 +34,7 @@ def open_session(
 ) -> Session:
     """The fastest session that takes the steps of `proto` right; a plain one for other models, and for free sizes.
 
-    Arguments and errors are those of `ort.Session`.
+    Arguments and errors are those of `onnxruntime.Session`.
     """
 
     def opened(device: str, **how: bool) -> Session:

@@ -87,7 +87,7 @@ class DeviceOctaves:
 
 
 class Scaling:
-    """Scales pictures in the memory of a device as `images.resize` does. Raises as `ort.Session` does."""
+    """Scales pictures in the memory of a device as `images.resize` does. Raises as `onnxruntime.Session` does."""
 
     def __init__(self, device: str) -> None:
         self.session = Session(_scaling_model(), device)

@@ -217,7 +217,9 @@ class Session:
 
     def run_bound(self, binding: Any, recording: int | None = None, *, alone: bool = False) -> None:
         """Run with what is bound; recorded sessions by the number of a recording, which the first run in each thread
-        makes while no other thread uses the device, or `loop.UNRECORDED`. Raises OutOfMemoryError or BackendError.
+        makes while no other thread uses the device, or `cuda_graph.UNRECORDED`.
+
+        Raises OutOfMemoryError or BackendError.
         """
         options = None
         if recording is not None:

@@ -25,7 +25,7 @@ def unusable() -> str:
 
 
 class Session(HostSession):
-    """One ONNX model, built for the target "opencv", on OpenCV's engine; the counterpart of `ort.Session`.
+    """One ONNX model, built for the target "opencv", on OpenCV's engine; the counterpart of `onnxruntime.Session`.
 
     Each session is meant for pictures of one size: a new size costs a new plan. `fixed` is not needed and ignored.
     `threads` above 0 sets the threads of the whole process (`cv2.setNumThreads`), for OpenCV has no others. Raises

@@ -36,7 +36,7 @@ def _core() -> Any:
 
 
 class Session(HostSession):
-    """One ONNX model, built for the target "openvino", on the CPU; the counterpart of `ort.Session`.
+    """One ONNX model, built for the target "openvino", on the CPU; the counterpart of `onnxruntime.Session`.
 
     `fixed` gives sizes to the symbolic axes of the inputs. It computes in float32; where the model computes in half
     precision, in whichever of bfloat16 and float16 the processor is fast at. Raises BackendError when OpenVINO is
