@@ -65,6 +65,8 @@ def rewrite(
         if replacement is None:
             graph.append(node)
             continue
+        if replacement in node.inputs:
+            replacement = op.Identity(replacement)  # it is not the node's to rename
         old = node.outputs[0]
         name, old.name = old.name, None
         old.replace_all_uses_with(replacement, replace_graph_outputs=True)
