@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from conftest import ROOT
 from onnxdream.autodiff.registry import UNSUPPORTED
 
 PACKAGE = ROOT / "onnxdream"
-# Lower floors first; a module may import from its own floor and those below. Rooms, and modules of the top level.
+# Lower floors first; a module may import from its own floor and those below. A name stands for all modules below it.
 FLOORS = [
     {"errors", "version"},
     {"images"},
@@ -27,7 +28,10 @@ FLOORS = [
     {"cluster", "environment"},
     {"dream"},
     {"settings"},
-    {"interpret", "export", "picture_files", "video"},
+    {"interpret", "export", "picture_files"},
+    {"video.flow", "video.frame_formats", "video.io", "video.rate_control", "video.timeline"},
+    {"video.dreamer"},
+    {"video.job", "video.live", "video.evaluate"},
     {"benchmark"},
     {"cli"},
 ]
@@ -45,14 +49,18 @@ def modules() -> list[Path]:
     return sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 
 
-def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def dotted(path: Path) -> str:
+    """The name of a module within the package; that of a folder for its __init__."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+NAMES = {dotted(path) for path in modules()}
 
 
 def imports(path: Path) -> list[tuple[str, bool]]:
-    """(dotted name, inside the package) of everything a file imports at run time."""
+    """(dotted name, inside the package) of every module that a file imports at run time, within functions too."""
     found = []
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     typing_only = {
         n
         for block in ast.walk(tree)
@@ -68,23 +76,50 @@ def imports(path: Path) -> list[tuple[str, bool]]:
             found.append((node.module or "", False))
         elif isinstance(node, ast.ImportFrom):
             package = path.parent.relative_to(PACKAGE).parts
-            base = package[: len(package) - node.level + 1]
-            targets = [node.module] if node.module else [a.name for a in node.names]
-            found += [(".".join([*base, target]), True) for target in targets if target]
+            base = [*package[: len(package) - node.level + 1], *([node.module] if node.module else [])]
+            names = [".".join([*base, a.name]) for a in node.names]
+            found += [(name if name in NAMES else ".".join(base), True) for name in names]
     return found
+
+
+def floor(name: str) -> int | None:
+    """The number of a module's floor; None for the folder of modules on several floors."""
+    for number, names in enumerate(FLOORS):
+        if any(name == one or name.startswith(f"{one}.") for one in names):
+            return number
+    has_floors = any(one.startswith(f"{name}.") for names in FLOORS for one in names)
+    assert has_floors, f"{name} has no floor yet"
+    return None
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_run_downward(path: Path) -> None:
-    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
-    assert room(path) in floor, f"{room(path)} has no floor yet"
+    own = floor(dotted(path))
     for name, inside in imports(path):
         if inside:
-            assert name.split(".")[0] in floor, f"{path} imports {name} from the package itself"
-            assert floor[name.split(".")[0]] <= floor[room(path)], f"{path} imports {name} from above"
+            assert name in NAMES, f"{path} imports {name or 'the package itself'}"
+            below = floor(name)
+            assert own is not None, f"{path} must be empty, since the modules beside it are on several floors"
+            assert below is not None, f"{path} imports {name}, whose modules are on several floors"
+            assert below <= own, f"{path} imports {name} from above"
         for library, home in ONLY_IN.items():
             if not inside and name.split(".")[0] == library:
-                assert room(path) == home, f"{path} imports {library}"
+                assert dotted(path).split(".")[0] == home, f"{path} imports {library}"
+
+
+def test_no_imports_run_in_a_circle() -> None:
+    """Not even those that wait in a function until it is called."""
+    graph = {dotted(path): {name for name, inside in imports(path) if inside} for path in modules()}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_jobs_live_sessions_and_evaluation_are_independent() -> None:
+    rooms = ("video.job", "video.live", "video.evaluate")
+    for room in rooms:
+        for path in sorted((PACKAGE / room.replace(".", "/")).glob("*.py")):
+            for name, inside in imports(path):
+                other = inside and name.startswith(rooms) and not name.startswith(room)
+                assert not other, f"{path} imports {name}"
 
 
 def test_public_api() -> None:
