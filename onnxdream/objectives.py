@@ -47,9 +47,9 @@ class Term:
 
     `build(op, a, shape)` appends the nodes that turn the activation `a` [N,C,...], of probed `shape`, into [N].
     `check(layer)` raises LayerError when the term does not fit the layer. `local` terms are the same at every place of
-    the picture, so they can be computed tile by tile. `reading` is there for terms that are linear in their channels;
-    `couples` says that a picture's number depends on the others of its batch. `inputs` are the further inputs of its
-    graph, float32 [N,C], by name with their C. `digest` tells terms apart that were made of other numbers.
+    the picture, so they can be computed tile by tile. `readout` is there for terms that are linear in their channels;
+    `couples_batch` says that a picture's number depends on the others of its batch. `inputs` are the further inputs of
+    its graph, float32 [N,C], by name with their C. `digest` tells terms apart that were made of other numbers.
     """
 
     layer: str
@@ -57,8 +57,8 @@ class Term:
     build: Callable[[Ops, ir.Value, Shape], ir.Value] = field(repr=False, compare=False)
     check: Callable[[Layer], None] = field(repr=False, compare=False, default=lambda layer: None)
     local: bool = True
-    reading: Readout | None = field(repr=False, compare=False, default=None)
-    couples: bool = False
+    readout: Readout | None = field(repr=False, compare=False, default=None)
+    couples_batch: bool = False
     inputs: tuple[tuple[str, int], ...] = ()
     digest: int = 0
 
@@ -121,19 +121,19 @@ class Objective:
         return total
 
 
-def _over_places(op: Ops, value: ir.Value, rank: int) -> ir.Value:
+def _mean_but_batch(op: Ops, value: ir.Value, rank: int) -> ir.Value:
     """The mean over every axis but the batch: [N]."""
     return op.ReduceMean(value, list(range(1, rank)), keepdims=0)
 
 
 def l2(layer: str) -> Objective:
     """mean(a²), the objective of the original DeepDream (Mordvintsev et al. 2015)."""
-    return _one(Term(layer, f"l2({layer})", lambda op, a, shape: _over_places(op, op.Mul(a, a), len(shape))))
+    return _single(Term(layer, f"l2({layer})", lambda op, a, shape: _mean_but_batch(op, op.Mul(a, a), len(shape))))
 
 
 def mean(layer: str) -> Objective:
     """mean(a): every channel, pulled up or, with a negative weight, down."""
-    return _one(Term(layer, f"mean({layer})", lambda op, a, shape: _over_places(op, a, len(shape))))
+    return _single(Term(layer, f"mean({layer})", lambda op, a, shape: _mean_but_batch(op, a, len(shape))))
 
 
 def channel(layer: str, *channels: int) -> Objective:
@@ -143,12 +143,12 @@ def channel(layer: str, *channels: int) -> Objective:
 
     def build(op: Ops, a: ir.Value, shape: Shape) -> ir.Value:
         picked = [op.Slice(a, [c], [c + 1], [1]) for c in channels]
-        return _over_places(op, op.Concat(*picked, axis=1) if len(picked) > 1 else picked[0], len(shape))
+        return _mean_but_batch(op, op.Concat(*picked, axis=1) if len(picked) > 1 else picked[0], len(shape))
 
     text = ", ".join(str(c) for c in channels)
-    reading = Readout("mean", lambda count: _picking(count, *channels), _mean_reading)
-    return _one(
-        Term(layer, f"channel({layer}, {text})", build, lambda at: _check_channels(at, channels), reading=reading)
+    readout = Readout("mean", lambda count: _mean_weights(count, *channels), _mean_readout)
+    return _single(
+        Term(layer, f"channel({layer}, {text})", build, lambda at: _check_channels(at, channels), readout=readout)
     )
 
 
@@ -164,22 +164,22 @@ def neuron(layer: str, channel: int, y: int | None = None, x: int | None = None)
         return op.Reshape(op.Slice(a, start, op.Add(start, 1), [2, 3]), [0, 0, 1, 1])
 
     def build(op: Ops, a: ir.Value, shape: Shape) -> ir.Value:
-        return _over_places(op, place(op, op.Slice(a, [channel], [channel + 1], [1]), shape), len(shape))
+        return _mean_but_batch(op, place(op, op.Slice(a, [channel], [channel + 1], [1]), shape), len(shape))
 
     at = "" if y is None and x is None else f", {y}, {x}"
-    reading = Readout(
+    readout = Readout(
         f"neuron{at}",
-        lambda count: _picking(count, channel),
-        lambda op, a, shape, weights: _mean_reading(op, place(op, a, shape), shape, weights),
+        lambda count: _mean_weights(count, channel),
+        lambda op, a, shape, weights: _mean_readout(op, place(op, a, shape), shape, weights),
     )
-    return _one(
+    return _single(
         Term(
             layer,
             f"neuron({layer}, {channel}{at})",
             build,
             lambda at: _check_channels(at, (channel,)),
             local=False,
-            reading=reading,
+            readout=readout,
         )
     )
 
@@ -196,25 +196,25 @@ def direction(layer: str, vector: np.ndarray, cosine_power: float = 0.0) -> Obje
     """
     v = np.asarray(vector, np.float32).reshape(-1)
 
-    def reading(op: Ops, a: ir.Value, shape: Shape, weights: ir.Value) -> ir.Value:
+    def readout(op: Ops, a: ir.Value, shape: Shape, weights: ir.Value) -> ir.Value:
         if not cosine_power:
-            return _mean_reading(op, a, shape, weights)
+            return _mean_readout(op, a, shape, weights)
         along = op.Reshape(weights, [0, 0, *[1] * (len(shape) - 2)])
         dot = op.ReduceSum(op.Mul(a, along), [1], keepdims=1)
         lengths = op.Mul(*(op.Add(op.ReduceL2(of, [1], keepdims=1), 1e-6) for of in (a, along)))
         cosine = op.Max(op.Div(dot, lengths), 0.1)
-        return _over_places(op, op.Mul(dot, op.Pow(cosine, float(cosine_power))), len(shape))
+        return _mean_but_batch(op, op.Mul(dot, op.Pow(cosine, float(cosine_power))), len(shape))
 
     def build(op: Ops, a: ir.Value, shape: Shape) -> ir.Value:
-        return reading(op, a, shape, op.const(v[None]))
+        return readout(op, a, shape, op.const(v[None]))
 
     def check(at: Layer) -> None:
         if at.channels != v.size:
             raise LayerError(f"layer {at.name} has {at.channels} channels but the direction has {v.size}")
 
     kind = f"direction^{cosine_power:g}" if cosine_power else "mean"
-    return _one(
-        Term(layer, f"direction({layer}, [{v.size}])", build, check, reading=Readout(kind, lambda count: v, reading))
+    return _single(
+        Term(layer, f"direction({layer}, [{v.size}])", build, check, readout=Readout(kind, lambda count: v, readout))
     )
 
 
@@ -239,7 +239,7 @@ def diversity(layer: str) -> Objective:
         if not at.spatial:
             raise LayerError(f"layer {at.name} has no places to be diverse over; choose one before the pooling")
 
-    return _one(Term(layer, f"diversity({layer})", build, check, local=False, couples=True))
+    return _single(Term(layer, f"diversity({layer})", build, check, local=False, couples_batch=True))
 
 
 def guide(layer: str, features: np.ndarray) -> Objective:
@@ -262,10 +262,10 @@ def guide(layer: str, features: np.ndarray) -> Objective:
         if at.channels != g.shape[0]:
             raise LayerError(f"layer {at.name} has {at.channels} channels but the guide has {g.shape[0]}")
 
-    return _one(Term(layer, f"guide({layer})", build, check, digest=zlib.crc32(g.tobytes())))
+    return _single(Term(layer, f"guide({layer})", build, check, digest=zlib.crc32(g.tobytes())))
 
 
-def _one(term: Term) -> Objective:
+def _single(term: Term) -> Objective:
     return Objective(((1.0, term),))
 
 
@@ -275,14 +275,14 @@ def _check_channels(layer: Layer, channels: tuple[int, ...]) -> None:
             raise LayerError(f"layer {layer.name} has channels 0 to {layer.channels - 1}; there is no channel {c}")
 
 
-def _picking(count: int, *channels: int) -> np.ndarray:
+def _mean_weights(count: int, *channels: int) -> np.ndarray:
     """The weights [count] of a mean over `channels`."""
     weights = np.zeros(count, np.float32)
     np.add.at(weights, list(channels), np.float32(1 / len(channels)))
     return weights
 
 
-def _mean_reading(op: Ops, a: ir.Value, shape: Shape, weights: ir.Value) -> ir.Value:
+def _mean_readout(op: Ops, a: ir.Value, shape: Shape, weights: ir.Value) -> ir.Value:
     """The mean over places of <a, weights>: [N], for weights [N,C]."""
     means = op.ReduceMean(a, list(range(2, len(shape))), keepdims=0) if len(shape) > 2 else a
     return op.ReduceSum(op.Mul(means, weights), [1], keepdims=0)

@@ -37,8 +37,8 @@ from torch.nn import functional
 
 from onnxdream import objectives
 from onnxdream.interpret.parametrization import COLOR, frequencies
-from onnxdream.interpret.top_activations import excitement, picture_files, read_square
-from onnxdream.interpret.transforms import Warp
+from onnxdream.interpret.top_activations import picture_files, read_center_crop, record_top_activations
+from onnxdream.interpret.transforms import AffineWarp
 from onnxdream.interpret.visualizer import Visualizer
 from onnxdream.networks.model import load_model
 from tools import networks
@@ -47,8 +47,8 @@ LAYERS = {"squeezenet1_1": ("fire5", "fire8"), "efficientnet_lite0": ("block5", 
 TORCH = {"squeezenet1_1": networks.SqueezeNet, "efficientnet_lite0": networks.EfficientNetLite0}
 RECIPES = ("fourier", "maco", "pixel")
 SIZE = (128, 128)
-MOVED = [Warp(SIZE, 1, 0, shift) for shift in ((8, 0), (-8, 0), (0, 8), (0, -8))]
-MOVED += [Warp(SIZE, 1, math.radians(turn), (0, 0)) for turn in (5, -5)]
+MOVED = [AffineWarp(SIZE, 1, 0, shift) for shift in ((8, 0), (-8, 0), (0, 8), (0, -8))]
+MOVED += [AffineWarp(SIZE, 1, math.radians(turn), (0, 0)) for turn in (5, -5)]
 
 
 def quality(name: str, layer: str, channels: range, files: list[Path], steps: int) -> dict[str, dict[str, float]]:
@@ -56,7 +56,11 @@ def quality(name: str, layer: str, channels: range, files: list[Path], steps: in
     model = load_model(name)
     goals = [objectives.channel(layer, c) for c in channels]
     natural = np.max(
-        [excitement(model, layer, [read_square(f, s) for f in files]).means.max(1) for s in (SIZE, (224, 224))], axis=0
+        [
+            record_top_activations(model, layer, [read_center_crop(f, s) for f in files]).means.max(1)
+            for s in (SIZE, (224, 224))
+        ],
+        axis=0,
     )[list(channels)]
     rows = {}
     for recipe in RECIPES:

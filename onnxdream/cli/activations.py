@@ -40,8 +40,8 @@ def activations(
     from .. import images
     from ..interpret import grid
     from ..interpret.activations import activations as compute
-    from ..interpret.activations import strength
-    from ..interpret.targets import channel_label, chosen_channels
+    from ..interpret.activations import mean_activation
+    from ..interpret.targets import channel_label, select_channels
     from ..networks import registry
     from ..networks.model import load_model
 
@@ -54,22 +54,22 @@ def activations(
     if colors not in grid.COLORMAPS:
         raise OptionError(f"unknown colours {colors!r}; there are {', '.join(grid.COLORMAPS)}")
     rgb = images.read_picture(picture).rgb
-    picked = chosen_channels(loaded, name, channels or "all")
+    picked = select_channels(loaded, name, channels or "all")
     if overlay and len(loaded.shapes[loaded.layer(name).name]) == 2:
         raise LayerError(f"layer {name} has no places to lay over the picture; leave --overlay out")
     answer = compute(loaded, rgb, name, longest=size, device=device)
     if not np.isfinite(answer).all():
         raise ModelError(f"layer {name} of {loaded.name} gives numbers that are not finite; choose another layer")
-    strengths = strength(answer)
+    strengths = mean_activation(answer)
     order = sorted(picked, key=lambda c: -float(strengths[c]))[:top]
     labels = [channel_label(loaded, name, c) for c in order]
     if answer.ndim == 1:
-        shown = grid.bars(answer[order], labels)
+        shown = grid.bar_chart(answer[order], labels)
     else:
         over = np.rint(np.clip(rgb, 0, 255)).astype(np.uint8) if overlay else None
         side = grid.map_size(answer.shape[1:] if over is None else over.shape[:2], tile)
-        images.check_size(target, grid.layout(len(order), side, columns)[1])
-        tiles = grid.maps(answer[order], colors=colors, tile=tile, over=over)
+        images.check_size(target, grid.grid_layout(len(order), side, columns)[1])
+        tiles = grid.activation_maps(answer[order], colors=colors, tile=tile, over=over)
         shown = grid.show(
             tiles, [f"{t}: {strengths[c]:.3g}" for t, c in zip(labels, order, strict=True)], columns=columns
         )

@@ -16,7 +16,7 @@ from .terminal import line, note_line, print_json, progress_bar
 from .visualize import ModelArgument, RecipeOption, SeedOption
 
 if TYPE_CHECKING:
-    from ..interpret.atlas import Progress
+    from ..interpret.atlas import AtlasProgress
 
 
 def atlas(
@@ -45,17 +45,17 @@ def atlas(
     quiet: o.QuietOption = False,
 ) -> None:
     """Make a site that shows what every channel looks for, and what excites it; open its index.html in a browser."""
-    from ..interpret.atlas import Plan, chosen_layers, fingerprint, make_atlas
-    from ..interpret.targets import shut_note
+    from ..interpret.atlas import AtlasPlan, make_atlas, network_digest, select_layers
+    from ..interpret.targets import describe_inactive
     from ..networks.model import load_model
 
     cluster = cluster_from(ray, workers, cpus_per_worker, gpus_per_worker)
     began = time.perf_counter()
     loaded = load_model(model)
-    plan = Plan(
+    plan = AtlasPlan(
         model=loaded.name,
-        network=fingerprint(loaded),
-        layers=chosen_layers(loaded, layer or []),
+        network=network_digest(loaded),
+        layers=select_layers(loaded, layer or []),
         channels=channels,
         images=str(pictures.resolve()) if pictures else "",
         recipe=recipe,
@@ -66,7 +66,7 @@ def atlas(
     with own_stdout(cluster), progress_bar(quiet=quiet) as bar:
         task = bar.add_task("atlas", total=None, state="")
 
-        def on_progress(progress: Progress) -> None:
+        def on_progress(progress: AtlasProgress) -> None:
             bar.update(task, completed=progress.done, total=progress.total, state=escape(progress.layer))
 
         done = make_atlas(
@@ -75,8 +75,8 @@ def atlas(
         )  # fmt: skip
     seconds = time.perf_counter() - began
     page = out / "index.html"
-    if done.shut and not (quiet or as_json):
-        note_line(shut_note(done.shut))
+    if done.inactive and not (quiet or as_json):
+        note_line(describe_inactive(done.inactive))
     if as_json:
         print_json({"model": loaded.name, "layers": list(done.layers), "made": done.made, "found": done.found,
                     "seconds": round(seconds, 3), "output": str(page)})  # fmt: skip

@@ -22,7 +22,7 @@ from .terminal import line, note_line, print_json, progress_bar
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..interpret.targets import Wanted
+    from ..interpret.targets import VisualizationTarget
     from ..interpret.visualizer import StepProgress, Visualizer
     from ..networks.model import Model
 
@@ -93,8 +93,8 @@ def visualize(
 ) -> None:
     """Make pictures of what channels, neurons or classes of a network look for."""
     from .. import images
-    from ..interpret import targets as w
-    from ..interpret.grid import layout, show
+    from ..interpret import targets as t
+    from ..interpret.grid import grid_layout, show
     from ..interpret.visualizer import Visualizer
     from ..networks.model import load_model
 
@@ -129,7 +129,9 @@ def visualize(
     began_from = images.read_picture(start).rgb if start else None
     visualizer = Visualizer(
         loaded,
-        recipe=w.natural_maco(spectrum, sides, lambda text: None if quiet else note_line(text)) if spectrum else recipe,
+        recipe=t.maco_from_folder(spectrum, sides, lambda text: None if quiet else note_line(text))
+        if spectrum
+        else recipe,
         size=sides,
         steps=steps,
         seed=seed,
@@ -138,11 +140,11 @@ def visualize(
     )
     visualizer.check([goal.objective for goal in goals])
     if not single:
-        images.check_size(target, layout(len(goals) * (diversity or 1), sides, columns)[1])
+        images.check_size(target, grid_layout(len(goals) * (diversity or 1), sides, columns)[1])
     facets = [goals]
     if diversity:
         weight = 0.3 if diversity_weight is None else diversity_weight
-        facets = [w.diversified(visualizer, goal, diversity, weight) for goal in goals]
+        facets = [t.diverse_targets(visualizer, goal, diversity, weight) for goal in goals]
     goals = [goal for facet in facets for goal in facet]
     labels = [goal.label for goal in goals]
     about: dict[str, Any] = {
@@ -157,15 +159,15 @@ def visualize(
             record = {**about, "objectives": [about["objectives"][position]]}
             images.write_picture(files[position], images.Picture(picture.astype("float32")), record)
 
-    pictures, values, shut = _climbed(visualizer, facets, began_from, keep, quiet=quiet)
+    pictures, values, inactive = _visualize(visualizer, facets, began_from, keep, quiet=quiet)
     if not single:
         write_grid(target, show(pictures, labels, columns=columns), about)
-    if shut and not (quiet or as_json):
-        found_shut: dict[str, list[str]] = defaultdict(list)
-        for position in shut:
+    if inactive and not (quiet or as_json):
+        inactive_by_layer: dict[str, list[str]] = defaultdict(list)
+        for position in inactive:
             at = goals[position].objective.layers[0]
-            found_shut[at].append(labels[position].removeprefix(f"{at} "))
-        note_line(w.shut_note(found_shut))
+            inactive_by_layer[at].append(labels[position].removeprefix(f"{at} "))
+        note_line(t.describe_inactive(inactive_by_layer))
     seconds = time.perf_counter() - began
     if as_json:
         found = [
@@ -197,7 +199,7 @@ def _check_together(given: dict[str, bool]) -> None:
             raise OptionError(f"{one} is for {needed}; give that too, or leave it out")
 
 
-def _single_files(folder: Path, model: str, goals: list[Wanted]) -> list[Path]:
+def _single_files(folder: Path, model: str, goals: list[VisualizationTarget]) -> list[Path]:
     """A file in `folder` for each of `goals`."""
     from ..interpret.site import slug
 
@@ -217,44 +219,46 @@ def _goals(
     sign: str,
     interpolate: str | None,
     frames: int,
-) -> list[Wanted]:
+) -> list[VisualizationTarget]:
     """What was asked for. Raises OptionError and LayerError."""
-    from ..interpret import targets as w
+    from ..interpret import targets as t
     from ..settings import parse_channels
 
     if len(layers) > 1 and (classes or interpolate):
         raise OptionError("--class and --interpolate take one --layer")
     if classes:
-        return w.wanted_classes(model, classes, layers[0] if layers else None, sign)
+        return t.class_targets(model, classes, layers[0] if layers else None, sign)
     layers = layers or [model.default_layer()]
     if interpolate:
         ends = parse_channels(interpolate.replace("-", ","))
         if len(set(ends)) != 2 or len(ends) != 2:
             raise OptionError(f"--interpolate {interpolate} needs two channels such as 3,17")
-        w.chosen_channels(model, layers[0], interpolate.replace("-", ","))
-        return w.between(layers[0], *ends, frames)
+        t.select_channels(model, layers[0], interpolate.replace("-", ","))
+        return t.interpolation_targets(layers[0], *ends, frames)
     columns = []
     for name in layers:
-        numbers = w.chosen_channels(model, name, channels)
+        numbers = t.select_channels(model, name, channels)
         if not terminal.quiet and channels is None and kind != "layer" and len(numbers) < model.layer(name).channels:
             first = f"the first {len(numbers)} of {model.layer(name).channels} channels of {name}"
             note_line(f"{first}; --channels names others, or all")
-        column = w.wanted_channels(model, name, numbers, kind=kind, sign=sign)
-        columns.append(column if len(layers) == 1 else [w.Wanted(f"{name} {g.label}", g.objective) for g in column])
+        column = t.channel_targets(model, name, numbers, kind=kind, sign=sign)
+        columns.append(
+            column if len(layers) == 1 else [t.VisualizationTarget(f"{name} {g.label}", g.objective) for g in column]
+        )
     if len({len(column) for column in columns}) > 1:
         raise OptionError("these layers have different numbers of channels; name those to show with --channels")
     return [goal for row in zip(*columns, strict=True) for goal in row]
 
 
-def _climbed(
+def _visualize(
     visualizer: Visualizer,
-    facets: list[list[Wanted]],
+    facets: list[list[VisualizationTarget]],
     start: Any,
     keep: Callable[[int, np.ndarray], None],
     *,
     quiet: bool,
 ) -> tuple[np.ndarray, list[float], list[int]]:
-    """The pictures of all facets, [n,H,W,3], what each reaches, and positions of those that found their channel shut.
+    """The pictures of all facets [n,H,W,3], the value each reaches, and the positions of those left inactive.
 
     `keep` gets each picture, and its position, as soon as it is finished.
     """
@@ -262,10 +266,10 @@ def _climbed(
 
     pictures: list[np.ndarray] = []
     values: list[float] = []
-    shut: list[int] = []
+    inactive: list[int] = []
     with progress_bar(quiet=quiet) as bar:
         total = visualizer.steps * sum(map(len, facets))
-        task = bar.add_task("climbing", total=total, state="")
+        task = bar.add_task("ascending", total=total, state="")
 
         def on_step(progress: StepProgress) -> None:
             bar.update(task, advance=progress.pictures, state=f"step {progress.step}/{progress.steps}")
@@ -274,6 +278,6 @@ def _climbed(
             goals = [goal.objective for goal in facet]
             pictures.append(visualizer(goals, start=start, on_step=on_step, on_picture=keep))
             reached = visualizer.measure(goals, pictures[-1])
-            shut += [len(values) + position for position in visualizer.unreached(goals, reached)]
+            inactive += [len(values) + position for position in visualizer.find_inactive(goals, reached)]
             values += map(float, reached)
-    return pictures[0] if len(pictures) == 1 else np.concatenate(pictures), values, shut
+    return pictures[0] if len(pictures) == 1 else np.concatenate(pictures), values, inactive

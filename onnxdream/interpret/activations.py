@@ -21,16 +21,16 @@ def activations(
     Raises LayerError for a layer that is not there and PictureError for what is no picture.
     """
     loaded = load_model(model) if isinstance(model, str) else model
-    answer = features(loaded, loaded.layer(layer).name, picture, device=device, longest=longest)[0]
-    return answer if answer.ndim != 2 else _grid_of_tokens(answer)
+    activation = features(loaded, loaded.layer(layer).name, picture, device=device, longest=longest)[0]
+    return activation if activation.ndim != 2 else _tokens_to_grid(activation)
 
 
-def strength(answer: np.ndarray) -> np.ndarray:
+def mean_activation(activation: np.ndarray) -> np.ndarray:
     """How strongly each channel of [C,...] answers: its mean, [C]."""
-    return np.asarray(answer.reshape(answer.shape[0], -1).mean(1))
+    return np.asarray(activation.reshape(activation.shape[0], -1).mean(1))
 
 
-def _grid_of_tokens(tokens: np.ndarray) -> np.ndarray:
+def _tokens_to_grid(tokens: np.ndarray) -> np.ndarray:
     count, channels = tokens.shape
     for extra in (0, 1):
         side = math.isqrt(count - extra)

@@ -31,16 +31,16 @@ from ..networks.model import Layer, Model
 from ..objectives import channel
 from ..settings import parse_channels
 from . import site
-from .top_activations import excitement, patches, picture_files, picture_size, readable
-from .visualizer import BATCH, Visualizer
+from .top_activations import input_size, picture_files, read_crops, record_top_activations, top_patches
+from .visualizer import BATCH_PER_THREAD, Visualizer
 
-_PATCHES, _PATCH_SIDE = 8, 80
+_PATCH_COUNT, _PATCH_SIDE = 8, 80
 _STATISTICS = "statistics.json"
 _LAYERS_WITHOUT_CARD = 8
 
 
 @dataclass(frozen=True)
-class Progress:
+class AtlasProgress:
     """Reported to `on_progress`: `done` of `total` pieces, pictures looked at and channels visualised."""
 
     layer: str
@@ -49,11 +49,11 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Plan:
+class AtlasPlan:
     """What an atlas shows and how its pictures are made."""
 
     model: str
-    network: str  # the fingerprint of its file
+    network: str  # the digest of its file
     layers: tuple[str, ...]
     channels: str  # "all", or numbers such as 0-15
     images: str  # the folder of pictures, "" for none
@@ -64,20 +64,20 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Made:
+class AtlasResult:
     """What `make_atlas` did: the layers that the atlas has by now, how many of their channels it made or found made.
 
-    `shut` are those made now whose picture does not excite them at all.
+    `inactive` are those made now whose picture does not excite them at all.
     """
 
     layers: tuple[str, ...]
     made: int
     found: int
-    shut: dict[str, list[int]]
+    inactive: dict[str, list[int]]
 
 
 @dataclass(frozen=True)
-class Batch:
+class ChannelBatch:
     """Channels of a layer whose pictures, of `size` (height, width), are made together."""
 
     layer: str
@@ -89,20 +89,20 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Climbers:
+class BatchVisualizer:
     """Makes the pictures of a batch, here or on a machine of a cluster; a Visualizer for each size."""
 
-    of_size: dict[tuple[int, int], Visualizer]
+    visualizers: dict[tuple[int, int], Visualizer]
 
-    def __call__(self, batch: Batch, report: ReportProgress | None = None) -> tuple[np.ndarray, list[int]]:
-        """The pictures of a batch, uint8 [n,H,W,3], and those of its channels that stay shut on theirs."""
-        visualizer, goals = self.of_size[batch.size], [channel(batch.layer, c) for c in batch.channels]
+    def __call__(self, batch: ChannelBatch, report: ReportProgress | None = None) -> tuple[np.ndarray, list[int]]:
+        """The pictures of a batch, uint8 [n,H,W,3], and those of its channels that stay inactive on theirs."""
+        visualizer, goals = self.visualizers[batch.size], [channel(batch.layer, c) for c in batch.channels]
         pictures = visualizer(goals)
-        shut = visualizer.unreached(goals, visualizer.measure(goals, pictures))
-        return pictures, [batch.channels[position] for position in shut]
+        inactive = visualizer.find_inactive(goals, visualizer.measure(goals, pictures))
+        return pictures, [batch.channels[position] for position in inactive]
 
 
-def chosen_layers(model: Model, names: Sequence[str]) -> tuple[str, ...]:
+def select_layers(model: Model, names: Sequence[str]) -> tuple[str, ...]:
     """The layers named, "all" for every one; without names the recommended ones, or 8 spread over the network."""
     if "all" in names:
         return tuple(model.layers)
@@ -120,14 +120,14 @@ def chosen_layers(model: Model, names: Sequence[str]) -> tuple[str, ...]:
 def make_atlas(
     model: Model,
     folder: Path,
-    plan: Plan,
+    plan: AtlasPlan,
     *,
     device: str = "auto",
     threads: int = 0,
     cluster: RayCluster | None = None,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[AtlasProgress], None] = lambda progress: None,
     on_skip: Callable[[str], None] = lambda message: None,
-) -> Made:
+) -> AtlasResult:
     """Make the atlas `plan` of `model` in `folder`, or go on with it.
 
     With `cluster` its machines make the channels' pictures. Pictures that cannot be read are told to `on_skip` and left
@@ -135,83 +135,85 @@ def make_atlas(
     other settings, OutputError when it cannot be written, PictureError for a folder without pictures, ClusterError, and
     what `Visualizer` raises.
     """
-    plan = _joined(folder, plan, model)
+    plan = _merge_existing(folder, plan, model)
     layers = [model.layer(name) for name in plan.layers]
-    numbers = {layer.name: _numbers(layer, plan.channels) for layer in layers}
+    numbers = {layer.name: _select_numbers(layer, plan.channels) for layer in layers}
     sizes = {
         layer.name: model.fixed_input_size([layer.name], channels=True) or (plan.size, plan.size) for layer in layers
     }
     threads = threads if cluster is None else cluster.cpus_per_worker
-    look: dict[str, Any] = {
+    options: dict[str, Any] = {
         "recipe": plan.recipe,
         "steps": plan.steps,
         "seed": plan.seed,
         "device": device,
         "threads": threads,
     }
-    climbers = {size: Visualizer(model, size=size, **look) for size in set(sizes.values())}
+    visualize = {size: Visualizer(model, size=size, **options) for size in set(sizes.values())}
     for layer in layers:
-        climbers[sizes[layer.name]].check([channel(layer.name, numbers[layer.name][0])])
+        visualize[sizes[layer.name]].check([channel(layer.name, numbers[layer.name][0])])
     files = picture_files(Path(plan.images)) if plan.images else []
     read: dict[tuple[int, int], list[np.ndarray]] = {}
-    unseen = [layer for layer in layers if files and not _statistics(folder, layer.name, numbers[layer.name])]
-    for size in {picture_size(model, layer.name) for layer in unseen}:
-        read[size] = list(readable(files, size, on_skip))
+    without_statistics = [
+        layer for layer in layers if files and not _read_statistics(folder, layer.name, numbers[layer.name])
+    ]
+    for size in {input_size(model, layer.name) for layer in without_statistics}:
+        read[size] = list(read_crops(files, size, on_skip))
         if not read[size]:
             raise PictureError(f"{plan.images}: none of its pictures can be read; name a folder of PNG or JPEG files")
-    _open(folder, plan)
-    missing = {name: [c for c in numbers[name] if not _is_whole(_picture(folder, name, c))] for name in numbers}
-    looks = sum(len(read[picture_size(model, layer.name)]) for layer in unseen)
-    total, done = looks + sum(map(len, missing.values())), 0
-    shut: dict[str, list[int]] = defaultdict(list)
+    _create_folders(folder, plan)
+    missing = {name: [c for c in numbers[name] if not _is_nonempty(_picture_path(folder, name, c))] for name in numbers}
+    looked_at = sum(len(read[input_size(model, layer.name)]) for layer in without_statistics)
+    total, done = looked_at + sum(map(len, missing.values())), 0
+    inactive: dict[str, list[int]] = defaultdict(list)
 
     def advance(layer: str, by: int = 1) -> None:
         nonlocal done
         done += by
-        on_progress(Progress(layer, done, total))
+        on_progress(AtlasProgress(layer, done, total))
 
     try:
-        for layer in unseen:
-            pictures, advanced = read[picture_size(model, layer.name)], partial(advance, layer.name)
-            _look(model, layer, numbers[layer.name], pictures, folder, device, advanced)
-        at_once = BATCH * next(iter(climbers.values())).threads
+        for layer in without_statistics:
+            pictures, advanced = read[input_size(model, layer.name)], partial(advance, layer.name)
+            _write_statistics(model, layer, numbers[layer.name], pictures, folder, device, advanced)
+        at_once = BATCH_PER_THREAD * next(iter(visualize.values())).threads
         batches = [
-            Batch(name, tuple(left[i : i + at_once]), sizes[name])
+            ChannelBatch(name, tuple(left[i : i + at_once]), sizes[name])
             for name, left in missing.items()
             for i in range(0, len(left), at_once)
         ]
         unfinished = Counter(batch.layer for batch in batches)
-        for batch, (made, left_shut) in _made(Climbers(climbers), batches, cluster):
-            if left_shut:
-                shut[batch.layer] += left_shut
+        for batch, (made, newly_inactive) in _visualize_batches(BatchVisualizer(visualize), batches, cluster):
+            if newly_inactive:
+                inactive[batch.layer] += newly_inactive
             for c, picture in zip(batch.channels, made, strict=True):
-                _save(_picture(folder, batch.layer, c), picture)
+                _save_jpeg(_picture_path(folder, batch.layer, c), picture)
             advance(batch.layer, len(batch.channels))
             unfinished[batch.layer] -= 1
             if not unfinished[batch.layer]:
                 _render(model, folder, plan, layers, numbers)
     finally:
         _render(model, folder, plan, layers, numbers)
-    made_now = sum(map(len, missing.values()))
-    return Made(plan.layers, made_now, sum(map(len, numbers.values())) - made_now, dict(shut))
+    created = sum(map(len, missing.values()))
+    return AtlasResult(plan.layers, created, sum(map(len, numbers.values())) - created, dict(inactive))
 
 
-def _made(
-    climbers: Climbers, batches: Sequence[Batch], cluster: RayCluster | None
-) -> Iterable[tuple[Batch, tuple[np.ndarray, list[int]]]]:
-    """Each batch with what `Climbers` give for it, as they are finished."""
+def _visualize_batches(
+    visualize: BatchVisualizer, batches: Sequence[ChannelBatch], cluster: RayCluster | None
+) -> Iterable[tuple[ChannelBatch, tuple[np.ndarray, list[int]]]]:
+    """Each batch with what `BatchVisualizer` makes of it, as they are finished."""
     if cluster is None:
-        return ((batch, climbers(batch)) for batch in batches)
-    return cluster.map(climbers, batches)
+        return ((batch, visualize(batch)) for batch in batches)
+    return cluster.map(visualize, batches)
 
 
-def fingerprint(model: Model) -> str:
+def network_digest(model: Model) -> str:
     """What tells networks of the same name apart."""
     data = model.path.read_bytes() if model.path else model.proto.SerializeToString()
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _numbers(layer: Layer, channels: str) -> tuple[int, ...]:
+def _select_numbers(layer: Layer, channels: str) -> tuple[int, ...]:
     """The layer's own of the channels that the plan names. Raises LayerError when that leaves none."""
     if channels == "all":
         return tuple(range(layer.channels))
@@ -221,7 +223,7 @@ def _numbers(layer: Layer, channels: str) -> tuple[int, ...]:
     return numbers
 
 
-def _joined(folder: Path, plan: Plan, model: Model) -> Plan:
+def _merge_existing(folder: Path, plan: AtlasPlan, model: Model) -> AtlasPlan:
     """`plan` with the layers of the atlas that is in `folder` already, in the network's order.
 
     Raises OptionError where that has other settings, and OutputError where there is something else.
@@ -233,7 +235,7 @@ def _joined(folder: Path, plan: Plan, model: Model) -> Plan:
                 raise OutputError(f"{folder}: is not empty and holds no atlas; choose another folder")
             return plan
         there = json.loads(note.read_text(encoding="utf-8"))
-        before = Plan(**{**there, "layers": tuple(there["layers"])})
+        before = AtlasPlan(**{**there, "layers": tuple(there["layers"])})
     except OSError as error:
         raise OutputError(f"{folder}: cannot be used ({error.strerror}); choose another folder") from error
     except (ValueError, TypeError, KeyError) as error:
@@ -247,7 +249,7 @@ def _joined(folder: Path, plan: Plan, model: Model) -> Plan:
     return replace(plan, layers=tuple(name for name in model.layers if name in both))
 
 
-def _open(folder: Path, plan: Plan) -> None:
+def _create_folders(folder: Path, plan: AtlasPlan) -> None:
     """Make the folders and note the plan. Raises OutputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -258,16 +260,16 @@ def _open(folder: Path, plan: Plan) -> None:
         raise OutputError(f"{folder}: cannot be written: {error.strerror}; choose another folder") from error
 
 
-def _look(
+def _write_statistics(
     model: Model, layer: Layer, numbers: Sequence[int], pictures: list[np.ndarray], folder: Path, device: str,
     on_picture: Callable[[], None],
 ) -> None:  # fmt: skip
     """Write the layer's patches and, when all are there, its statistics."""
-    found = excitement(model, layer.name, pictures, device=device, on_picture=on_picture)
+    found = record_top_activations(model, layer.name, pictures, device=device, on_picture=on_picture)
     for c in numbers:
-        strip = patches(found, c, pictures, layer.receptive_field, _PATCHES, _PATCH_SIDE)
+        strip = top_patches(found, c, pictures, layer.receptive_field, _PATCH_COUNT, _PATCH_SIDE)
         if strip is not None:
-            _save(folder / site.slug(layer.name) / f"patches-{c}.jpg", strip)
+            _save_jpeg(folder / site.slug(layer.name) / f"patches-{c}.jpg", strip)
     record: dict[str, Any] = {
         str(c): {
             "mean": float(found.mean[c]), "deviation": float(found.deviation[c]), "active": float(found.active[c]),
@@ -279,13 +281,13 @@ def _look(
 
 
 def _render(
-    model: Model, folder: Path, plan: Plan, layers: Sequence[Layer], numbers: dict[str, tuple[int, ...]]
+    model: Model, folder: Path, plan: AtlasPlan, layers: Sequence[Layer], numbers: dict[str, tuple[int, ...]]
 ) -> None:
     """Write the pages for what there is by now."""
     shown = []
     for layer in layers:
-        home, statistics = site.slug(layer.name), _statistics(folder, layer.name, numbers[layer.name])
-        there = {path.name for path in (folder / home).iterdir() if _is_whole(path)}
+        home, statistics = site.slug(layer.name), _read_statistics(folder, layer.name, numbers[layer.name])
+        there = {path.name for path in (folder / home).iterdir() if _is_nonempty(path)}
         labels = model.card.labels if not layer.spatial and len(model.card.labels) == layer.channels else ()
         cells = [
             site.Channel(c, home, there, labels[c] if labels else "", statistics.get(str(c)))
@@ -295,21 +297,21 @@ def _render(
     site.write(folder, model.card.title or model.name, asdict(plan), shown)
 
 
-def _save(path: Path, picture: np.ndarray) -> None:
+def _save_jpeg(path: Path, picture: np.ndarray) -> None:
     write_whole(path, lambda to: Image.fromarray(picture).save(to, quality=88))
 
 
-def _picture(folder: Path, layer: str, number: int) -> Path:
+def _picture_path(folder: Path, layer: str, number: int) -> Path:
     return folder / site.slug(layer) / f"channel-{number}.jpg"
 
 
-def _is_whole(path: Path) -> bool:
+def _is_nonempty(path: Path) -> bool:
     """Whether there is a file with something in it; a full disk, or a copy that broke off, leaves empty ones."""
     return path.is_file() and path.stat().st_size > 0
 
 
-def _statistics(folder: Path, layer: str, numbers: Sequence[int]) -> dict[str, Any]:
-    """What `_look` noted of the channels `numbers`, by number; empty where that is not there or damaged."""
+def _read_statistics(folder: Path, layer: str, numbers: Sequence[int]) -> dict[str, Any]:
+    """What `_write_statistics` noted of the channels `numbers`, by number; empty where that is not there or damaged."""
     try:
         record = json.loads((folder / site.slug(layer) / _STATISTICS).read_text(encoding="utf-8"))
         whole = all({"mean", "deviation", "active", "peaks"} <= record[str(c)].keys() for c in numbers)

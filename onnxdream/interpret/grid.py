@@ -1,4 +1,4 @@
-"""Labelled grids of pictures, maps of activation, and bars."""
+"""Labelled grids of pictures, activation maps and bar charts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ COLORMAPS = {
     "inferno": cv2.COLORMAP_INFERNO,
     "turbo": cv2.COLORMAP_TURBO,
 }
-_LARGEST = 65_000  # pixels a side, what PNG readers and JPEG still take
-_BACKGROUND, _INK, _FAINT, _BAR = (18, 18, 20), (235, 235, 235), (120, 120, 125), (92, 150, 230)
+_MAX_SIDE = 65_000  # pixels a side, what PNG readers and JPEG still take
+_BACKGROUND, _FOREGROUND, _MUTED, _BAR = (18, 18, 20), (235, 235, 235), (120, 120, 125), (92, 150, 230)
 
 
 def show(
@@ -27,18 +27,18 @@ def show(
 ) -> Image.Image:
     """Pictures uint8 [n,H,W,3] RGB as one labelled grid; a notebook shows what is returned.
 
-    Activations, float [n,h,w], are drawn by `maps`. `columns` is chosen so that the grid is about square where it is
-    None. Raises OptionError for arrays that are neither and labels that do not fit, and PictureError for a grid beyond
-    65,000 pixels a side.
+    Activations, float [n,h,w], are drawn by `activation_maps`. Without `columns` the grid is about square. Raises
+    OptionError for arrays that are neither and labels that do not fit, and PictureError for a grid beyond 65,000 pixels
+    a side.
     """
-    tiles = [_tile(np.asarray(picture)) for picture in pictures]
+    tiles = [_to_tile(np.asarray(picture)) for picture in pictures]
     if not tiles:
         raise OptionError("there are no pictures to show")
     if labels and len(labels) != len(tiles):
         raise OptionError(f"{len(labels)} labels for {len(tiles)} pictures; give one each")
     height, width = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
-    columns, size = layout(len(tiles), (height, width), columns, gap=gap, labelled=bool(labels))
-    text = _text(width)
+    columns, size = grid_layout(len(tiles), (height, width), columns, gap=gap, labelled=bool(labels))
+    text = _label_height(width)
     line = text + 6 if labels else 0
     grid = Image.new("RGB", size[::-1], _BACKGROUND)
     pen, font = ImageDraw.Draw(grid), ImageFont.load_default(text)
@@ -47,11 +47,11 @@ def show(
         x, y = gap + column * (width + gap), gap + row * (height + line + gap)
         grid.paste(Image.fromarray(tile), (x, y))
         if labels:
-            pen.text((x + 2, y + height + 1), _fitting(labels[position], font, width - 4), _INK, font)
+            pen.text((x + 2, y + height + 1), _truncate(labels[position], font, width - 4), _FOREGROUND, font)
     return grid
 
 
-def layout(
+def grid_layout(
     count: int, tile: tuple[int, int], columns: int | None = None, *, gap: int = 4, labelled: bool = True
 ) -> tuple[int, tuple[int, int]]:
     """The columns of a grid of `count` tiles, each of (height, width), and its size (height, width).
@@ -62,27 +62,27 @@ def layout(
         raise OptionError(f"columns is {columns}; it must be at least 1")
     height, width = tile
     columns = min(count, columns or math.ceil(math.sqrt(count * height / width)))
-    line = _text(width) + 6 if labelled else 0
-    return columns, _checked(gap + math.ceil(count / columns) * (height + line + gap), gap + columns * (width + gap))
+    line = _label_height(width) + 6 if labelled else 0
+    return columns, _check_size(gap + math.ceil(count / columns) * (height + line + gap), gap + columns * (width + gap))
 
 
-def _text(width: int) -> int:
+def _label_height(width: int) -> int:
     """The height of the labels under tiles of `width` pixels."""
     return max(10, min(18, width // 9))
 
 
-def _checked(height: int, width: int) -> tuple[int, int]:
-    if max(height, width) > _LARGEST:
+def _check_size(height: int, width: int) -> tuple[int, int]:
+    if max(height, width) > _MAX_SIDE:
         raise PictureError(
-            f"the grid would be {width}x{height}, beyond {_LARGEST:,} a side; show fewer or smaller tiles"
+            f"the grid would be {width}x{height}, beyond {_MAX_SIDE:,} a side; show fewer or smaller tiles"
         )
     return height, width
 
 
-def _tile(array: np.ndarray) -> np.ndarray:
+def _to_tile(array: np.ndarray) -> np.ndarray:
     """A picture uint8 as it is, an activation [h,w] as a map."""
     if array.dtype.kind == "f" and array.ndim == 2 and array.size:
-        return maps(array[None])[0]
+        return activation_maps(array[None])[0]
     if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.size:
         return array
     raise OptionError(
@@ -97,7 +97,7 @@ def map_size(shape: tuple[int, ...], tile: int) -> tuple[int, int]:
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
-def maps(
+def activation_maps(
     answer: np.ndarray, *, colors: str = "viridis", tile: int = 128, over: np.ndarray | None = None
 ) -> list[np.ndarray]:
     """Channels [n,h,w] as pictures uint8 [H,W,3], each from its own lowest to its highest value.
@@ -119,7 +119,7 @@ def maps(
         method = cv2.INTER_NEAREST if below is None else cv2.INTER_CUBIC
         unit = np.nan_to_num(unit.astype(np.float32), nan=0.0, posinf=1.0, neginf=0.0)
         unit = np.clip(cv2.resize(unit, size, interpolation=method), 0, 1)
-        colored = _colored(unit, COLORMAPS[colors])
+        colored = _apply_colormap(unit, COLORMAPS[colors])
         if below is not None:
             share = unit[..., None]
             colored = below * (0.25 + 0.75 * share) * (1 - 0.45 * share) + colored * 0.45 * share
@@ -127,11 +127,11 @@ def maps(
     return pictures
 
 
-def bars(values: np.ndarray, labels: Sequence[str], *, width: int = 640) -> Image.Image:
+def bar_chart(values: np.ndarray, labels: Sequence[str], *, width: int = 640) -> Image.Image:
     """Values [n] as horizontal bars with their labels, for layers without places; negative ones go left of the zero."""
     line, text = 22, 13
     named = [f"{label}" for label in labels]
-    picture = Image.new("RGB", _checked(line * len(named) + 8, width)[::-1], _BACKGROUND)
+    picture = Image.new("RGB", _check_size(line * len(named) + 8, width)[::-1], _BACKGROUND)
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(text)
     left, right = width * 2 // 5, width - 80
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
@@ -139,13 +139,13 @@ def bars(values: np.ndarray, labels: Sequence[str], *, width: int = 640) -> Imag
     zero = left + (right - left) * -low / span
     for position, (value, label) in enumerate(zip(values, named, strict=True)):
         y, end = 4 + position * line, left + (right - left) * (float(value) - low) / span
-        pen.text((8, y + 2), _fitting(label, font, left - 16), _INK, font)
-        pen.rectangle((min(zero, end), y + 3, max(zero, end), y + line - 4), _BAR if value >= 0 else _FAINT)
-        pen.text((right + 8, y + 2), f"{value:.4g}", _INK, font)
+        pen.text((8, y + 2), _truncate(label, font, left - 16), _FOREGROUND, font)
+        pen.rectangle((min(zero, end), y + 3, max(zero, end), y + line - 4), _BAR if value >= 0 else _MUTED)
+        pen.text((right + 8, y + 2), f"{value:.4g}", _FOREGROUND, font)
     return picture
 
 
-def _colored(unit: np.ndarray, colormap: int | None) -> np.ndarray:
+def _apply_colormap(unit: np.ndarray, colormap: int | None) -> np.ndarray:
     """Values [H,W] in 0..1 as float32 [H,W,3] in 0..255."""
     grey = np.rint(unit * 255).astype(np.uint8)
     if colormap is None:
@@ -153,7 +153,7 @@ def _colored(unit: np.ndarray, colormap: int | None) -> np.ndarray:
     return np.asarray(cv2.applyColorMap(grey, colormap)[..., ::-1], np.float32)
 
 
-def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _truncate(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """`text`, cut where it is longer than `width` pixels."""
     if font.getlength(text) <= width:
         return text

@@ -1,9 +1,9 @@
 """What a visualisation is made of: pictures as functions of parameters that are easier to climb than pixels.
 
-Each parametrisation maps parameters to pictures float32 [N,3,H,W] RGB in 0..255 and hands back the map's transpose:
+Each parametrization maps parameters to pictures float32 [N,3,H,W] RGB in 0..255 and hands back the map's transpose:
 
-    pictures, pull = parametrisation(parameters)
-    gradient = pull(d objective / d pictures)        # with respect to the parameters, exact
+    pictures, vjp = parametrization(parameters)
+    gradient = vjp(d objective / d pictures)        # with respect to the parameters, exact
 
 `start(rng)` draws the parameters of one picture; parameters of several are stacked along the first axis.
 """
@@ -16,14 +16,14 @@ from typing import Protocol
 import numpy as np
 from scipy import fft
 
-Pull = Callable[[np.ndarray], np.ndarray]
+Vjp = Callable[[np.ndarray], np.ndarray]
 
 # Where the colours of natural pictures vary: the square root of their covariance, from lucid, its longest column 1.
 _COLOR = np.array([[0.26, 0.09, 0.02], [0.27, 0.0, -0.05], [0.27, -0.09, 0.03]], np.float32)
 COLOR = _COLOR / np.float32(np.linalg.norm(_COLOR, axis=0).max())
 
 
-class Parametrisation(Protocol):
+class Parametrization(Protocol):
     """See the module's docstring."""
 
     size: tuple[int, int]
@@ -34,7 +34,7 @@ class Parametrisation(Protocol):
     def encode(self, picture: np.ndarray) -> np.ndarray:
         """The parameters of `picture`, float32 [3,H,W] in 0..255, or as near as they come."""
 
-    def __call__(self, parameters: np.ndarray) -> tuple[np.ndarray, Pull]:
+    def __call__(self, parameters: np.ndarray) -> tuple[np.ndarray, Vjp]:
         """Pictures [N,3,H,W] in 0..255, and the function that pulls their gradient back."""
 
 
@@ -52,7 +52,7 @@ class Pixel:
         """The parameters of `picture`."""
         return picture - np.float32(127.5)
 
-    def __call__(self, parameters: np.ndarray) -> tuple[np.ndarray, Pull]:
+    def __call__(self, parameters: np.ndarray) -> tuple[np.ndarray, Vjp]:
         """Clipped to 0..255."""
         np.clip(parameters, -127.5, 127.5, out=parameters)
         return parameters + np.float32(127.5), lambda gradient: gradient
@@ -80,16 +80,16 @@ class Fourier:
         spectrum = fft.rfft2(_decorrelated(picture)) / self._scale
         return np.stack([spectrum.real, spectrum.imag], -1).astype(np.float32)
 
-    def __call__(self, parameters: np.ndarray) -> tuple[np.ndarray, Pull]:
+    def __call__(self, parameters: np.ndarray) -> tuple[np.ndarray, Vjp]:
         """The inverse transform of the spectrum, coloured."""
         spectrum = parameters.view(np.complex64)[..., 0] * self._scale
-        pictures, pull_colors = _colored(fft.irfft2(spectrum, s=self.size))
+        pictures, vjp_colors = _colored(fft.irfft2(spectrum, s=self.size))
 
-        def pull(gradient: np.ndarray) -> np.ndarray:
-            back = _irfft2_transposed(pull_colors(gradient)) * self._scale
+        def vjp(gradient: np.ndarray) -> np.ndarray:
+            back = _irfft2_transposed(vjp_colors(gradient)) * self._scale
             return np.ascontiguousarray(back[..., None]).view(np.float32)
 
-        return pictures, pull
+        return pictures, vjp
 
 
 class MaCo:
@@ -121,19 +121,19 @@ class MaCo:
         phase: np.ndarray = np.angle(fft.rfft2(_decorrelated(picture))).astype(np.float32)
         return phase
 
-    def __call__(self, parameters: np.ndarray) -> tuple[np.ndarray, Pull]:
+    def __call__(self, parameters: np.ndarray) -> tuple[np.ndarray, Vjp]:
         """The inverse transform of the spectrum, coloured."""
         spectrum = np.empty(parameters.shape, np.complex64)
         np.multiply(self._magnitude, np.cos(parameters), out=spectrum.real)
         np.multiply(self._magnitude, np.sin(parameters), out=spectrum.imag)
-        pictures, pull_colors = _colored(fft.irfft2(spectrum, s=self.size))
+        pictures, vjp_colors = _colored(fft.irfft2(spectrum, s=self.size))
 
-        def pull(gradient: np.ndarray) -> np.ndarray:
-            back = _irfft2_transposed(pull_colors(gradient))
+        def vjp(gradient: np.ndarray) -> np.ndarray:
+            back = _irfft2_transposed(vjp_colors(gradient))
             turned: np.ndarray = spectrum.real * back.imag - spectrum.imag * back.real  # Im(conj(S) dS)
             return turned
 
-        return pictures, pull
+        return pictures, vjp
 
 
 def frequencies(size: tuple[int, int]) -> np.ndarray:
@@ -159,7 +159,7 @@ def _decorrelated(picture: np.ndarray) -> np.ndarray:
     return np.linalg.solve(COLOR, logits).astype(np.float32).reshape(picture.shape)
 
 
-def _colored(planes: np.ndarray) -> tuple[np.ndarray, Pull]:
+def _colored(planes: np.ndarray) -> tuple[np.ndarray, Vjp]:
     """Decorrelated planes [N,3,H,W] as pictures in 0..255, and the transpose of that map."""
     shape = planes.shape
     squashed = np.matmul(COLOR, planes.reshape(shape[0], 3, -1))
@@ -168,13 +168,13 @@ def _colored(planes: np.ndarray) -> tuple[np.ndarray, Pull]:
     squashed += 1
     np.divide(1, squashed, out=squashed)  # the sigmoid
 
-    def pull(gradient: np.ndarray) -> np.ndarray:
+    def vjp(gradient: np.ndarray) -> np.ndarray:
         slope = squashed * (1 - squashed)
         slope *= np.float32(255)
         slope *= gradient.reshape(slope.shape)
         return np.asarray(np.matmul(COLOR.T, slope).reshape(shape))
 
-    return (squashed * np.float32(255)).reshape(shape), pull
+    return (squashed * np.float32(255)).reshape(shape), vjp
 
 
 def _irfft2_transposed(gradient: np.ndarray) -> np.ndarray:

@@ -17,31 +17,31 @@ from ..networks.model import Model
 from ..objectives import Objective, channel, direction, diversity, l2, logit, neuron
 from ..settings import parse_channels
 from .parametrization import MaCo, natural_magnitude
-from .top_activations import picture_files, readable
-from .visualizer import RECIPES, Recipe, Visualizer
+from .top_activations import picture_files, read_crops
+from .visualizer import RECIPES, VisualizationRecipe, Visualizer
 
 KINDS = ("channel", "neuron", "cosine", "layer")
 SIGNS = ("positive", "negative", "both")
-_FIRST = 16  # channels taken where none are named
-_ROUGH = 32  # steps after which a channel's answer tells its scale
+_DEFAULT_CHANNELS = 16  # channels taken where none are named
+_SCALE_STEPS = 32  # steps after which a channel's answer tells its scale
 
 
 @dataclass(frozen=True)
-class Wanted:
+class VisualizationTarget:
     """One picture to make."""
 
     label: str
     objective: Objective
 
 
-def chosen_channels(model: Model, layer: str, text: str | None) -> tuple[int, ...]:
+def select_channels(model: Model, layer: str, text: str | None) -> tuple[int, ...]:
     """The channels that `text` ("0-15", "3,5-8", "all") names; the first 16 where it is None.
 
     Raises OptionError for what are no numbers, and LayerError for channels that the layer does not have.
     """
     count = model.layer(layer).channels
     if text is None:
-        return tuple(range(min(count, _FIRST)))
+        return tuple(range(min(count, _DEFAULT_CHANNELS)))
     numbers = tuple(range(count)) if text == "all" else tuple(dict.fromkeys(parse_channels(text)))
     for number in numbers:
         if number >= count:
@@ -84,9 +84,9 @@ def channel_label(model: Model, layer: str, number: int) -> str:
     return f"{number} {labels[number]}" if not at.spatial and len(labels) == at.channels else str(number)
 
 
-def wanted_channels(
+def channel_targets(
     model: Model, layer: str, numbers: Sequence[int], *, kind: str = "channel", sign: str = "positive"
-) -> list[Wanted]:
+) -> list[VisualizationTarget]:
     """A picture for each channel of `layer`, or two, what excites it and what it shuns, with `sign` "both".
 
     `kind` is channel (its mean), neuron (the one in the middle), cosine (its direction with lucid's cosine squared) or
@@ -97,7 +97,7 @@ def wanted_channels(
     if sign not in SIGNS:
         raise OptionError(f"unknown sign {sign!r}; signs are {', '.join(SIGNS)}")
     if kind == "layer":
-        return [Wanted(layer, l2(layer))]
+        return [VisualizationTarget(layer, l2(layer))]
     count = model.layer(layer).channels
     makers: dict[str, Callable[[int], Objective]] = {
         "channel": lambda c: channel(layer, c),
@@ -108,16 +108,16 @@ def wanted_channels(
     make = makers[kind]
     signs = {"positive": (1,), "negative": (-1,), "both": (1, -1)}[sign]
     return [
-        Wanted(("-" if s < 0 else "") + channel_label(model, layer, c), make(c) if s > 0 else -make(c))
+        VisualizationTarget(("-" if s < 0 else "") + channel_label(model, layer, c), make(c) if s > 0 else -make(c))
         for c in numbers
         for s in signs
     ]
 
 
-def wanted_classes(
+def class_targets(
     model: Model, names: Sequence[str], layer: str | None = None, sign: str = "positive"
-) -> list[Wanted]:
-    """A picture for each class, of its logit in the classifier's output, as `wanted_channels` makes them.
+) -> list[VisualizationTarget]:
+    """A picture for each class, of its logit in the classifier's output, as `channel_targets` makes them.
 
     Raises OptionError, and LayerError for a `layer` that has not a channel for each class.
     """
@@ -129,49 +129,53 @@ def wanted_classes(
     if classes and count not in classes:
         raise LayerError(f"layer {output} has {count} channels, not one for each class; leave --layer out")
     numbers = dict.fromkeys(class_index(model, name, count) for name in names)
-    return wanted_channels(model, output, list(numbers), kind="logit", sign=sign)
+    return channel_targets(model, output, list(numbers), kind="logit", sign=sign)
 
 
-def between(layer: str, first: int, last: int, frames: int) -> list[Wanted]:
+def interpolation_targets(layer: str, first: int, last: int, frames: int) -> list[VisualizationTarget]:
     """`frames` pictures, 2 to 10,000, on the way from channel `first` to `last`. Raises OptionError for others."""
     if not 2 <= frames <= 10_000:
         raise OptionError(f"frames is {frames}; from one channel to another it takes 2 to 10000")
     a, b = channel(layer, first), channel(layer, last)
     shares = [frame / (frames - 1) for frame in range(frames)]
     digits = 0 if frames <= 101 else 2  # so that no two labels are alike
-    return [Wanted(f"{first}-{last} {share:.{digits}%}", (1 - share) * a + share * b) for share in shares]
+    return [VisualizationTarget(f"{first}-{last} {share:.{digits}%}", (1 - share) * a + share * b) for share in shares]
 
 
-def natural_maco(folder: Path, size: tuple[int, int], on_skip: Callable[[str], None] = lambda message: None) -> Recipe:
+def maco_from_folder(
+    folder: Path, size: tuple[int, int], on_skip: Callable[[str], None] = lambda message: None
+) -> VisualizationRecipe:
     """The recipe maco with the mean magnitude of the pictures in `folder`.
 
     Those that cannot be read are told to `on_skip` and left out. Raises PictureError where none is left.
     """
-    pictures = [picture[0].astype(np.float32) for picture in readable(picture_files(folder), size, on_skip)]
+    pictures = [picture[0].astype(np.float32) for picture in read_crops(picture_files(folder), size, on_skip)]
     if not pictures:
         raise PictureError(f"{folder}: none of its pictures can be read; name a folder of PNG or JPEG files")
     magnitude = natural_magnitude(pictures, size)
-    return replace(RECIPES["maco"], parametrisation=partial(MaCo, magnitude=magnitude))
+    return replace(RECIPES["maco"], parametrization=partial(MaCo, magnitude=magnitude))
 
 
-def diversified(visualizer: Visualizer, wanted: Wanted, count: int, weight: float = 0.3) -> list[Wanted]:
+def diverse_targets(
+    visualizer: Visualizer, target: VisualizationTarget, count: int, weight: float = 0.3
+) -> list[VisualizationTarget]:
     """`count` pictures of one objective that are unlike each other in its layer; see `objectives.diversity`.
 
     `weight` is in units of what the objective reaches in a short climb. Raises OptionError and LayerError.
     """
     if not 2 <= count <= 16:
         raise OptionError(f"diversity is {count}; it must be between 2 and 16 pictures")
-    visualizer.check([diversity(wanted.objective.layers[0])])
-    rough = visualizer.with_steps(_ROUGH)
-    scale = abs(float(rough.measure([wanted.objective], rough([wanted.objective]))[0]))
-    goal = wanted.objective + (weight * scale) * diversity(wanted.objective.layers[0])
-    return [Wanted(f"{wanted.label} {chr(97 + i)}", goal) for i in range(count)]
+    visualizer.check([diversity(target.objective.layers[0])])
+    rough = visualizer.with_steps(_SCALE_STEPS)
+    scale = abs(float(rough.measure([target.objective], rough([target.objective]))[0]))
+    goal = target.objective + (weight * scale) * diversity(target.objective.layers[0])
+    return [VisualizationTarget(f"{target.label} {chr(97 + i)}", goal) for i in range(count)]
 
 
-def shut_note(shut: Mapping[str, Sequence[object]]) -> str:
-    """What to say of channels {layer: its channels} that a climb left shut."""
+def describe_inactive(inactive: Mapping[str, Sequence[object]]) -> str:
+    """What to say of channels {layer: its channels} that an ascent left inactive."""
     named = [
         ", ".join(map(str, channels[:12])) + (f" and {len(channels) - 12} more" * (len(channels) > 12)) + f" of {layer}"
-        for layer, channels in shut.items()
+        for layer, channels in inactive.items()
     ]
-    return f"nothing found for {'; '.join(named)}: shut everywhere; try other steps, another size or seed"
+    return f"nothing found for {'; '.join(named)}: inactive everywhere; try other steps, another size or seed"

@@ -16,14 +16,14 @@ from ..errors import ModelError, PictureError
 from ..images import read_picture, resize, to_batch
 from ..networks.model import Model
 
-SIDE = 224  # pixels a side that pictures are brought to, where the network does not say
-_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
-_ROW = 4  # patches side by side
-_SMALLEST_PATCH = 32  # pixels of the picture, lest a patch show nothing
+_DEFAULT_SIDE = 224  # pixels a side that pictures are brought to, where the network does not say
+_EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
+_PATCHES_PER_ROW = 4  # patches side by side
+_MIN_PATCH = 32  # pixels of the picture, lest a patch show nothing
 
 
 @dataclass(frozen=True)
-class Excitement:
+class TopActivations:
     """What the channels of one layer answer to n pictures; every array is [C] or [C,n]."""
 
     mean: np.ndarray  # [C] over pictures and places
@@ -39,15 +39,15 @@ def picture_files(folder: Path) -> list[Path]:
     try:
         if not folder.is_dir():
             raise PictureError(f"{folder}: {'is no folder' if folder.exists() else 'no such folder'} of pictures")
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in _ENDINGS and not p.name.startswith("."))
+        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in _EXTENSIONS and not p.name.startswith("."))
     except OSError as error:
         raise PictureError(f"{folder}: cannot be read ({error.strerror}); name another folder") from error
     if not files:
-        raise PictureError(f"{folder}: holds no pictures ({', '.join(sorted(_ENDINGS))})")
+        raise PictureError(f"{folder}: holds no pictures ({', '.join(sorted(_EXTENSIONS))})")
     return files
 
 
-def read_square(path: Path, size: tuple[int, int]) -> np.ndarray:
+def read_center_crop(path: Path, size: tuple[int, int]) -> np.ndarray:
     """The middle of a picture, as large as it goes, as float32 [1,3,*size]. Raises PictureError."""
     rgb = read_picture(path).rgb
     height, width = rgb.shape[:2]
@@ -57,22 +57,22 @@ def read_square(path: Path, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(np.clip(enlarged[:, :, top : top + size[0], left : left + size[1]], 0, 255))
 
 
-def picture_size(model: Model, layer: str) -> tuple[int, int]:
+def input_size(model: Model, layer: str) -> tuple[int, int]:
     """The size (height, width) at which pictures are shown to `layer`."""
     low = model.smallest_picture([layer])
-    height, width = model.card.size or (SIDE, SIDE)
+    height, width = model.card.size or (_DEFAULT_SIDE, _DEFAULT_SIDE)
     return model.fixed_input_size([layer], channels=True) or (max(low[0], height), max(low[1], width))
 
 
-def excitement(
+def record_top_activations(
     model: Model,
     layer: str,
     pictures: Sequence[np.ndarray],
     *,
     device: str = "auto",
     on_picture: Callable[[], None] = lambda: None,
-) -> Excitement:
-    """What `layer` answers to `pictures`, each uint8 [1,3,H,W] of the size `picture_size` gives.
+) -> TopActivations:
+    """What `layer` answers to `pictures`, each uint8 [1,3,H,W] of the size `input_size` gives.
 
     Raises ModelError when it answers with numbers that are not finite.
     """
@@ -81,17 +81,17 @@ def excitement(
     session = Session(build_feature_model(model, layer), device, fixed=fixed)
     rows: list[tuple[np.ndarray, ...]] = []
     for picture in pictures:
-        rows.append(_summary(session.run({"image": picture.astype(np.float32)})["features"][0]))
+        rows.append(_summarize(session.run({"image": picture.astype(np.float32)})["features"][0]))
         on_picture()
     means, squares, active, peaks, places = (np.stack(part, 1) for part in zip(*rows, strict=True))
     if not np.isfinite(squares).all():
         raise ModelError(f"layer {layer} of {model.name} gives numbers that are not finite; leave it out")
     mean = means.mean(1)
     deviation = np.sqrt(np.maximum(squares.mean(1) - mean**2, 0))
-    return Excitement(mean, deviation, active.mean(1), peaks, places, means)
+    return TopActivations(mean, deviation, active.mean(1), peaks, places, means)
 
 
-def _summary(answer: np.ndarray) -> tuple[np.ndarray, ...]:
+def _summarize(answer: np.ndarray) -> tuple[np.ndarray, ...]:
     """Mean, mean square, share above 0, maximum and its place, of each channel of [C,h,w], [tokens,C] or [C]."""
     shape = answer.shape[1:] if answer.ndim == 3 else (1, 1)
     flat = answer.T if answer.ndim == 2 else answer.reshape(answer.shape[0], -1)
@@ -108,8 +108,8 @@ def _summary(answer: np.ndarray) -> tuple[np.ndarray, ...]:
     )
 
 
-def patches(
-    found: Excitement, channel: int, pictures: Sequence[np.ndarray], field: float, count: int, side: int
+def top_patches(
+    found: TopActivations, channel: int, pictures: Sequence[np.ndarray], field: float, count: int, side: int
 ) -> np.ndarray | None:
     """The `count` places of different pictures that excite `channel` most, four in a row: uint8 [H,W,3] RGB.
 
@@ -119,16 +119,18 @@ def patches(
     order = [i for i in np.argsort(-found.peaks[channel])[:count] if found.peaks[channel, i] != 0]
     if not order:
         return None
-    tiles = [_cut(pictures[i][0], found.places[channel, i], field) for i in order]
+    tiles = [_crop(pictures[i][0], found.places[channel, i], field) for i in order]
     tiles = [cv2.resize(tile, (side, side), interpolation=cv2.INTER_AREA) for tile in tiles]
-    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % _ROW)
-    return np.concatenate([np.concatenate(tiles[i : i + _ROW], 1) for i in range(0, len(tiles), _ROW)])
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % _PATCHES_PER_ROW)
+    return np.concatenate(
+        [np.concatenate(tiles[i : i + _PATCHES_PER_ROW], 1) for i in range(0, len(tiles), _PATCHES_PER_ROW)]
+    )
 
 
-def _cut(picture: np.ndarray, place: np.ndarray, field: float) -> np.ndarray:
+def _crop(picture: np.ndarray, place: np.ndarray, field: float) -> np.ndarray:
     """The square of `picture` uint8 [3,H,W] around `place` (y, x in 0..1), moved inside where it leaves the picture."""
     sides = picture.shape[1:]
-    width = round(min(max(field, _SMALLEST_PATCH), *sides)) if math.isfinite(field) else min(sides)
+    width = round(min(max(field, _MIN_PATCH), *sides)) if math.isfinite(field) else min(sides)
     top, left = (
         round(min(max(float(at) * length - width / 2, 0), length - width))
         for at, length in zip(place, sides, strict=True)
@@ -136,10 +138,10 @@ def _cut(picture: np.ndarray, place: np.ndarray, field: float) -> np.ndarray:
     return np.ascontiguousarray(picture[:, top : top + width, left : left + width].transpose(1, 2, 0))
 
 
-def readable(files: Sequence[Path], size: tuple[int, int], skip: Callable[[str], None]) -> Iterator[np.ndarray]:
-    """The pictures among `files`, as `read_square`, uint8; what cannot be read is told to `skip` and left out."""
+def read_crops(files: Sequence[Path], size: tuple[int, int], skip: Callable[[str], None]) -> Iterator[np.ndarray]:
+    """The pictures among `files`, as `read_center_crop`, uint8; what cannot be read is told to `skip` and left out."""
     for path in files:
         try:
-            yield np.rint(read_square(path, size)).astype(np.uint8)
+            yield np.rint(read_center_crop(path, size)).astype(np.uint8)
         except PictureError as error:
             skip(str(error))

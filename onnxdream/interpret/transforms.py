@@ -1,6 +1,6 @@
 """Small random moves between the picture and the network, so that what is found holds under them.
 
-One step's moves (shift, scale, turn) are one affine map, applied with bilinear interpolation as a sparse matrix, whose
+One step's shift, scale and rotation are one affine map, applied with bilinear interpolation as a sparse matrix, whose
 transpose carries the gradient back exactly.
 """
 
@@ -13,36 +13,36 @@ from scipy import sparse
 
 
 @dataclass(frozen=True)
-class Moves:
-    """How far one step moves the picture: uniform within +-`shift` pixels, `scale` (low, high), +-`turn` degrees.
+class RandomTransform:
+    """How far one step moves the picture: uniform within +-`shift` pixels, `scale` (low, high), +-`rotation` degrees.
 
     What comes in from outside is the opposite border with `wrap`, else grey.
     """
 
     shift: float
     scale: tuple[float, float] = (1.0, 1.0)
-    turn: float = 0.0
+    rotation: float = 0.0
     wrap: bool = False
 
-    def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> Warp:
+    def sample(self, rng: np.random.Generator, size: tuple[int, int]) -> AffineWarp:
         """One step's moves of pictures of `size` (height, width)."""
         scale = np.exp(rng.uniform(*np.log(self.scale)))
-        turn = np.deg2rad(rng.uniform(-self.turn, self.turn))
+        rotation = np.deg2rad(rng.uniform(-self.rotation, self.rotation))
         shift = rng.uniform(-self.shift, self.shift, 2)
-        return Warp(size, float(scale), float(turn), (float(shift[0]), float(shift[1])), wrap=self.wrap)
+        return AffineWarp(size, float(scale), float(rotation), (float(shift[0]), float(shift[1])), wrap=self.wrap)
 
 
-class Warp:
-    """Pictures enlarged `scale` times and turned `turn` radians about their middle, then shifted by (dy, dx)."""
+class AffineWarp:
+    """Pictures enlarged `scale` times and turned `rotation` radians about their middle, then shifted by (dy, dx)."""
 
     def __init__(
-        self, size: tuple[int, int], scale: float, turn: float, shift: tuple[float, float], *, wrap: bool = False
+        self, size: tuple[int, int], scale: float, rotation: float, shift: tuple[float, float], *, wrap: bool = False
     ) -> None:
         self.size = height, width = size
         middle = (np.array(size, np.float32) - 1) / 2
         y = np.arange(height, dtype=np.float32)[:, None] - np.float32(middle[0] + shift[0])
         x = np.arange(width, dtype=np.float32)[None] - np.float32(middle[1] + shift[1])
-        cos, sin = np.float32(np.cos(turn) / scale), np.float32(np.sin(turn) / scale)
+        cos, sin = np.float32(np.cos(rotation) / scale), np.float32(np.sin(rotation) / scale)
         rows = (cos * y - sin * x + np.float32(middle[0])).ravel()
         columns = (sin * y + cos * x + np.float32(middle[1])).ravel()
         top, left = np.floor(rows), np.floor(columns)
@@ -67,7 +67,7 @@ class Warp:
         """Move pictures float32 [N,3,H,W] in 0..255."""
         return self._apply(self._matrix, pictures - np.float32(127.5)) + np.float32(127.5)
 
-    def pull(self, gradient: np.ndarray) -> np.ndarray:
+    def vjp(self, gradient: np.ndarray) -> np.ndarray:
         """The gradient with respect to the pictures from that with respect to the moved ones."""
         return self._apply(self._matrix.T, gradient)
 

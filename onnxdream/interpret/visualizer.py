@@ -21,32 +21,34 @@ from ..errors import ModelError, OptionError, PictureError
 from ..images import resize, to_batch
 from ..networks.model import Model, load_model
 from ..objectives import Objective
-from .channel_inputs import family, steered
-from .parametrization import Fourier, MaCo, Parametrisation, Pixel
-from .transforms import Moves
+from .channel_inputs import batch_objectives, graph_key
+from .parametrization import Fourier, MaCo, Parametrization, Pixel
+from .transforms import RandomTransform
 
 if TYPE_CHECKING:
     import onnx
 
-BATCH = 4  # pictures a CPU thread climbs at once; more leave its cache
-_MEMORY = 2 * 2**30  # bytes that all pictures climbed at once may take
-_OWN_BYTES = 200  # what a climb holds for each pixel besides the network's step: spectrum, Adam's means, moves
+BATCH_PER_THREAD = 4  # pictures a CPU thread climbs at once; more leave its cache
+_MEMORY_LIMIT = 2 * 2**30  # bytes that all pictures climbed at once may take
+_STATE_BYTES = 200  # what a climb holds for each pixel besides the network's step: spectrum, Adam's means, warp
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How pictures are parametrised, moved before the network sees them, and climbed by Adam at `rate`."""
+class VisualizationRecipe:
+    """How pictures are parametrized, moved before the network sees them, and climbed by Adam at `learning_rate`."""
 
-    parametrisation: Callable[[tuple[int, int]], Parametrisation]
-    rate: float
-    moves: Moves | None
-    fades: bool = False  # the rate falls to 0 along half a cosine
+    parametrization: Callable[[tuple[int, int]], Parametrization]
+    learning_rate: float
+    transform: RandomTransform | None
+    cosine_decay: bool = False  # the learning rate falls to 0 along half a cosine
 
 
 RECIPES = {
-    "fourier": Recipe(Fourier, 0.05, Moves(shift=6, scale=(0.9, 1.1), turn=10)),
-    "maco": Recipe(MaCo, 0.1, Moves(shift=64, scale=(1.0, 1.3), turn=10, wrap=True), fades=True),
-    "pixel": Recipe(Pixel, 2.0, None),
+    "fourier": VisualizationRecipe(Fourier, 0.05, RandomTransform(shift=6, scale=(0.9, 1.1), rotation=10)),
+    "maco": VisualizationRecipe(
+        MaCo, 0.1, RandomTransform(shift=64, scale=(1.0, 1.3), rotation=10, wrap=True), cosine_decay=True
+    ),
+    "pixel": VisualizationRecipe(Pixel, 2.0, None),
 }
 
 
@@ -62,9 +64,9 @@ class StepProgress:
 class Visualizer:
     """Climbs many objectives on one network, several pictures to a graph and several graphs at once.
 
-    `recipe` is "fourier" (lucid's), "maco" or "pixel" (plain ascent), or a Recipe of one's own; `size` is (height,
-    width). All start from the same noise, drawn from `seed`, but for repetitions of the same objective. A picture does
-    not depend on what else is climbed beside it, unless its objective couples them.
+    `recipe` is "fourier" (lucid's), "maco" or "pixel" (plain ascent), or a VisualizationRecipe of one's own; `size` is
+    (height, width). All start from the same noise, drawn from `seed`, except for repetitions of the same objective. A
+    picture does not depend on the others made with it, unless its objective couples them.
     Raises OptionError for settings out of range and PictureError for a size the network does not take.
     """
 
@@ -72,7 +74,7 @@ class Visualizer:
         self,
         model: Model,
         *,
-        recipe: str | Recipe = "fourier",
+        recipe: str | VisualizationRecipe = "fourier",
         size: tuple[int, int] = (128, 128),
         steps: int = 256,
         seed: int = 0,
@@ -91,8 +93,8 @@ class Visualizer:
         self.recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
         self.device, self.threads = device, threads or os.cpu_count() or 1
         self._on_cpu = resolve_device(device)[0] == "cpu"
-        self._graphs: dict[tuple[object, int], onnx.ModelProto] = {}
-        self._measures: dict[object, onnx.ModelProto] = {}
+        self._gradient_graphs: dict[tuple[object, int], onnx.ModelProto] = {}
+        self._objective_graphs: dict[object, onnx.ModelProto] = {}
         self._building = threading.Lock()
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -121,24 +123,24 @@ class Visualizer:
         self.check(objectives)
         pictures = np.empty((len(objectives), *self.size, 3), np.uint8)
         groups = self._groups(objectives)
-        kinds = {family(objective): objective for objective in objectives}
-        workers = min(len(groups), self.threads, *map(self._fitting, kinds.values())) if self._on_cpu else 1
+        kinds = {graph_key(objective): objective for objective in objectives}
+        workers = min(len(groups), self.threads, *map(self._max_batch, kinds.values())) if self._on_cpu else 1
         seen: Counter[str] = Counter()
         repeats = []
         for objective in objectives:
             repeats.append(seen[repr(objective)])
             seen[repr(objective)] += 1
         stop, lock = threading.Event(), threading.Lock()
-        began = None if start is None else resize(to_batch(start), self.size)[0]
+        initial = None if start is None else resize(to_batch(start), self.size)[0]
 
         def report(progress: StepProgress) -> None:
             with lock:
                 if on_step is not None and on_step(progress) is False:
                     stop.set()
 
-        def climb(group: list[int]) -> None:
-            goals, noises = [objectives[i] for i in group], [repeats[i] for i in group]
-            pictures[group] = self._climb(goals, noises, began, self.threads // workers, report, stop)
+        def ascend(group: list[int]) -> None:
+            goals, repetitions = [objectives[i] for i in group], [repeats[i] for i in group]
+            pictures[group] = self._ascend(goals, repetitions, initial, self.threads // workers, report, stop)
             with lock:
                 if on_picture is not None and not stop.is_set():
                     for position in group:
@@ -146,7 +148,7 @@ class Visualizer:
 
         pool = ThreadPoolExecutor(workers)
         try:
-            for _ in pool.map(climb, groups):
+            for _ in pool.map(ascend, groups):
                 pass
         finally:
             stop.set()
@@ -157,19 +159,19 @@ class Visualizer:
         """The value [n] of each of `objectives` on its picture of uint8 [n,H,W,3], as the network itself has it."""
         values = np.empty(len(objectives))
         for group in self._groups(objectives):
-            goal, feeds = steered(self.model, [objectives[i] for i in group])
+            goal, feeds = batch_objectives(self.model, [objectives[i] for i in group])
             fixed = dict(zip("NHW", (len(group), *pictures.shape[1:3]), strict=True))
-            session = Session(self._measure(goal), self.device, fixed=fixed)
+            session = Session(self._objective_graph(goal), self.device, fixed=fixed)
             batch = np.ascontiguousarray(pictures[group].transpose(0, 3, 1, 2), np.float32)
             values[group] = session.run({"image": batch, **feeds})["objective"]
         return values
 
-    def unreached(self, objectives: Sequence[Objective], values: np.ndarray) -> list[int]:
-        """Positions of the objectives that want a channel and still, by their `values` [n], find it shut everywhere."""
+    def find_inactive(self, objectives: Sequence[Objective], values: np.ndarray) -> list[int]:
+        """The positions of objectives whose channel is, by their `values` [n], inactive everywhere."""
         return [
             position
             for position, (objective, value) in enumerate(zip(objectives, values, strict=True))
-            if value == 0 and all(weight > 0 and term.reading for weight, term in objective.terms)
+            if value == 0 and all(weight > 0 and term.readout for weight, term in objective.terms)
         ]
 
     def with_steps(self, steps: int) -> Visualizer:
@@ -193,69 +195,71 @@ class Visualizer:
 
     def _groups(self, objectives: Sequence[Objective]) -> list[list[int]]:
         """Positions of the objectives that share a graph, in batches; as many batches as keep all threads busy."""
-        families: dict[object, list[int]] = defaultdict(list)
+        by_key: dict[object, list[int]] = defaultdict(list)
         for position, objective in enumerate(objectives):
-            families[family(objective)].append(position)
+            by_key[graph_key(objective)].append(position)
         groups = []
-        for positions in families.values():
-            if any(term.couples for _, term in objectives[positions[0]].terms):
+        for positions in by_key.values():
+            if any(term.couples_batch for _, term in objectives[positions[0]].terms):
                 groups.append(positions)
                 continue
-            fitting = self._fitting(objectives[positions[0]])
-            busy = min(self.threads, fitting) if self._on_cpu and len(families) < self.threads else 1
-            most = min(BATCH, fitting // min(self.threads, fitting)) if self._on_cpu else fitting
+            max_batch = self._max_batch(objectives[positions[0]])
+            busy = min(self.threads, max_batch) if self._on_cpu and len(by_key) < self.threads else 1
+            most = min(BATCH_PER_THREAD, max_batch // min(self.threads, max_batch)) if self._on_cpu else max_batch
             rounds = math.ceil(len(positions) / (most * busy)) * busy
             groups += [list(map(int, part)) for part in np.array_split(positions, rounds) if part.size]
         return groups
 
-    def _fitting(self, objective: Objective) -> int:
-        """How many pictures, at least 1, may be climbed at once within `_MEMORY`."""
-        goal, _ = steered(self.model, [objective])
-        per_pixel = bytes_per_pixel(self._measure(goal), (1, 3, *self.size)) + _OWN_BYTES
-        return max(1, int(_MEMORY / step_bytes(per_pixel, self.size)))
+    def _max_batch(self, objective: Objective) -> int:
+        """How many pictures, at least 1, may be climbed at once within `_MEMORY_LIMIT`."""
+        goal, _ = batch_objectives(self.model, [objective])
+        per_pixel = bytes_per_pixel(self._objective_graph(goal), (1, 3, *self.size)) + _STATE_BYTES
+        return max(1, int(_MEMORY_LIMIT / step_bytes(per_pixel, self.size)))
 
-    def _measure(self, goal: Objective) -> onnx.ModelProto:
-        """The value of a steered objective, which is the same for all of its family."""
+    def _objective_graph(self, goal: Objective) -> onnx.ModelProto:
+        """The value of a batched objective, which is the same for all with its `graph_key`."""
         with self._building:
-            key = family(goal)
-            if key not in self._measures:
-                self._measures[key] = build_objective_model(self.model, goal)
-            return self._measures[key]
+            key = graph_key(goal)
+            if key not in self._objective_graphs:
+                self._objective_graphs[key] = build_objective_model(self.model, goal)
+            return self._objective_graphs[key]
 
-    def _graph(self, goal: Objective, batch: int) -> onnx.ModelProto:
-        """The gradient of a steered objective, which is the same for all of its family."""
+    def _gradient_graph(self, goal: Objective, batch: int) -> onnx.ModelProto:
+        """The gradient of a batched objective, which is the same for all with its `graph_key`."""
         with self._building:
-            key = (family(goal), batch)
-            if key not in self._graphs:
+            key = (graph_key(goal), batch)
+            if key not in self._gradient_graphs:
                 model, target = self.model.with_leaky_rectifiers(goal.layers), "cpu" if self._on_cpu else "cuda"
-                self._graphs[key] = build_gradient_model(model, goal, size=self.size, batch=batch, target=target)
-            return self._graphs[key]
+                self._gradient_graphs[key] = build_gradient_model(
+                    model, goal, size=self.size, batch=batch, target=target
+                )
+            return self._gradient_graphs[key]
 
-    def _climb(
+    def _ascend(
         self,
         objectives: list[Objective],
-        noises: list[int],
+        repetitions: list[int],
         start: np.ndarray | None,
         threads: int,
         report: Callable[[StepProgress], None],
         stop: threading.Event,
     ) -> np.ndarray:
-        """The pictures [n,H,W,3] of objectives of one family."""
-        goal, feeds = steered(self.model, objectives)
-        session = Session(self._graph(goal, len(objectives)), self.device, threads=threads)
-        parametrisation = self.recipe.parametrisation(self.size)
+        """The pictures [n,H,W,3] of objectives of one `graph_key`."""
+        goal, feeds = batch_objectives(self.model, objectives)
+        session = Session(self._gradient_graph(goal, len(objectives)), self.device, threads=threads)
+        parametrization = self.recipe.parametrization(self.size)
         if start is None:
-            drawn = [parametrisation.start(np.random.default_rng((self.seed, noise))) for noise in noises]
+            drawn = [parametrization.start(np.random.default_rng((self.seed, noise))) for noise in repetitions]
         else:
-            drawn = [parametrisation.encode(_shaken(start, self.seed, noise)) for noise in noises]
+            drawn = [parametrization.encode(_perturbed(start, self.seed, noise)) for noise in repetitions]
         parameters = np.stack(drawn)
-        ascent = Adam(parameters, self.recipe.rate)
+        ascent = Adam(parameters, self.recipe.learning_rate)
         moving = np.random.default_rng(self.seed)
         for step in range(self.steps):
             if stop.is_set():
                 break
-            pictures, pull = parametrisation(parameters)
-            warp = self.recipe.moves.draw(moving, self.size) if self.recipe.moves else None
+            pictures, vjp = parametrization(parameters)
+            warp = self.recipe.transform.sample(moving, self.size) if self.recipe.transform else None
             moved = warp(pictures) if warp else pictures
             gradient = session.run({"image": moved, **feeds})["gradient"]
             if not np.isfinite(gradient).all():
@@ -263,14 +267,14 @@ class Visualizer:
                     f"the gradient of {', '.join(goal.layers)} of {self.model.name} is not finite (NaN or infinite); "
                     "choose another layer"
                 )
-            fade = 0.5 + 0.5 * math.cos(math.pi * step / self.steps) if self.recipe.fades else 1.0
-            ascent.step(pull(warp.pull(gradient) if warp else gradient), fade)
+            fade = 0.5 + 0.5 * math.cos(math.pi * step / self.steps) if self.recipe.cosine_decay else 1.0
+            ascent.step(vjp(warp.vjp(gradient) if warp else gradient), fade)
             report(StepProgress(step + 1, self.steps, len(objectives)))
-        pictures, _ = parametrisation(parameters)
+        pictures, _ = parametrization(parameters)
         return np.asarray(np.rint(pictures), np.uint8).transpose(0, 2, 3, 1)
 
 
-def _shaken(start: np.ndarray, seed: int, noise: int) -> np.ndarray:
+def _perturbed(start: np.ndarray, seed: int, noise: int) -> np.ndarray:
     """`start` [3,H,W] in 0..255, with a little noise for repetitions: alike, they would stay so."""
     if not noise:
         return start
@@ -281,12 +285,12 @@ def _shaken(start: np.ndarray, seed: int, noise: int) -> np.ndarray:
 class Adam:
     """Gradient ascent by Kingma and Ba 2015, "Adam", on `parameters` float32, in place."""
 
-    def __init__(self, parameters: np.ndarray, rate: float) -> None:
-        self._parameters, self._rate, self._steps = parameters, rate, 0
+    def __init__(self, parameters: np.ndarray, learning_rate: float) -> None:
+        self._parameters, self._rate, self._steps = parameters, learning_rate, 0
         self._mean, self._square = np.zeros_like(parameters), np.zeros_like(parameters)
 
     def step(self, gradient: np.ndarray, fade: float = 1.0) -> None:
-        """One step along `gradient`, its rate multiplied by `fade`."""
+        """One step along `gradient`, its learning rate multiplied by `fade`."""
         self._steps += 1
         self._mean += np.float32(0.1) * (gradient - self._mean)
         self._square += np.float32(0.001) * (gradient * gradient - self._square)
@@ -299,7 +303,7 @@ def visualize(
     model: Model | str,
     objectives: Objective | Sequence[Objective],
     *,
-    recipe: str | Recipe = "fourier",
+    recipe: str | VisualizationRecipe = "fourier",
     size: int | tuple[int, int] = 128,
     steps: int = 256,
     seed: int = 0,
@@ -316,6 +320,6 @@ def visualize(
     """
     loaded = load_model(model) if isinstance(model, str) else model
     sides = (size, size) if isinstance(size, int) else size
-    climber = Visualizer(loaded, recipe=recipe, size=sides, steps=steps, seed=seed, device=device, threads=threads)
+    visualizer = Visualizer(loaded, recipe=recipe, size=sides, steps=steps, seed=seed, device=device, threads=threads)
     wanted = [objectives] if isinstance(objectives, Objective) else list(objectives)
-    return climber(wanted, start=start, on_step=on_step)
+    return visualizer(wanted, start=start, on_step=on_step)

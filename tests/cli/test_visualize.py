@@ -118,12 +118,12 @@ def test_interrupted_single_pictures_are_there(tmp_path: Path) -> None:
         assert read_settings(path)["objectives"] == [f"channel(fire4, {path.stem.rpartition('-')[2]})"]
 
 
-def test_channels_that_stay_shut_are_named(tmp_path: Path) -> None:
+def test_channels_that_stay_inactive_are_named(tmp_path: Path) -> None:
     shut = {"w_out": -np.abs(weights(6, 8, 3, 3))}
     shut["w_out"][0] *= -1
     save(network([*conv("x", "a"), *conv("a", "out")], w_a=weights(8, 3, 3, 3), **shut), tmp_path / "shut.onnx")
     done = onnxdream("visualize", "shut.onnx", "-l", "out", *QUICK, "-o", "s.png", folder=tmp_path)
-    assert "note: nothing found for 1, 2, 3, 4, 5 of out: shut everywhere" in done.stderr
+    assert "note: nothing found for 1, 2, 3, 4, 5 of out: inactive everywhere" in done.stderr
     assert good("visualize", "shut.onnx", "-l", "out", *QUICK, "-o", "s.png", folder=tmp_path)["pictures"][1] == {
         "label": "1",
         "objective": 0,
@@ -331,7 +331,7 @@ def test_networks_of_one_name_do_not_share_an_atlas(tmp_path: Path, pictures: Pa
     look = ("-l", "all", "--channels", "0-2,0", *QUICK, "--images", pictures, "-o", "atlas")
     done = onnxdream("atlas", "0/same.onnx", *look, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "note: nothing found for 1, 2 of out: shut everywhere" in done.stderr
+    assert "note: nothing found for 1, 2 of out: inactive everywhere" in done.stderr
     out = {path.name for path in (tmp_path / "atlas" / "out").iterdir()}
     assert "patches-0.jpg" in out
     assert "patches-1.jpg" not in out  # it answers to no picture

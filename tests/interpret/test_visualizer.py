@@ -17,11 +17,11 @@ from onnxdream.dream.step_graph import build_gradient_model, build_objective_mod
 from onnxdream.engines.onnxruntime import Session
 from onnxdream.errors import LayerError, ModelError, OptionError, PictureError
 from onnxdream.images import resize, to_batch
-from onnxdream.interpret.activations import _grid_of_tokens
-from onnxdream.interpret.channel_inputs import family, steered
-from onnxdream.interpret.parametrization import Fourier, MaCo, Parametrisation, Pixel, natural_magnitude
-from onnxdream.interpret.top_activations import excitement, read_square
-from onnxdream.interpret.transforms import Moves, Warp
+from onnxdream.interpret.activations import _tokens_to_grid
+from onnxdream.interpret.channel_inputs import batch_objectives, graph_key
+from onnxdream.interpret.parametrization import Fourier, MaCo, Parametrization, Pixel, natural_magnitude
+from onnxdream.interpret.top_activations import read_center_crop, record_top_activations
+from onnxdream.interpret.transforms import AffineWarp, RandomTransform
 from onnxdream.interpret.visualizer import StepProgress, Visualizer
 from onnxdream.networks.model import Model
 from small import classifier, conv, network, node, weights
@@ -32,14 +32,14 @@ RNG = np.random.default_rng(5)
 @pytest.mark.parametrize("size", [(12, 10), (11, 9), (8, 13)])
 @pytest.mark.parametrize("kind", [Fourier, MaCo, Pixel])
 def test_what_is_pulled_back_is_the_gradient(kind: type, size: tuple[int, int]) -> None:
-    picture: Parametrisation = kind(size)
+    picture: Parametrization = kind(size)
     parameters = np.stack([picture.start(np.random.default_rng(i)) for i in range(2)])
-    pictures, pull = picture(parameters)
+    pictures, vjp = picture(parameters)
     assert pictures.shape == (2, 3, *size)
     assert pictures.dtype == np.float32
     assert 0 <= pictures.min() < pictures.max() <= 255
     weights = RNG.normal(size=pictures.shape).astype(np.float32)
-    gradient = pull(weights)
+    gradient = vjp(weights)
     assert gradient.shape == parameters.shape
     for _ in range(3):
         way = RNG.normal(size=parameters.shape).astype(np.float32) * 0.01
@@ -51,8 +51,8 @@ def test_what_is_pulled_back_is_the_gradient(kind: type, size: tuple[int, int]) 
 @pytest.mark.parametrize("kind", [Fourier, Pixel])
 def test_a_picture_is_encoded_and_comes_back(kind: type, rocket: np.ndarray) -> None:
     source = resize(to_batch(rocket), (64, 80))[0]
-    parametrisation: Parametrisation = kind((64, 80))
-    back, _ = parametrisation(parametrisation.encode(source)[None])
+    parametrization: Parametrization = kind((64, 80))
+    back, _ = parametrization(parametrization.encode(source)[None])
     inside = (source > 3) & (source < 252)
     assert np.abs(back[0] - source)[inside].max() < 0.5
 
@@ -69,21 +69,23 @@ def test_maco_keeps_the_magnitude_of_natural_pictures(rocket: np.ndarray) -> Non
 @pytest.mark.parametrize("wrap", [False, True])
 def test_the_transpose_of_a_warp_is_exact(wrap: bool) -> None:
     for size in ((20, 31), (16, 16)):
-        warp = Moves(5, (0.8, 1.3), 25, wrap=wrap).draw(RNG, size)
+        warp = RandomTransform(5, (0.8, 1.3), 25, wrap=wrap).sample(RNG, size)
         a, b = (RNG.normal(0, 50, (2, 3, *size)).astype(np.float32) for _ in range(2))
         forward = ((warp(a + np.float32(127.5)) - 127.5).astype(np.float64) * b).sum()
-        assert forward == pytest.approx((a.astype(np.float64) * warp.pull(b)).sum(), rel=1e-4)
+        assert forward == pytest.approx((a.astype(np.float64) * warp.vjp(b)).sum(), rel=1e-4)
 
 
 def test_warps_move_as_they_say() -> None:
     picture = RNG.uniform(0, 255, (1, 3, 12, 14)).astype(np.float32)
-    np.testing.assert_allclose(Warp((12, 14), 1, 0, (0, 0))(picture), picture, atol=1e-3)
-    shifted = Warp((12, 14), 1, 0, (3, -2), wrap=True)(picture)
+    np.testing.assert_allclose(AffineWarp((12, 14), 1, 0, (0, 0))(picture), picture, atol=1e-3)
+    shifted = AffineWarp((12, 14), 1, 0, (3, -2), wrap=True)(picture)
     np.testing.assert_allclose(shifted, np.roll(picture, (3, -2), (2, 3)), atol=1e-3)
-    grey = Warp((12, 14), 1, 0, (5, 0))(picture)
+    grey = AffineWarp((12, 14), 1, 0, (5, 0))(picture)
     np.testing.assert_allclose(grey[:, :, :5], 127.5, atol=1e-3)
     square = picture[..., :12]
-    np.testing.assert_allclose(Warp((12, 12), 1, math.pi / 2, (0, 0))(square), np.rot90(square, -1, (2, 3)), atol=0.05)
+    np.testing.assert_allclose(
+        AffineWarp((12, 12), 1, math.pi / 2, (0, 0))(square), np.rot90(square, -1, (2, 3)), atol=0.05
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,9 +101,9 @@ def test_warps_move_as_they_say() -> None:
 )
 def test_one_graph_serves_objectives_that_differ_in_channels(squeezenet: Model, make) -> None:
     objectives = [make(c) for c in (2, 9, 40)]
-    assert len({family(o) for o in objectives}) == 1
+    assert len({graph_key(o) for o in objectives}) == 1
     image = RNG.uniform(0, 255, (3, 3, 80, 96)).astype(np.float32)
-    goal, feeds = steered(squeezenet, objectives)
+    goal, feeds = batch_objectives(squeezenet, objectives)
     together = Session(build_gradient_model(squeezenet, goal, size=(80, 96), batch=3)).run({"image": image, **feeds})
     for i, objective in enumerate(objectives):
         alone = Session(build_gradient_model(squeezenet, objective)).run({"image": image[i : i + 1]})
@@ -111,10 +113,10 @@ def test_one_graph_serves_objectives_that_differ_in_channels(squeezenet: Model, 
 
 
 def test_objectives_of_other_kinds_are_other_families() -> None:
-    assert family(obj.channel("fire4", 1)) != family(obj.neuron("fire4", 1))
-    assert family(obj.channel("fire4", 1)) != family(obj.channel("fire5", 1))
-    assert family(obj.l2("fire4")) != family(2 * obj.l2("fire4"))
-    assert family(obj.guide("fire4", np.ones((256, 1, 1)))) != family(obj.guide("fire4", np.zeros((256, 1, 1))))
+    assert graph_key(obj.channel("fire4", 1)) != graph_key(obj.neuron("fire4", 1))
+    assert graph_key(obj.channel("fire4", 1)) != graph_key(obj.channel("fire5", 1))
+    assert graph_key(obj.l2("fire4")) != graph_key(2 * obj.l2("fire4"))
+    assert graph_key(obj.guide("fire4", np.ones((256, 1, 1)))) != graph_key(obj.guide("fire4", np.zeros((256, 1, 1))))
 
 
 def test_diversity_is_minus_the_mean_cosine_of_gram_matrices(squeezenet: Model, rocket: np.ndarray) -> None:
@@ -133,10 +135,12 @@ def test_diversity_is_minus_the_mean_cosine_of_gram_matrices(squeezenet: Model, 
     assert ahead > value.sum() + 0.25 * np.abs(gradient).sum()
 
 
-def test_a_leaking_rectifier_lets_shut_channels_start(squeezenet: Model) -> None:
+def test_a_leaking_rectifier_lets_inactive_channels_start(squeezenet: Model) -> None:
     noise = Fourier((96, 96))(Fourier((96, 96)).start(np.random.default_rng(0))[None])[0]
-    shut = np.flatnonzero(features(squeezenet, "fire8", noise[0].transpose(1, 2, 0))[0].reshape(512, -1).max(1) == 0)
-    goal = obj.channel("fire8", int(shut[0]))
+    inactive = np.flatnonzero(
+        features(squeezenet, "fire8", noise[0].transpose(1, 2, 0))[0].reshape(512, -1).max(1) == 0
+    )
+    goal = obj.channel("fire8", int(inactive[0]))
     assert not Session(build_gradient_model(squeezenet, goal)).run({"image": noise})["gradient"].any()
     leaking = squeezenet.with_leaky_rectifiers(("fire8",))
     assert Session(build_gradient_model(leaking, goal)).run({"image": noise})["gradient"].any()
@@ -166,7 +170,7 @@ def test_filters_behind_a_relu6_start(efficientnet: Model, layer: str) -> None:
     visualizer = Visualizer(efficientnet, size=(64, 64), steps=24)
     values = visualizer.measure(goals, visualizer(goals))
     assert (values > 0).sum() >= 6
-    assert visualizer.unreached(goals, values) == list(np.flatnonzero(values == 0))
+    assert visualizer.find_inactive(goals, values) == list(np.flatnonzero(values == 0))
 
 
 def test_a_visualisation_excites_its_channel_more_than_a_photograph(squeezenet: Model, rocket: np.ndarray) -> None:
@@ -201,11 +205,11 @@ def test_recipes_signs_and_starts(squeezenet: Model, rocket: np.ndarray) -> None
 
 
 def test_diverse_pictures_of_one_channel_differ(squeezenet: Model) -> None:
-    from onnxdream.interpret.targets import Wanted, diversified
+    from onnxdream.interpret.targets import VisualizationTarget, diverse_targets
 
     visualizer = Visualizer(squeezenet, size=(64, 64), steps=48)
     goal = obj.channel("fire4", 7)
-    unlike = [w.objective for w in diversified(visualizer, Wanted("7", goal), 3, weight=2)]
+    unlike = [w.objective for w in diverse_targets(visualizer, VisualizationTarget("7", goal), 3, weight=2)]
     measure = obj.diversity("fire4")
     apart, alike = (
         float(visualizer.measure([measure] * 3, visualizer(goals)).mean()) for goals in (unlike, [goal] * 3)
@@ -236,7 +240,7 @@ def test_large_pictures_are_climbed_a_few_at_a_time(squeezenet: Model, monkeypat
     goals = [obj.channel("fire4", c) for c in range(6)]
     together = Visualizer(squeezenet, size=(64, 64), steps=4)(goals)
     steps: list[StepProgress] = []
-    monkeypatch.setattr("onnxdream.interpret.visualizer._MEMORY", 8 * 2**20)
+    monkeypatch.setattr("onnxdream.interpret.visualizer._MEMORY_LIMIT", 8 * 2**20)
     few = Visualizer(squeezenet, size=(64, 64), steps=4, threads=4)
     finished: dict[int, np.ndarray] = {}
     np.testing.assert_array_equal(few(goals, on_step=steps.append, on_picture=finished.__setitem__), together)
@@ -261,9 +265,9 @@ def test_diverse_pictures_from_one_start_differ(squeezenet: Model, rocket: np.nd
 def test_stopping_and_progress(squeezenet: Model) -> None:
     seen = []
 
-    def on_step(climb) -> bool:
-        seen.append((climb.step, climb.pictures))
-        return climb.step < 3
+    def on_step(progress) -> bool:
+        seen.append((progress.step, progress.pictures))
+        return progress.step < 3
 
     onnxdream.visualize(squeezenet, obj.channel("conv1", 1), size=32, steps=50, on_step=on_step)
     assert seen == [(1, 1), (2, 1), (3, 1)]
@@ -294,10 +298,10 @@ def test_activations_are_the_layers(squeezenet: Model, rocket: np.ndarray) -> No
 
 def test_tokens_become_the_grid_they_were_cut_from() -> None:
     tokens = np.arange(50, dtype=np.float32).reshape(10, 5)
-    assert _grid_of_tokens(tokens).shape == (5, 3, 3)
-    assert _grid_of_tokens(tokens)[0, 0, 0] == 5  # behind the class token
-    assert _grid_of_tokens(tokens[:9])[2, 1, 0] == tokens[3, 2]
-    assert _grid_of_tokens(tokens[:7]).shape == (5, 1, 7)
+    assert _tokens_to_grid(tokens).shape == (5, 3, 3)
+    assert _tokens_to_grid(tokens)[0, 0, 0] == 5  # behind the class token
+    assert _tokens_to_grid(tokens[:9])[2, 1, 0] == tokens[3, 2]
+    assert _tokens_to_grid(tokens[:7]).shape == (5, 1, 7)
 
 
 def test_grids_for_notebooks(rocket: np.ndarray) -> None:
@@ -330,7 +334,7 @@ def test_visualisations_exceed_photographs_and_hold_under_moves(
     folder = Path(skimage.__file__).parent / "data"
     files = [folder / f"{name}.png" for name in ("astronaut", "brick", "chelsea", "coffee", "grass", "gravel")]
     goals = [obj.channel(layer, c) for c in range(4)]
-    natural = excitement(model, layer, [read_square(f, (112, 112)) for f in files]).means[:4].max(1)
+    natural = record_top_activations(model, layer, [read_center_crop(f, (112, 112)) for f in files]).means[:4].max(1)
     left = {}
     for recipe in ("fourier", "pixel"):
         visualizer = Visualizer(model, recipe=recipe, size=(112, 112), steps=96)
@@ -339,9 +343,9 @@ def test_visualisations_exceed_photographs_and_hold_under_moves(
         assert (reached > natural).all()
         batch = pictures.transpose(0, 3, 1, 2).astype(np.float32)
         moves = [
-            Warp((112, 112), 1, 0, (8, 0)),
-            Warp((112, 112), 1, 0, (0, -8)),
-            Warp((112, 112), 1, math.radians(5), (0, 0)),
+            AffineWarp((112, 112), 1, 0, (8, 0)),
+            AffineWarp((112, 112), 1, 0, (0, -8)),
+            AffineWarp((112, 112), 1, math.radians(5), (0, 0)),
         ]
         moved = [np.rint(move(batch)).astype(np.uint8).transpose(0, 2, 3, 1) for move in moves]
         left[recipe] = np.min([visualizer.measure(goals, m) for m in moved], axis=0) / reached
