@@ -1,20 +1,20 @@
 """What can go wrong, in one tree.
 
-    OnnxDreamError                 exit code 1: it failed while running
+    OnnxDreamError
     ├── BackendError               onnxruntime is missing, broken, or lacks the device asked for
     ├── ClusterError               the cluster cannot be reached, or a part of the work fails there again and again
     ├── DownloadError              a network cannot be fetched
     ├── OutOfMemoryError           the picture needs more memory than there is
     ├── VerifyError                an exported gradient is not that of its objective
-    └── InputError                 exit code 2: what was asked for cannot be done
+    ├── WriteError                 writing the result failed, as on a full disk
+    └── InputError                 what was asked for cannot be done
         ├── ModelError             the file is not a network that can be dreamed with
         │   └── NoGradientError    an operator between the picture and the layer has no derivative rule
         ├── LayerError             no such layer, channel or place in it
         ├── PictureError           the picture cannot be read, or is too small or too big
         ├── VideoError             the video cannot be read, or breaks off
         ├── OptionError            a setting is out of range or contradicts another
-        └── OutputError            the result cannot be written there
-            └── WriteError         exit code 1: writing it failed, as on a full disk
+        └── OutputError            the result cannot go there
 
 Every message is one line: what was wrong, with which value, and what to do.
 """
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 class OnnxDreamError(Exception):
     """Base of every error raised on purpose."""
-
-    exit_code = 1
 
 
 class BackendError(OnnxDreamError):
@@ -57,10 +55,12 @@ class VerifyError(OnnxDreamError):
     """An exported gradient is not that of its objective."""
 
 
+class WriteError(OnnxDreamError):
+    """Writing the result failed: the disk is full, or its reader has gone away."""
+
+
 class InputError(OnnxDreamError):
     """What was asked for cannot be done."""
-
-    exit_code = 2
 
 
 class ModelError(InputError):
@@ -88,13 +88,7 @@ class OptionError(InputError):
 
 
 class OutputError(InputError):
-    """The result cannot be written there."""
-
-
-class WriteError(OutputError):
-    """Writing the result failed: the disk is full, or its reader has gone away."""
-
-    exit_code = 1
+    """The result cannot go there."""
 
 
 def first_line(error: BaseException) -> str:

@@ -182,9 +182,11 @@ def check_size(path: Path, size: tuple[int, ...]) -> None:
 def write_picture(path: Path, picture: Picture, settings: dict[str, Any] | None = None) -> None:
     """Write `picture` in the format of the path's ending, with `settings` inside; the file appears when it is whole.
 
-    PNG and TIFF keep 16 bits; JPEG has no alpha, which is laid over white. Raises OutputError.
+    PNG and TIFF keep 16 bits; JPEG has no alpha, which is laid over white. Raises OutputError, or
+    WriteError when writing fails.
     """
     check_writable(path)
+    check_size(path, picture.rgb.shape[:2])
     suffix = path.suffix.lower()
     deep = picture.bits == 16 and suffix in (".png", ".tif", ".tiff")
     rgb, alpha = picture.rgb, picture.alpha
@@ -290,8 +292,8 @@ def read_settings(path: Path) -> dict[str, Any]:
 def write_whole(path: Path, write: Callable[[Path], None], *, scratch: Path | None = None) -> None:
     """Call `write` with a temporary name beside `path`, and rename the result into place when it is whole.
 
-    `scratch` is another folder for it, on the same disk. Raises WriteError when it cannot be written; nothing is left
-    behind and nothing overwritten then.
+    `scratch` is another folder for it, on the same disk. Raises WriteError when it cannot be written, and what `write`
+    raises; nothing is left behind and nothing overwritten then.
     """
     # Named before it is there: an interruption can come in the very call that makes the file.
     temporary = (scratch or path.parent) / f".onnxdream-{uuid.uuid4().hex}{path.suffix}"
@@ -299,7 +301,7 @@ def write_whole(path: Path, write: Callable[[Path], None], *, scratch: Path | No
         temporary.touch(exist_ok=False)
         write(temporary)
         temporary.replace(path)
-    except (OSError, ValueError, cv2.error) as error:
+    except OSError as error:
         raise WriteError(f"{path}: cannot be written: {_reason(error)}") from error
     finally:
         with contextlib.suppress(OSError):  # where it could not be made

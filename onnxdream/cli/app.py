@@ -14,14 +14,12 @@ from ..networks import download
 from ..version import __version__
 from . import activations, atlas, bench, export, image, live, look, video, visualize
 from .cluster import RayCommand
+from .exit_codes import FAILED, INTERRUPTED, exit_code
 from .terminal import download_bar, error_line, note_line
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="onnxdream",
     help="DeepDream from ONNX files: pictures and video, without a deep-learning framework.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -70,12 +68,12 @@ def main() -> None:
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     download.watch(download_bar)
     try:
-        code = app(standalone_mode=False, prog_name="onnxdream")
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False, prog_name="onnxdream")
         if code == INTERRUPTED:  # Typer takes the interrupt for itself
             error_line("interrupted")
     except OnnxDreamError as error:
         error_line(str(error))
-        code = error.exit_code
+        code = exit_code(error)
     except (KeyboardInterrupt, typer.Abort) as error:
         if isinstance(error.__cause__, EOFError):  # which Typer takes for an interrupt
             raise error.__cause__ from None
@@ -83,9 +81,9 @@ def main() -> None:
         code = INTERRUPTED
     except MemoryError:
         error_line("not enough memory; make the picture smaller with --size")
-        code = 1
+        code = FAILED
     except BrokenPipeError:
-        code = 1
+        code = FAILED
     except Exception as error:
         # Typer's own usage errors know what to say and which code they mean.
         if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):

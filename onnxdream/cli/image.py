@@ -15,6 +15,7 @@ from rich.markup import escape
 from ..errors import OnnxDreamError, OptionError
 from . import options as o
 from .cluster import CpusOption, GpusOption, RayOption, WorkersOption, cluster_from, own_stdout
+from .exit_codes import exit_code
 from .terminal import error_line, line, print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def image(
         }
         print_json({**common, **records[0]} if len(jobs) == 1 else {**common, "pictures": records})
     if failure is not None:
-        raise typer.Exit(failure.exit_code)
+        raise typer.Exit(exit_code(failure))
 
 
 @dataclass(frozen=True)

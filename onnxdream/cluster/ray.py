@@ -120,8 +120,8 @@ class RayCluster:
             on_progress: called about twice a second. If it returns False, the generator ends.
 
         Raises:
-            ClusterError: some items failed too often. It is raised after all other items, names them by their str() and
-                has the exit code of the cause. After three such items no more are begun.
+            ClusterError: some items failed too often. It is raised after all other items and names them by their str();
+                its cause is the group of their errors. After three such items no more are begun.
         """
         with self.connected() as ray:
             run = _Map(self, ray, work, iter(items), on_progress)
@@ -202,7 +202,7 @@ class _Map(Generic[Item, Result]):
     work: Callable[[Item, ReportProgress], Result]
     items: Iterator[Item]
     on_progress: Callable[[ClusterProgress], bool | None]
-    failed: list[tuple[_Piece[Item], BaseException]] = field(default_factory=list)
+    failed: list[tuple[_Piece[Item], OnnxDreamError]] = field(default_factory=list)
     cancelled: bool = False  # `on_progress` returned False
 
     def __post_init__(self) -> None:
@@ -303,9 +303,8 @@ class _Map(Generic[Item, Result]):
         if not self.failed:
             return
         reasons = (f"{piece.item} failed {piece.failures + piece.losses} times: {e}" for piece, e in self.failed)
-        error = ClusterError("; ".join(reasons))
-        error.exit_code = max(getattr(cause, "exit_code", 1) for _, cause in self.failed)
-        raise error from self.failed[0][1]
+        causes = ExceptionGroup("pieces of the work failed", [error for _, error in self.failed])
+        raise ClusterError("; ".join(reasons)) from causes
 
 
 class _Amounts:
@@ -364,7 +363,7 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def _cause(error: BaseException) -> BaseException:
+def _cause(error: BaseException) -> OnnxDreamError:
     """What went wrong in a task, in one line."""
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, OnnxDreamError):

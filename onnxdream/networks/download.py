@@ -13,6 +13,7 @@ ONNXDREAM_MODELS names folders with the user's own networks or cards (see `regis
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ..errors import DownloadError, ModelError, OutputError
+from ..errors import DownloadError, ModelError, OutputError, WriteError
 
 if TYPE_CHECKING:
     import logging
@@ -117,7 +118,7 @@ def fetch(source: Source) -> Path:
     """The file of `source`, downloaded if it is not in the cache yet.
 
     Raises ModelError when it is not there and downloads are forbidden, DownloadError when no mirror gives it, and
-    OutputError when the cache folder cannot be written.
+    OutputError when the cache folder cannot be written, or WriteError when the disk is full.
     """
     path = source.path
     if source.is_whole():
@@ -135,7 +136,8 @@ def fetch(source: Source) -> Path:
             if not source.is_whole():
                 _download(source, tell)
     except OSError as error:
-        raise OutputError(
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise (WriteError if full else OutputError)(
             f"{path.parent}: {source.name} ({size_text(source.bytes)}) cannot be stored there "
             f"({error.strerror or error}); ONNXDREAM_CACHE can name another folder"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import signal
@@ -18,6 +19,8 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 import small
+from onnxdream.cli.exit_codes import exit_code
+from onnxdream.errors import BackendError, ClusterError, OptionError, OutputError, VideoError, WriteError
 from onnxdream.networks import registry
 from onnxdream.networks.model import load_model
 from test_images import bad_pictures
@@ -311,6 +314,38 @@ COMMANDS = {
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands(folder: Path, line: str) -> None:
     assert re.match(COMMANDS[line], fails(folder, *line.split()))
+
+
+def test_no_arguments_print_the_help(folder: Path) -> None:
+    bare, asked = small.onnxdream(folder=folder), small.onnxdream("--help", folder=folder)
+    assert (bare.returncode, bare.stdout, bare.stderr) == (0, asked.stdout, "")
+    assert "Usage: onnxdream" in bare.stdout
+
+
+def test_exit_codes() -> None:
+    assert exit_code(OptionError("x")) == exit_code(OutputError("x")) == 2
+    assert exit_code(WriteError("x")) == exit_code(BackendError("x")) == exit_code(ClusterError("x")) == 1
+
+
+@pytest.mark.parametrize(
+    ("causes", "code"), [([VideoError("x")], 2), ([WriteError("x")], 1), ([WriteError("x"), VideoError("x")], 2)]
+)
+def test_a_failure_on_the_cluster_has_the_exit_code_of_its_cause(causes: list[Exception], code: int) -> None:
+    failure, hinted = ClusterError("x"), ClusterError("x; y")
+    failure.__cause__ = ExceptionGroup("failed", causes)
+    hinted.__cause__ = failure
+    assert exit_code(failure) == exit_code(hinted) == code
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_full_disk_is_no_bad_input(folder: Path, tmp_path: Path) -> None:
+    import resource
+
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    command = small.command("image", folder / "cat.png", "-o", "new.png", "--octaves", 1, "--steps", 0)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=limit)
+    assert (done.returncode, done.stderr) == (1, "error: new.png: cannot be written: File too large\n")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_device_that_is_not_there_is_a_failure(folder: Path) -> None:

@@ -25,6 +25,7 @@ import pytest
 
 from conftest import DATA
 from onnxdream import objectives
+from onnxdream.cli.exit_codes import BAD_INPUT, exit_code
 from onnxdream.cluster.ray import ClusterProgress, RayCluster
 from onnxdream.dream.dreamer import Dreamer
 from onnxdream.errors import ClusterError, OptionError, VideoError
@@ -257,7 +258,7 @@ def test_lost_pieces_are_done_again_and_failing_ones_reported(cluster: Any, tmp_
     with pytest.raises(ClusterError, match="5 failed 3 times: this one cannot be read") as caught:
         results.extend(RayCluster(cluster.address).map(work, range(8)))
     assert sorted(results) == [(n, n * n) for n in range(8) if n != 5]
-    assert caught.value.exit_code == VideoError.exit_code
+    assert exit_code(caught.value) == BAD_INPUT
     assert (tmp_path / "tried-5").read_text() == "xxx"
 
 

@@ -94,9 +94,8 @@ def test_a_file_that_fails_its_check_is_not_written(tmp_path: Path, squeezenet: 
         assert onnx.load(draft).graph.node
         raise VerifyError("wrong")
 
-    with pytest.raises(VerifyError) as raised:
+    with pytest.raises(VerifyError):
         export_model(squeezenet, objectives.l2("fire3"), path, check=check)
-    assert raised.value.exit_code == 1
     assert path.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -19,6 +19,7 @@ import onnx
 import pytest
 
 import small
+from onnxdream.cli.exit_codes import exit_code
 from onnxdream.errors import DownloadError, ModelError, OnnxDreamError, OutputError
 from onnxdream.networks import download, http, registry
 from onnxdream.networks.card import IMAGENET, Card, Preprocessing
@@ -221,7 +222,7 @@ class TestFailures:
     def failure(self, code: int) -> str:
         with pytest.raises(OnnxDreamError) as caught:
             registry.find("served")
-        assert caught.value.exit_code == code
+        assert exit_code(caught.value) == code
         text = str(caught.value)
         assert "\n" not in text
         return text

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from ...errors import InputError, OptionError, OutputError, VideoError, WriteError
+from ...errors import OnnxDreamError, OptionError, OutputError, VideoError, WriteError
 from ..io.frames import VideoFrame
 from ..io.fsync import keep_entries, write_data
 from ..io.sequences import source_files
@@ -184,7 +184,7 @@ class Checkpoint:
                     checkpoint._lock(target)
                 if resume and checkpoint._restore(target, header, chain, unchanged):
                     return checkpoint
-        except InputError:
+        except OnnxDreamError:
             checkpoint.release(keep=True)
             raise
         checkpoint.segments = []
@@ -265,7 +265,7 @@ class Checkpoint:
         return [self.folder / s.file for s in self.segments]
 
     def add(self, segment: Segment) -> None:
-        """Record a finished segment, whose files are whole. Raises OutputError."""
+        """Record a finished segment, whose files are whole. Raises WriteError."""
         with self._write_errors("cannot be written"):
             state_digest = digest_of(self.folder / segment.state) if segment.state else ""
             segment = replace(segment, file_digest=digest_of(self.folder / segment.file), state_digest=state_digest)
@@ -276,7 +276,7 @@ class Checkpoint:
         try:
             with self._write_errors("cannot be written"):
                 self._append(manifest_lines(None, [segment]))
-        except OutputError:
+        except WriteError:
             self.segments = before
             raise
         for old in self.segments[:-2]:  # two states are kept, in case the last segment gets damaged

@@ -20,7 +20,7 @@ import numpy as np
 
 from ...cluster.ray import ClusterProgress, RayCluster
 from ...dream.dreamer import Dreamer
-from ...errors import ClusterError, OptionError, OutputError, PictureError, VideoError
+from ...errors import ClusterError, OptionError, OutputError, PictureError, VideoError, WriteError
 from ...images import write_whole
 from ..dreamer import VideoDreamer
 from ..io.codec import sink_kind
@@ -306,13 +306,11 @@ class _Run:
     def __call__(self, settings: Mapping[str, Any]) -> VideoResult:
         try:
             return self._run(settings)
-        except (OutputError, ClusterError) as error:
+        except (OutputError, WriteError, ClusterError) as error:
             if not (self.resumable and self.checkpoint.segments):
                 raise
             kept = self.checkpoint.frames
-            with_hint = type(error)(f"{error}; {kept} frames are kept, the same command resumes from there")
-            with_hint.exit_code = error.exit_code
-            raise with_hint from error
+            raise type(error)(f"{error}; {kept} frames are kept, the same command resumes from there") from error
 
     def _run(self, settings: Mapping[str, Any]) -> VideoResult:
         damage: VideoError | None = None

@@ -1253,6 +1253,7 @@ def test_a_source_that_is_gone_spoils_nothing(tmp_path: Path) -> None:
 FILL = """
 import resource, sys, signal
 from pathlib import Path
+from onnxdream.errors import WriteError
 from test_video_files import *
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 folder = Path(sys.argv[1])
@@ -1270,7 +1271,7 @@ with open_source(CLIP) as video:
         try:
             attempt()
             print("no error")
-        except OutputError as error:
+        except WriteError as error:
             print(error)
 print(sorted(p.name for p in folder.iterdir()))
 """
