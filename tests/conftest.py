@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))  # tools/ is not installed
+pytest.register_assert_rewrite("helpers")
+sys.path.insert(0, str(Path(__file__).parent.parent))  # tools/ is not installed
 
+from helpers.paths import DATA  # noqa: E402
 from onnxdream.images import read_picture  # noqa: E402
 from onnxdream.networks.model import Model, load_model  # noqa: E402
-
-DATA = ROOT / "tests" / "data"
 
 # Where a shell has started the tests in the background they ignore interrupts, and so would the programs they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

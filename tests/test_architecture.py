@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import onnxdream
-from conftest import ROOT
+from helpers.paths import ROOT
 from onnxdream.autodiff.registry import UNSUPPORTED
 
 PACKAGE = ROOT / "onnxdream"
@@ -170,3 +170,12 @@ def test_the_readme_lists_every_operator_without_a_rule() -> None:
     readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
     listed = readme.partition("but for these; a network")[2].partition("## ")[0]
     assert set(listed.split("`")[1::2]) == set(UNSUPPORTED)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT / "tests"))
+)
+def test_test_modules_import_from_no_other(path: Path) -> None:
+    """What they share is in tests/helpers/."""
+    for name, _ in imports(path):
+        assert not any(part.startswith("test_") or part == "conftest" for part in name.split(".")), f"imports {name}"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from helpers.command_line import onnxdream
 from onnxdream import objectives
 from onnxdream.benchmark import convolution_operations
 from onnxdream.dream.dreamer import Dreamer
 from onnxdream.networks.model import Model
-from small import onnxdream
 
 
 def test_the_operations_of_convolutions(squeezenet: Model) -> None:

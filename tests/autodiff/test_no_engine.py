@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from helpers.paths import ROOT
 
 AUTODIFF = ROOT / "onnxdream" / "autodiff"
 

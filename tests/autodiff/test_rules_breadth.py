@@ -13,17 +13,8 @@ import torch.nn.functional as F
 from onnx.defs import get_all_schemas_with_history
 from torch import Tensor
 
-from onnxdream.autodiff import rules  # noqa: F401  (registers every rule)
-from onnxdream.autodiff.registry import NON_DIFFERENTIABLE, RULES, UNSUPPORTED
-from onnxdream.errors import NoGradientError
-from onnxdream.graph.shapes import OPSET
-from test_rules import (
-    CASES,
-    MAX,
-    OVER,
-    PARTS,
+from helpers.gradients import (
     Case,
-    broadcast,
     case,
     check,
     check_slope,
@@ -35,10 +26,14 @@ from test_rules import (
     normal,
     pad,
     positive,
-    reductions_of,
     same,
     scalar,
 )
+from helpers.rule_cases import CASES, MAX, OVER, PARTS, broadcast, reductions_of
+from onnxdream.autodiff import rules  # noqa: F401  (registers every rule)
+from onnxdream.autodiff.registry import NON_DIFFERENTIABLE, RULES, UNSUPPORTED
+from onnxdream.errors import NoGradientError
+from onnxdream.graph.shapes import OPSET
 
 
 def within(shape: tuple[int, ...]) -> np.ndarray:

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from float64 import run_float64
+from helpers.float64 import run_float64
+from helpers.gradients import generator, gradient_model, relative
 from onnxdream.engines.onnxruntime import Session
 from onnxdream.graph.canonicalize import canonicalize
-from test_rules import generator, gradient_model, relative
 
 
 class Block(nn.Module):

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from test_rules import REDUCERS, Case, check, generator, integers, ints, normal, pad, positive
+from helpers.gradients import Case, check, generator, integers, ints, normal, pad, positive
+from helpers.rule_cases import REDUCERS
 
 repeatable = settings(
     max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)

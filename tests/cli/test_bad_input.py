@@ -18,12 +18,13 @@ import skimage.data
 from onnx import TensorProto, helper
 from PIL import Image
 
-import small
+from helpers import small_networks as small
+from helpers.command_line import command, onnxdream
+from helpers.pictures import bad_pictures
 from onnxdream.cli.exit_codes import exit_code
 from onnxdream.errors import BackendError, ClusterError, OptionError, OutputError, VideoError, WriteError
 from onnxdream.networks import registry
 from onnxdream.networks.model import load_model
-from test_images import bad_pictures
 
 CARD = {"preprocessing": {"channels": "RGB", "mean": [0, 0, 0], "std": [1, 1, 1]}}
 
@@ -141,7 +142,7 @@ def listing(folder: Path) -> dict[str, int]:
 def fails(folder: Path, *arguments: object, code: int = 2) -> str:
     """Run a command that must fail with one line and leave everything as it was; the line after 'error: '."""
     before = listing(folder)
-    done = small.onnxdream(*arguments, folder=folder)
+    done = onnxdream(*arguments, folder=folder)
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("error: "), done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
@@ -229,7 +230,7 @@ def test_operators_without_a_derivative(folder: Path, name: str) -> None:
     assert re.search(rf"{node}.*{operator}.*; layers before it that work: {layers}$", line)
     if operator != "If":
         return
-    record = small.onnxdream(
+    record = onnxdream(
         "image", "cat.png", "-m", name, "-l", layers.split(",")[0], "--steps", 1, "--octaves", 1, "-o", "new.png",
         "--size", 48, folder=folder,
     )  # fmt: skip
@@ -349,7 +350,7 @@ def test_a_full_disk_is_no_bad_input(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_there_is_a_failure(folder: Path) -> None:
-    if "cuda" in json.loads(small.onnxdream("info", "--json", folder=folder).stdout)["devices"]:
+    if "cuda" in json.loads(onnxdream("info", "--json", folder=folder).stdout)["devices"]:
         pytest.skip("there is a CUDA device")
     line = fails(folder, "image", "cat.png", "--device", "cuda", code=1)
     assert re.match(
@@ -369,7 +370,7 @@ def test_too_little_memory_is_bad_input(folder: Path) -> None:
 def test_a_batch_goes_on_behind_a_bad_picture(folder: Path, tmp_path: Path) -> None:
     names = ["cat.png", "half.png", "missing.png", "pixel.png"]
     Image.fromarray(skimage.data.coffee()[:60, :80]).save(tmp_path / "coffee.png")
-    done = small.onnxdream(
+    done = onnxdream(
         "image",
         *names,
         tmp_path / "coffee.png",
@@ -397,8 +398,8 @@ def test_a_batch_goes_on_behind_a_bad_picture(folder: Path, tmp_path: Path) -> N
 def test_an_interrupt_leaves_nothing_behind(folder: Path, tmp_path: Path, sequence: bool) -> None:
     (tmp_path / "old.png").write_bytes(b"old")
     target = ("-o", "new.gif", "--frames", 50) if sequence else ("-o", "old.png")
-    command = small.command("image", folder / "cat.png", "--steps", 50000, *target, "-q")
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    program = command("image", folder / "cat.png", "--steps", 50000, *target, "-q")
+    with subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         time.sleep(2.5)  # it dreams by now
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
@@ -410,10 +411,10 @@ def test_an_interrupt_leaves_nothing_behind(folder: Path, tmp_path: Path, sequen
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_an_interrupted_sequence_keeps_its_whole_frames(folder: Path, tmp_path: Path) -> None:
-    command = small.command(
+    program = command(
         "image", folder / "cat.png", "--octaves", 1, "--steps", 3, "--frames", 99999, "-o", "frames", "-q"
     )
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(program, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 30
         while len(list((tmp_path / "frames").glob("*.png"))) < 3 and time.monotonic() < deadline:
             time.sleep(0.05)

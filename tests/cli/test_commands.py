@@ -17,7 +17,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from conftest import DATA
+from helpers.paths import DATA
 from onnxdream.networks import registry
 
 QUICK = ["-l", "fire3", "--octaves", "2", "--steps", "2"]

@@ -17,8 +17,9 @@ import skimage.data
 from PIL import Image
 
 import onnxdream
-import small
-from conftest import DATA
+from helpers import command_line
+from helpers import small_networks as small
+from helpers.paths import DATA
 from onnxdream.images import read_picture, read_settings
 from onnxdream.picture_files import zoomed
 from onnxdream.settings import PRESETS
@@ -39,7 +40,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a command that must succeed."""
-    done = small.onnxdream(*arguments, folder=folder)
+    done = command_line.onnxdream(*arguments, folder=folder)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -295,8 +296,8 @@ class TestLooking:
         assert subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout.strip()
 
     def test_a_reader_that_goes_away(self, tmp_path: Path) -> None:
-        command = small.command("layers", "efficientnet_lite0", "--json")
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+        program = command_line.command("layers", "efficientnet_lite0", "--json")
+        with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
             assert process.stdout is not None
             assert process.stderr is not None
             process.stdout.close()

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from conftest import DATA, ROOT
+from helpers.paths import DATA, ROOT
 
 LINES = re.findall(r"```sh\n#[^\n]*\n(.*?)\n```", (ROOT / "docs" / "pipes.md").read_text(), re.DOTALL)
 

@@ -18,11 +18,12 @@ import pytest
 import skimage
 from onnx import save
 
-from conftest import DATA
+from helpers.command_line import command, onnxdream
+from helpers.paths import DATA
+from helpers.small_networks import classifier, conv, network, node, weights
 from onnxdream.images import read_settings
 from onnxdream.interpret.targets import class_index
 from onnxdream.networks.model import Model
-from small import classifier, command, conv, network, node, onnxdream, weights
 
 ROCKET = DATA / "rocket.jpg"
 PARTS = ("squeeze1x1", "expand1x1", "expand3x3")

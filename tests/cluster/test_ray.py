@@ -23,7 +23,8 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from conftest import DATA
+from helpers.command_line import command, onnxdream
+from helpers.paths import DATA
 from onnxdream import objectives
 from onnxdream.cli.exit_codes import BAD_INPUT, exit_code
 from onnxdream.cluster.ray import ClusterProgress, RayCluster
@@ -36,7 +37,6 @@ from onnxdream.video.io.open import Encoding, finish, open_sink, open_source, re
 from onnxdream.video.job.chunks import Chunk, SegmentSplitter, find_chunks
 from onnxdream.video.job.pipeline import JobSpec, SegmentPipeline
 from onnxdream.video.job.worker import SegmentWorker
-from small import command, onnxdream
 
 pytest.importorskip("ray", reason="the cluster's tests need ray: pip install onnxdream[ray]")
 ray_cluster = pytest.importorskip("ray.cluster_utils")

@@ -14,7 +14,7 @@ import onnx
 import pytest
 import skimage.data
 
-import small
+from helpers import small_networks as small
 from onnxdream import Dreamer, load_model
 from onnxdream import objectives as obj
 from onnxdream.dream.dreamer import Dream, Progress, features

@@ -8,12 +8,7 @@ import pytest
 import torch
 
 from onnxdream import objectives as obj
-from onnxdream.dream.step_graph import (
-    build_gradient_model,
-    build_objective_model,
-    build_step_model,
-    gaussian_cascade,
-)
+from onnxdream.dream.step_graph import build_gradient_model, build_objective_model, build_step_model, gaussian_cascade
 from onnxdream.engines.onnxruntime import Session
 from onnxdream.errors import LayerError, OptionError
 from onnxdream.networks.model import Model
@@ -75,7 +70,7 @@ def test_objectives_follow_their_formulas(squeezenet: Model, objective: Objectiv
 )
 def test_gradients_agree_with_finite_differences(squeezenet: Model, objective: Objective) -> None:
     """Along the gradient itself, where the derivative is largest, in float64."""
-    from float64 import run_float64
+    from helpers.float64 import run_float64
 
     proto = build_gradient_model(squeezenet, objective)
     image = IMAGE[:1].astype(np.float64)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import skimage.data
 
-import small
+from helpers import small_networks as small
+from helpers.command_line import command
 from onnxdream import Dreamer, load_model
 from onnxdream import objectives as obj
 from onnxdream.dream.dreamer import features
@@ -247,8 +248,8 @@ def peak(folder: Path, *arguments: object) -> tuple[float, dict[str, object]]:
         "done = subprocess.run(sys.argv[1:], check=True)\n"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)"
     )
-    command = [sys.executable, "-c", code, *small.command("image", *arguments, "--json", "--quiet")]
-    out = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.splitlines()
+    program = [sys.executable, "-c", code, *command("image", *arguments, "--json", "--quiet")]
+    out = subprocess.run(program, cwd=folder, capture_output=True, text=True, check=True).stdout.splitlines()
     return float(out[1]), json.loads(out[0])
 
 

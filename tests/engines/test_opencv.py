@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 import pytest
 
-import engines
-from conftest import DATA, ROOT
-from engines import LAYERS, both, check_batches_and_masks
+from helpers import engines
+from helpers.command_line import onnxdream
+from helpers.engines import LAYERS, both, check_batches_and_masks
+from helpers.paths import DATA, ROOT
 from onnxdream.engines import opencv
 from onnxdream.errors import BackendError
 from onnxdream.images import read_picture, to_batch
-from small import onnxdream
 
 pytestmark = pytest.mark.skipif(bool(opencv.unusable()), reason=opencv.unusable())
 

@@ -11,16 +11,17 @@ import onnx
 import pytest
 from onnx import helper
 
-import engines
-from conftest import DATA
-from engines import LAYERS, both, check_batches_and_masks
+from helpers import engines
+from helpers.command_line import onnxdream
+from helpers.engines import LAYERS, both, check_batches_and_masks
+from helpers.paths import DATA
+from helpers.small_networks import network, weights
 from onnxdream import objectives
 from onnxdream.dream.step_graph import build_gradient_model
 from onnxdream.engines import onnxruntime, openvino, select
 from onnxdream.errors import BackendError
 from onnxdream.images import to_batch
 from onnxdream.networks.model import load_model
-from small import network, onnxdream, weights
 
 pytestmark = pytest.mark.skipif(bool(openvino.unusable()), reason=openvino.unusable())
 

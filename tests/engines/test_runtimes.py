@@ -12,14 +12,15 @@ import numpy as np
 import onnx
 import pytest
 
-import runtimes
-from conftest import DATA
+from helpers import runtimes
+from helpers.gradients import Case, gradient_model, integers, relative, torch_gradient
+from helpers.paths import DATA
+from helpers.random_networks import RANDOM
+from helpers.rule_cases import NORMS, POOLS
 from onnxdream import objectives as obj
 from onnxdream.dream.step_graph import build_gradient_model, build_step_model
 from onnxdream.images import read_picture
 from onnxdream.networks.model import Model, load_model
-from test_architectures import RANDOM
-from test_rules import NORMS, POOLS, Case, gradient_model, integers, relative, torch_gradient
 from tools import networks
 
 # Of 0..255, for one step from the same picture. Runtimes round differently. Where that carries a unit over the kink of

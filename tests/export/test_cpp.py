@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import DATA, ROOT
+from helpers.paths import DATA, ROOT
 from onnxdream import objectives
 from onnxdream.dream.step_graph import build_objective_model
 from onnxdream.export import export_model

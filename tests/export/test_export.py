@@ -13,13 +13,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-import small
-from conftest import DATA, ROOT
+from helpers import small_networks as small
+from helpers.command_line import onnxdream
+from helpers.paths import DATA, ROOT
+from helpers.quantized import quantized
 from onnxdream import objectives
 from onnxdream.errors import OptionError, PictureError, VerifyError
 from onnxdream.export import TOLERANCE, export_model, verify
 from onnxdream.networks.model import Model, load_model
-from test_canonicalize import quantized
 
 DOCS = ROOT / "docs" / "portable.md"
 ROCKET = DATA / "rocket.jpg"
@@ -39,7 +40,7 @@ ROCKET = DATA / "rocket.jpg"
     ids=" ".join,
 )
 def test_export_and_verify(tmp_path: Path, options: list[str]) -> None:
-    done = small.onnxdream("export", *options, "-o", "dream.onnx", "--verify", "--json", folder=tmp_path)
+    done = onnxdream("export", *options, "-o", "dream.onnx", "--verify", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
     print(f"{record['objective']}: directional derivatives within {record['error']:.1e}")
@@ -62,9 +63,7 @@ def test_the_loop_of_the_contract_dreams(tmp_path: Path, squeezenet: Model) -> N
     code = found[1] + "\nprint(float(objective[0]))\nimport sys; assert 'onnxdream' not in sys.modules"
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    before = small.onnxdream(
-        "image", "photo.jpg", "-l", "fire5", "--steps", 0, "--octaves", 1, "--json", folder=tmp_path
-    )
+    before = onnxdream("image", "photo.jpg", "-l", "fire5", "--steps", 0, "--octaves", 1, "--json", folder=tmp_path)
     assert float(ran.stdout) > 3 * json.loads(before.stdout)["objective_before"]
     assert (tmp_path / "dream.png").stat().st_size > 10_000
 
@@ -106,7 +105,7 @@ def test_a_gradient_that_cannot_be_verified_is_not_written(tmp_path: Path) -> No
     limits = {"low": np.float32(-2), "high": np.float32(-1)}
     proto = small.network(nodes, w_a=small.weights(8, 3, 3, 3), **{k: np.asarray(v) for k, v in limits.items()})
     onnx.save(proto, tmp_path / "still.onnx")
-    done = small.onnxdream("export", "still.onnx", "-l", "out", "-o", "o.onnx", "--verify", folder=tmp_path)
+    done = onnxdream("export", "still.onnx", "-l", "out", "-o", "o.onnx", "--verify", folder=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "does not respond to the pictures tried" in done.stderr
     assert not (tmp_path / "o.onnx").exists()
@@ -114,7 +113,7 @@ def test_a_gradient_that_cannot_be_verified_is_not_written(tmp_path: Path) -> No
 
 def test_a_staircase_cannot_be_verified(tmp_path: Path) -> None:
     onnx.save(quantized("QDQ"), tmp_path / "eight.onnx")
-    done = small.onnxdream("export", "eight.onnx", "-l", "out", "-o", "o.onnx", "--verify", folder=tmp_path)
+    done = onnxdream("export", "eight.onnx", "-l", "out", "-o", "o.onnx", "--verify", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "not verified: the network rounds its numbers" in done.stderr
     assert (tmp_path / "o.onnx").exists()
@@ -147,11 +146,11 @@ def test_bad_requests(tmp_path: Path, squeezenet: Model) -> None:
     with pytest.raises(PictureError, match="at least"):
         export_model(squeezenet, objectives.l2("fire8"), tmp_path / "dream.onnx", size=(8, 8))
     (tmp_path / "dream.onnx").write_text("mine")
-    done = small.onnxdream("export", "squeezenet1_1", "-l", "fire3", "-o", "dream.onnx", folder=tmp_path)
+    done = onnxdream("export", "squeezenet1_1", "-l", "fire3", "-o", "dream.onnx", folder=tmp_path)
     assert done.returncode != 0
     assert "exists already" in done.stderr
     assert (tmp_path / "dream.onnx").read_text() == "mine"
-    done = small.onnxdream("export", "squeezenet1_1", "-l", "fire33", folder=tmp_path)
+    done = onnxdream("export", "squeezenet1_1", "-l", "fire33", folder=tmp_path)
     assert done.returncode == 2
     assert "did you mean fire3" in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["dream.onnx"]

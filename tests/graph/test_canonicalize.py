@@ -15,8 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional
 
-import small
-from float64 import run_float64
+from helpers import small_networks as small
+from helpers.float64 import run_float64
+from helpers.quantized import quantized
 from onnxdream import objectives
 from onnxdream.dream.step_graph import build_gradient_model
 from onnxdream.engines.onnxruntime import Session
@@ -112,31 +113,6 @@ def test_a_picture_with_channels_last(tmp_path: Path) -> None:
     assert model.input_dims == (0, 3, 0, 0)
     found = gradient(model)
     np.testing.assert_allclose(found, gradient(saved(first, tmp_path)), rtol=1e-6, atol=1e-9)
-
-
-def quantized(form: str) -> onnx.ModelProto:
-    """A convolution with weights and activations of 8 bits, as QLinearConv or between (De)QuantizeLinear."""
-    weight = np.random.default_rng(3).integers(-127, 128, (8, 3, 3, 3)).astype(np.int8)
-    constants = {
-        "xs": np.float32(0.02), "xz": np.uint8(128), "ws": np.linspace(0.001, 0.002, 8, dtype=np.float32),
-        "wz": np.zeros(8, np.int8), "ys": np.float32(0.03), "yz": np.uint8(100), "w": weight,
-        "b": np.arange(8, dtype=np.int32) * 50,
-    }  # fmt: skip
-    start = small.node("QuantizeLinear", ["x", "xs", "xz"], "xq")
-    end = [small.node("DequantizeLinear", ["yq", "ys", "yz"], "y"), small.node("Relu", ["y"], "out")]
-    if form == "QLinearConv":
-        inputs = ["xq", "xs", "xz", "w", "ws", "wz", "ys", "yz", "b"]
-        middle = [small.node("QLinearConv", inputs, "yq", pads=[1] * 4)]
-    else:
-        constants["bf"] = (constants["b"] * constants["xs"] * constants["ws"]).astype(np.float32)
-        del constants["b"]
-        middle = [
-            small.node("DequantizeLinear", ["xq", "xs", "xz"], "xf"),
-            small.node("DequantizeLinear", ["w", "ws", "wz"], "wf", axis=0),
-            small.node("Conv", ["xf", "wf", "bf"], "c", pads=[1] * 4),
-            small.node("QuantizeLinear", ["c", "ys", "yz"], "yq"),
-        ]
-    return small.network([start, *middle, *end], **{k: np.asarray(v) for k, v in constants.items()})
 
 
 @pytest.mark.parametrize("form", ["QLinearConv", "QDQ"])

@@ -14,9 +14,10 @@ import pytest
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-import runtimes
-import small
-from conftest import DATA
+from helpers import runtimes
+from helpers import small_networks as small
+from helpers.command_line import onnxdream
+from helpers.paths import DATA
 from onnxdream import objectives
 from onnxdream.dream.dreamer import Dreamer
 from onnxdream.dream.step_graph import build_gradient_model, build_step_model
@@ -150,7 +151,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:
-    done = small.onnxdream(
+    done = onnxdream(
         "export", "squeezenet1_1", "-l", "fire6", "--half", "--size", "192x160", "--verify", "--json", "-o", "h.onnx",
         folder=tmp_path,
     )  # fmt: skip
@@ -160,8 +161,6 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert record["half"] is True
     assert record["error"] < HALF_TOLERANCE
     picture = DATA / "rocket.jpg"
-    done = small.onnxdream(
-        "image", picture, "--half", "--size", 160, "--steps", 2, "-o", "h.png", "--json", folder=tmp_path
-    )
+    done = onnxdream("image", picture, "--half", "--size", 160, "--steps", 2, "-o", "h.png", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert read_settings(tmp_path / "h.png")["half"] is True

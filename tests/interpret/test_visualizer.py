@@ -11,6 +11,7 @@ import skimage
 from onnx import save
 
 import onnxdream
+from helpers.small_networks import classifier, conv, network, node, weights
 from onnxdream import objectives as obj
 from onnxdream.dream.dreamer import features
 from onnxdream.dream.step_graph import build_gradient_model, build_objective_model
@@ -24,7 +25,6 @@ from onnxdream.interpret.top_activations import read_center_crop, record_top_act
 from onnxdream.interpret.transforms import AffineWarp, RandomTransform
 from onnxdream.interpret.visualizer import StepProgress, Visualizer
 from onnxdream.networks.model import Model
-from small import classifier, conv, network, node, weights
 
 RNG = np.random.default_rng(5)
 

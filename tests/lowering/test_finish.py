@@ -11,7 +11,8 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
-from conftest import ROOT
+from helpers.paths import ROOT
+from helpers.small_networks import network, weights
 from onnxdream import objectives
 from onnxdream.autodiff import backward
 from onnxdream.dream.step_graph import (
@@ -25,7 +26,6 @@ from onnxdream.graph.shapes import probe_shapes
 from onnxdream.lowering.lower import LOWERED
 from onnxdream.lowering.targets import TARGETS
 from onnxdream.networks.model import Model, load_model
-from small import network, weights
 
 
 @pytest.fixture(scope="module")

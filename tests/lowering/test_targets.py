@@ -11,7 +11,10 @@ import pytest
 import torch
 from onnx import helper
 
-from float64 import run_float64
+from helpers.float64 import run_float64
+from helpers.gradients import Case, check, relative
+from helpers.rule_cases import CONVOLUTIONS, ELEMENTWISE, NORMS, POOLS
+from helpers.small_networks import network, weights
 from onnxdream import objectives as obj
 from onnxdream.dream.step_graph import build_gradient_model, build_step_model
 from onnxdream.engines.onnxruntime import Session
@@ -19,8 +22,6 @@ from onnxdream.errors import NoGradientError, OptionError
 from onnxdream.lowering.legalize import legalize
 from onnxdream.lowering.targets import TARGETS
 from onnxdream.networks.model import Model, load_model
-from small import network, weights
-from test_rules import CONVOLUTIONS, ELEMENTWISE, NORMS, POOLS, Case, check, relative
 
 LEGALIZED = [t for t in TARGETS if t not in ("cpu", "cuda")]
 APART = "y = MaxPool<kernel_shape=[3,2], strides=[3,3], ceil_mode=1>(x)"

@@ -15,7 +15,8 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from float64 import run_float64
+from helpers.float64 import run_float64
+from helpers.random_networks import RANDOM
 from onnxdream import objectives
 from onnxdream.dream.step_graph import build_feature_model, build_gradient_model
 from onnxdream.engines.onnxruntime import Session
@@ -108,14 +109,6 @@ def test_gradient_of_bundled_networks(
     print(f"{name} {layer} {size}: float64 {double:.1e}, float32 {single:.1e}")
     assert double <= 1e-5
     assert single <= 2e-3
-
-
-RANDOM = {
-    "googlenet": lambda: networks.GoogLeNet(4),
-    "vgg16": lambda: networks.Vgg16(4),
-    "resnet50": lambda: networks.ResNet50(4, (2, 2, 2)),
-    "inception": networks.Inception,
-}
 
 
 @pytest.fixture(scope="module", params=sorted(RANDOM))

@@ -18,13 +18,14 @@ import numpy as np
 import onnx
 import pytest
 
-import small
+from helpers import small_networks as small
+from helpers.command_line import command, onnxdream
+from helpers.shelf import Shelf, shelf
 from onnxdream.cli.exit_codes import exit_code
 from onnxdream.errors import DownloadError, ModelError, OnnxDreamError, OutputError
 from onnxdream.networks import download, http, registry
 from onnxdream.networks.card import IMAGENET, Card, Preprocessing
 from onnxdream.networks.model import load_model
-from shelf import Shelf, shelf
 
 NETWORK = registry.bundled()["squeezenet1_1"].read_bytes()
 HALF = len(NETWORK) // 2
@@ -103,8 +104,8 @@ class TestOnDemand:
     @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
     def test_goes_on_after_being_stopped(self, server: Shelf, tmp_path: Path, end: signal.Signals) -> None:
         server.offer("served", server.plan("a", "held", "whole"))
-        command = small.command("layers", "served", "--json")
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        program = command("layers", "served", "--json")
+        with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert server.half_sent.wait(60)
             (part,) = waited_for(tmp_path / "cache", HALF - 65536)
             process.send_signal(end)
@@ -173,10 +174,10 @@ class TestOnDemand:
 
     def test_two_processes_at_once(self, server: Shelf, tmp_path: Path) -> None:
         server.offer("served", server.plan("a", "held"))
-        command = [sys.executable, "-c", "from onnxdream.networks import registry; print(registry.find('served'))"]
-        both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        program = [sys.executable, "-c", "from onnxdream.networks import registry; print(registry.find('served'))"]
+        both = [subprocess.Popen(program, stdout=subprocess.PIPE, text=True) for _ in range(2)]
         assert server.half_sent.wait(60)
-        third = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        third = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
         with pytest.raises(subprocess.TimeoutExpired):
             third.wait(1.5)  # it waits while another one downloads
         server.gate.set()
@@ -296,7 +297,7 @@ class TestFailures:
     def test_a_disk_that_is_full(self, server: Shelf, tmp_path: Path) -> None:
         server.offer("served", "a")
         done = subprocess.run(
-            small.command("layers", "served", "--json"),
+            command("layers", "served", "--json"),
             capture_output=True,
             text=True,
             check=False,
@@ -375,7 +376,7 @@ class TestNames:
 
 class TestCommandLine:
     def run(self, folder: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-        return small.onnxdream(*arguments, folder=folder, **environment)
+        return onnxdream(*arguments, folder=folder, **environment)
 
     def test_dreaming_with_a_network_to_be_fetched(self, server: Shelf, tmp_path: Path) -> None:
         server.offer("served", server.plan("a", "damaged"), server.plan("b", HALF, "whole"))
@@ -448,9 +449,9 @@ class TestCommandLine:
 
         server.offer("served", server.plan("a", "held"))
         ours, theirs = pty.openpty()
-        command = small.command("layers", "served", "--json")
+        program = command("layers", "served", "--json")
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True, env=environment) as process:
+        with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=theirs, text=True, env=environment) as process:
             os.close(theirs)
             shown = b""
             while b"2.5/5.0" not in shown and b"2.4/5.0" not in shown:

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import small
-import torchvision_operators
-from conftest import DATA, ROOT
-from float64 import run_float64
+from helpers import torchvision_operators
+from helpers.command_line import onnxdream
+from helpers.float64 import run_float64
+from helpers.paths import DATA, ROOT
 from onnxdream import objectives
 from onnxdream.dream.step_graph import build_gradient_model
 from onnxdream.engines.onnxruntime import Session
@@ -197,7 +197,7 @@ def test_one_command_makes_a_file_that_dreams(exported: tuple[Path, Model]) -> N
     step = onnx.load(folder / "net-layer2.1.conv2.onnx")
     assert {i.name for i in step.graph.input} == {"image", "step_size", "shift"}
     rocket = DATA / "rocket.jpg"
-    done = small.onnxdream(
+    done = onnxdream(
         "image", rocket, "-m", "net.onnx", "-l", "layer2.1.conv2", "--size", 160, "--steps", 3, "--json", "-o", "o.png",
         folder=folder,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from conftest import DATA
+from helpers.paths import DATA
 from onnxdream import objectives
 from onnxdream.dream.dreamer import Dreamer
 from onnxdream.errors import OptionError

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from conftest import DATA, ROOT
+from helpers.paths import DATA, ROOT
 from onnxdream.video.io.open import Encoding, finish, open_sink, open_source
 
 EXAMPLES = ROOT / "tests" / "examples"

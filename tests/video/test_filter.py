@@ -15,14 +15,14 @@ import onnx
 import pytest
 
 import onnxdream
-from conftest import DATA
+from helpers.paths import DATA
+from helpers.small_networks import classifier
 from onnxdream.dream.dreamer import Dreamer
 from onnxdream.errors import LayerError, OptionError, PictureError
 from onnxdream.networks.model import Model
 from onnxdream.objectives import l2
 from onnxdream.video.dreamer import VideoDreamer
 from onnxdream.video.rate_control import Effort, RateControl, efforts
-from small import classifier
 
 LITTLE = {"octaves": 2, "steps": 3, "frame_steps": 1}
 

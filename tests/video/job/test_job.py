@@ -19,11 +19,10 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from conftest import DATA, ROOT
+from helpers.films import write_video
+from helpers.paths import CLIP, ROOT
 from onnxdream.video.io.open import open_source, read_video_settings
-from test_video_files import write_video
 
-CLIP = DATA / "clip.mp4"
 COMMAND = [sys.executable, "-m", "onnxdream.cli.app", "video"]
 LOOK = ["-l", "fire3", "--octaves", "1", "--steps", "3", "--frame-steps", "1", "--size", "160", "--segment-frames", "8"]
 

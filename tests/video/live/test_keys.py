@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from conftest import DATA
+from helpers.command_line import onnxdream
+from helpers.paths import DATA
 from onnxdream.dream.dreamer import DEFAULT_MAX_MEMORY
 from onnxdream.images import Picture, write_picture
 from onnxdream.settings import Settings, build_dreamer, build_objective, layered
@@ -18,7 +19,6 @@ from onnxdream.video.io.open import read_video_settings
 from onnxdream.video.live.capture import Latest, open_feed
 from onnxdream.video.live.session import Live
 from onnxdream.video.live.window import Window
-from small import onnxdream
 
 
 class Keys(Window):

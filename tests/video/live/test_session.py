@@ -23,14 +23,14 @@ import cv2
 import numpy as np
 import pytest
 
-from conftest import DATA, ROOT
+from helpers.command_line import command, onnxdream
+from helpers.paths import DATA, ROOT
 from onnxdream.errors import OptionError, VideoError
 from onnxdream.video.dreamer import create_video_dreamer
 from onnxdream.video.io.open import read_video_settings
 from onnxdream.video.live.capture import Feed, Latest, open_feed
 from onnxdream.video.live.outputs import Pipe
 from onnxdream.video.live.session import Live
-from small import command, onnxdream
 
 CLIP = DATA / "clip.mp4"  # 48 frames, 25 a second, 320x180
 LITTLE = ["--octaves", "1", "--steps", "1", "--size", "96"]
@@ -117,7 +117,7 @@ def test_a_feed_that_fails_is_told_to_who_takes() -> None:
 
 @contextmanager
 def camera(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    with serving(sys.executable, ROOT / "tests" / "mjpeg_server.py", CLIP, port) as server:
+    with serving(sys.executable, ROOT / "tests" / "helpers" / "mjpeg_server.py", CLIP, port) as server:
         yield server
 
 
@@ -166,7 +166,7 @@ def has_rtsp_server() -> bool:
 
 @pytest.mark.skipif(not has_rtsp_server(), reason="no GStreamer RTSP server")
 def test_a_network_camera(tmp_path: Path) -> None:
-    with serving(SYSTEM_PYTHON, ROOT / "tests" / "rtsp_server.py", CLIP) as (_, port):
+    with serving(SYSTEM_PYTHON, ROOT / "tests" / "helpers" / "rtsp_server.py", CLIP) as (_, port):
         address = f"rtsp://127.0.0.1:{port}/clip"
         done = onnxdream("live", address, "--headless", "-o", "out.mp4", "--json", *LITTLE, folder=tmp_path)
     assert done.returncode == 0, done.stderr

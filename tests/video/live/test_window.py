@@ -19,10 +19,10 @@ import cv2
 import numpy as np
 import pytest
 
-from conftest import DATA, ROOT
+from helpers.command_line import command
+from helpers.paths import DATA, ROOT
 from onnxdream.images import read_picture
 from onnxdream.settings import layered
-from small import command
 
 NEEDED = ("Xvfb", "xdotool", "import")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from conftest import DATA
+from helpers.paths import DATA
 from onnxdream import objectives
 from onnxdream.dream.dreamer import Dreamer
 from onnxdream.images import read_picture, to_batch

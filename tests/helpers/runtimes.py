@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 import pytest
 
-from conftest import ROOT
-from float64 import run_float64
+from helpers.float64 import run_float64
+from helpers.paths import ROOT
 from onnxdream.engines.onnxruntime import Session
 
 WEB_VERSION = "1.30.0"

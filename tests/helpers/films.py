@@ -1,0 +1,178 @@
+"""Films made and looked into with PyAV, and what a source and its result hold."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from onnxdream.video.io.open import (
+    ColorTags,
+    Encoding,
+    VideoFrame,
+    VideoInfo,
+    check_encoding,
+    finish,
+    open_sink,
+    open_source,
+    settings_metadata,
+)
+
+SETTINGS = {"model": "squeezenet1_1", "steps": 3}
+FFV1 = Encoding(codec="ffv1")
+BT709, BT601, BT2020 = 1, 6, 9
+
+
+def info_of(width: int = 64, height: int = 48, **changes: Any) -> VideoInfo:
+    basic = VideoInfo(
+        width=width, height=height, rate=Fraction(25), time_base=Fraction(1, 25), frames=None, duration=None, bits=8,
+        alpha=False, color=ColorTags(1, 1, 1, 1), pix_fmt="yuv420p", codec="h264", has_audio=False,
+    )  # fmt: skip
+    return replace(basic, **changes)
+
+
+def picture(number: int, width: int = 64, height: int = 48, deep: bool = False) -> np.ndarray:
+    """A smooth picture that is different for every number, BGR."""
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    waves = [np.sin(x / (9 + c) + number * 0.7) + np.cos(y / (7 + c) - number * 0.4 + c) for c in range(3)]
+    top = 65535 if deep else 255
+    return np.rint((np.dstack(waves) + 2) / 4 * top).astype(np.uint16 if deep else np.uint8)
+
+
+def write_video(
+    path: Path,
+    images: Iterable[np.ndarray],
+    times: Iterable[int] | None = None,
+    *,
+    time_base: Fraction = Fraction(1, 25),
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    setup: Callable[[Any], None] = lambda stream: None,
+    container_options: dict[str, str] | None = None,
+) -> Path:
+    """A video made with PyAV alone."""
+    with av.open(str(path), "w", container_options=container_options or {}) as out:
+        stream: Any = None
+        for number, image in enumerate(images):
+            if stream is None:
+                stream = out.add_stream(codec, 25, options=options or {})
+                stream.width, stream.height, stream.pix_fmt = image.shape[1], image.shape[0], pix_fmt
+                stream.codec_context.time_base = time_base
+                setup(stream)
+            frame = av.VideoFrame.from_ndarray(image, "bgr24" if image.dtype == np.uint8 else "bgr48le")
+            frame = frame.reformat(format=pix_fmt, threads=1)
+            frame.pts = number if times is None else list(times)[number]
+            frame.time_base = time_base
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
+
+
+def encode(
+    frames: Iterable[tuple[np.ndarray, int, np.ndarray | None]],
+    info: VideoInfo,
+    target: Path,
+    *,
+    encoding: Encoding = Encoding(),  # noqa: B008
+    cuts: Iterable[int] = (),
+    source: Path | None = None,
+    **finishing: Any,
+) -> Path:
+    """Frames to a result, a new segment beginning at each of `cuts`."""
+    check_encoding(target, info, encoding)
+    parts: list[Path] = []
+    sink = None
+    for number, (image, pts, alpha) in enumerate(frames):
+        if sink is None or number in set(cuts):
+            if sink is not None:
+                sink.close()
+            parts.append(target.parent / f"{target.name}-{len(parts)}")
+            sink = open_sink(parts[-1], info, encoding, target)
+        sink.write(image, pts, alpha)
+    assert sink is not None
+    sink.close()
+    finish(target, parts, source, info, metadata=settings_metadata(SETTINGS), **finishing)
+    for part in parts:
+        part.unlink()
+    return target
+
+
+def convert(source: Path | str, target: Path, **options: Any) -> Path:
+    """Every frame of a source, as it is, to a result."""
+    times = {k: options[k] for k in ("start", "end") if k in options}
+    with open_source(source) as video:
+        frames = ((f.image, f.pts, f.alpha) for f in video.frames(**times))
+        return encode(frames, video.info, target, source=Path(source), **options)
+
+
+def frames_of(path: Path | str, **options: Any) -> list[VideoFrame]:
+    with open_source(path) as video:
+        return list(video.frames(**options))
+
+
+def times_of(path: Path | str) -> list[Fraction]:
+    with open_source(path) as video:
+        return [f.pts * video.info.time_base for f in video.frames()]
+
+
+def packets(path: Path, kind: str, number: int = 0) -> list[tuple[Fraction, Fraction, bytes]]:
+    """(time, duration, bytes) of every packet of a stream."""
+    with av.open(str(path)) as container:
+        stream = [s for s in container.streams if s.type == kind][number]
+        return [
+            ((p.pts or 0) * p.time_base, (p.duration or 0) * p.time_base, bytes(p))
+            for p in container.demux(stream)
+            if p.size
+        ]
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2) / float(np.iinfo(a.dtype).max) ** 2
+    return float(-10 * np.log10(error + 1e-12))
+
+
+def digest(frame: VideoFrame) -> str:
+    return hashlib.sha256(frame.image.tobytes()).hexdigest()
+
+
+def irregular(count: int, seed: int = 1) -> list[int]:
+    steps = np.random.default_rng(seed).integers(1, 4000, count - 1)
+    return [0, *np.cumsum(steps).tolist()]
+
+
+def flash_film(path: Path, *, frames: int, at: int, size: tuple[int, int], levels: tuple[int, int], keys: int) -> Path:
+    """A film of darkness and silence, 25 frames a second, but for frame `at` and the sound that goes with it.
+
+    `size` is (width, height), `levels` the grey of dark and light frames, `keys` the frames from one key frame on.
+    """
+    with av.open(str(path), "w") as out:
+        video: Any = out.add_stream("libx264", 25, options={"g": str(keys)})
+        (video.width, video.height), video.pix_fmt = size, "yuv420p"
+        sound: Any = out.add_stream("pcm_s16le", 48000, layout="mono")
+        for number in range(frames):
+            image = np.full((*size[::-1], 3), levels[number == at], np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, "bgr24")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            out.mux(video.encode(frame))
+            wave = np.full((1, 1920), 20000 if number == at else 0, np.int16)
+            noise = av.AudioFrame.from_ndarray(wave, "s16", "mono")
+            noise.rate, noise.pts, noise.time_base = 48000, number * 1920, Fraction(1, 48000)
+            out.mux(sound.encode(noise))
+        out.mux(video.encode(None))
+        out.mux(sound.encode(None))
+    return path
+
+
+def loud_from(path: Path) -> float:
+    """When the sound of such a film begins, in seconds."""
+    with av.open(str(path)) as container:
+        parts = [(f.pts * f.time_base, f.rate, f.to_ndarray().ravel()) for f in container.decode(audio=0)]
+    wave = np.abs(np.concatenate([p.astype(np.float64) for _, _, p in parts]))
+    return float(parts[0][0]) + int(np.argmax(wave > wave.max() / 2)) / parts[0][1]
