@@ -318,7 +318,7 @@ def test_commands(folder: Path, line: str) -> None:
 
 
 def test_no_arguments_print_the_help(folder: Path) -> None:
-    bare, asked = small.onnxdream(folder=folder), small.onnxdream("--help", folder=folder)
+    bare, asked = onnxdream(folder=folder), onnxdream("--help", folder=folder)
     assert (bare.returncode, bare.stdout, bare.stderr) == (0, asked.stdout, "")
     assert "Usage: onnxdream" in bare.stdout
 
@@ -343,8 +343,8 @@ def test_a_full_disk_is_no_bad_input(folder: Path, tmp_path: Path) -> None:
     import resource
 
     limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-    command = small.command("image", folder / "cat.png", "-o", "new.png", "--octaves", 1, "--steps", 0)
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=limit)
+    program = command("image", folder / "cat.png", "-o", "new.png", "--octaves", 1, "--steps", 0)
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, preexec_fn=limit)
     assert (done.returncode, done.stderr) == (1, "error: new.png: cannot be written: File too large\n")
     assert not list(tmp_path.iterdir())
 

@@ -85,6 +85,14 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "film.mkv"
 
 
+@pytest.fixture
+def temporary_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder for temporary files of every program that the test starts, not below that of the film."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setitem(QUIET, "TMPDIR", folder)
+        yield Path(folder)
+
+
 def dream(source: Path, out: Path, *more: object) -> dict[str, Any]:
     done = subprocess.run(
         command("video", source, "-o", out, *LOOK, *more), capture_output=True, text=True, env=QUIET, check=False
@@ -375,7 +383,9 @@ def test_the_same_chunk_twice_at_once_does_no_harm(film: Path, squeezenet: Model
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["film", "pictures"])
-def test_machines_without_a_common_disk(film: Path, alone: Path, tmp_path: Path, kind: str) -> None:
+def test_machines_without_a_common_disk(
+    film: Path, alone: Path, tmp_path: Path, temporary_folder: Path, kind: str
+) -> None:
     """A node that does not see the files here, in a mount namespace of its own."""
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("no right to make a mount namespace: the node would see the same disk")
@@ -399,9 +409,9 @@ def test_machines_without_a_common_disk(film: Path, alone: Path, tmp_path: Path,
             wait_for_segments(out, 1, killed)
             killed.kill()
             killed.communicate()
-            assert len(list(Path(tempfile.gettempdir()).glob("onnxdream-*"))) == 1
+            assert len(list(temporary_folder.glob("onnxdream-*"))) == 1
         dream(source, out, *options, "--ray", made.address)
-        left = list(Path(tempfile.gettempdir()).glob("onnxdream-*"))
+        left = list(temporary_folder.glob("onnxdream-*"))
     finally:
         node.terminate()
         node.wait(60)

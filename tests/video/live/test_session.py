@@ -133,10 +133,20 @@ def serving(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
         server.wait()
 
 
+def heed_hangups() -> None:
+    """For a program that is started by tests that ignore hangups, under nohup for one, and would inherit that."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @contextmanager
 def running(*arguments: object, folder: Path) -> Iterator[subprocess.Popen[str]]:
     live = subprocess.Popen(
-        command("live", *arguments), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command("live", *arguments),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_hangups,
     )
     try:
         yield live
@@ -297,7 +307,13 @@ def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
     mine, its = pty.openpty()
     options = ("--loop", "--headless", "--serve", "0", "-o", "out.mp4", *LITTLE)
     live = subprocess.Popen(
-        command("live", CLIP, *options), cwd=tmp_path, stdin=its, stdout=its, stderr=its, start_new_session=True
+        command("live", CLIP, *options),
+        cwd=tmp_path,
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        start_new_session=True,
+        preexec_fn=heed_hangups,
     )
     try:
         os.close(its)
