@@ -169,7 +169,7 @@ def terms(clip: Path, layer: str, folder: Path) -> Terms:
     dreamer, target = video_dreamer(layer), folder / "out.mkv"
     with open_source(clip) as video:
         info, decoded = video.info, list(video.frames())
-        spec = JobSpec(clip, {}, target, dreamer, Encoding(), longest=10**9)
+        spec = JobSpec(clip, {}, target, dreamer, Encoding(), segment_frames=10**9)
 
         def timed(work: Callable[[], Any], frames: int = len(decoded)) -> float:
             began = time.process_time()  # of all threads; other programs on the machine do not count

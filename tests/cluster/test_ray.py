@@ -211,9 +211,9 @@ def test_parts_of_a_long_shot_are_the_same_wherever_they_are_dreamed(cluster: An
     assert_same(out, tmp_path / "alone.mkv")
 
 
-def chunks_of(flags: str, longest: int, overlap: int) -> list[tuple[int, int | None, int, int, int]]:
+def chunks_of(flags: str, segment_frames: int, overlap: int) -> list[tuple[int, int | None, int, int, int]]:
     frames = ((index, flag == "|", Fraction(index)) for index, flag in enumerate(flags))
-    return [(s.first, s.stop, s.warm_up, s.fade, s.segments) for s in find_chunks(frames, longest, overlap)]
+    return [(s.first, s.stop, s.warm_up, s.fade, s.segments) for s in find_chunks(frames, segment_frames, overlap)]
 
 
 def test_where_a_film_is_cut() -> None:
@@ -230,12 +230,12 @@ def test_where_a_film_is_cut() -> None:
 
 def test_frames_that_have_gone_are_missed(film: Path, squeezenet: Model, tmp_path: Path) -> None:
     dreamer = VideoDreamer(Dreamer(squeezenet, objectives.l2("fire3"), octaves=1, steps=1), size=(45, 80))
-    spec = JobSpec(film, {}, tmp_path / "out.mkv", dreamer, Encoding(), longest=96)
-    with spec.open() as video, pytest.raises(VideoError, match="has 4 frames less"):
+    spec = JobSpec(film, {}, tmp_path / "out.mkv", dreamer, Encoding(), segment_frames=96)
+    with spec.open() as video, pytest.raises(VideoError, match="has 4 fewer frames"):
         list(SegmentPipeline(spec, video, Chunk(first=40, stop=52, cuts=(40,)), tmp_path))
 
 
-def test_a_plan_ends_where_the_source_is_damaged() -> None:
+def test_chunks_end_where_the_source_is_damaged() -> None:
     def frames() -> Iterator[tuple[int, bool, Fraction]]:
         yield from ((index, index == 0, Fraction(index)) for index in range(5))
         raise VideoError("broken")
@@ -370,7 +370,7 @@ def test_an_atlas_is_the_same_from_a_cluster(cluster: Any, tmp_path: Path) -> No
 
 def test_the_same_chunk_twice_at_once_does_no_harm(film: Path, squeezenet: Model, tmp_path: Path) -> None:
     dreamer = VideoDreamer(Dreamer(squeezenet, objectives.l2("fire3"), octaves=1, steps=2, threads=1), size=(90, 160))
-    spec = JobSpec(film, {}, tmp_path / "out.mkv", dreamer, Encoding(), longest=16)
+    spec = JobSpec(film, {}, tmp_path / "out.mkv", dreamer, Encoding(), segment_frames=16)
     workers = [cloudpickle.dumps(SegmentWorker(spec, tmp_path, None, pictures=False)) for _ in range(2)]
     chunk = Chunk(number=3, first=25, stop=36, cuts=(25,))
     with ThreadPoolExecutor(2) as pool:
@@ -447,7 +447,7 @@ def test_a_source_that_is_damaged_meanwhile(cluster: Any, film: Path, alone: Pat
     whole, stat = source.read_bytes(), source.stat()
     process = start(source, out, "--segment-frames", 16, "--ray", cluster.address)
     wait_for_segments(out, 1, process)
-    while not (tmp_path / ".out.mkv.onnxdream" / "plan.json").is_file():
+    while not (tmp_path / ".out.mkv.onnxdream" / "chunks.json").is_file():
         assert process.poll() is None
         time.sleep(0.01)
     source.write_bytes(whole[: len(whole) * 3 // 5])

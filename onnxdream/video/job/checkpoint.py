@@ -6,29 +6,34 @@ counts once it is written whole. It names only files that are on the disk by the
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import hashlib
 import json
 import os
 import shutil
-import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Annotated, Any
+
+from filelock import FileLock, Timeout
+from pydantic import ConfigDict, Field, NonNegativeInt, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from ...errors import OnnxDreamError, OptionError, OutputError, VideoError, WriteError
 from ..io.frames import VideoFrame
 from ..io.fsync import keep_entries, write_data
 from ..io.sequences import source_files
 
-if sys.platform != "win32":
-    import fcntl
-
-PLAN = "plan.json"  # the source's chunks, in jobs whose chunks do not depend on each other
 MANIFEST = "manifest.jsonl"
+CHUNKS = "chunks.json"  # the source's chunks, in jobs whose chunks do not depend on each other
+_LOCK = "lock"
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # from disks that have none
+STRICT = ConfigDict(strict=True, extra="forbid")  # of records that are read from files
 
 
 def segment_name(number: int) -> str:
@@ -36,62 +41,96 @@ def segment_name(number: int) -> str:
     return f"segment-{number:05d}"
 
 
-@dataclass
-class Segment:
-    """A finished segment: a file of consecutive frames."""
+@dataclass(frozen=True, config=STRICT)
+class JobRecord:
+    """What identifies a job, the first line of its manifest: an unfinished job is resumed only with the same.
 
-    file: str
-    frames: int
-    objective: float  # summed over the frames
-    next_frame: int  # index in the source of the frame after the segment
-    state: str  # file with the dreamer's state after it; empty if there is none
-    digest: str  # of the source's frames, see `FramesDigest`
+    Attributes:
+        source: The source's name and a digest of its files (see `source_stamp`).
+        format: The source's size, rate, colours and pixel format.
+        encoding: The target's codec, quality and pixel format.
+        options: Arguments of `dream_video` that decide which frames are dreamed and how.
+        settings: The settings of the dream, in types that JSON knows.
+        network: A digest of the networks.
+        guide: Digests of the guide pictures.
+        engine: The names of the engines.
+    """
+
+    source: list[str]
+    format: str
+    encoding: str
+    options: list[str]
+    settings: dict[str, Any]
+    network: str
+    guide: str
+    engine: str
+
+    def changes(self, stored: Mapping[str, Any]) -> list[str]:
+        """The names of the entries in which a stored record differs; it may be one of an earlier version."""
+        own = json.loads(json.dumps(asdict(self)))
+        return sorted(name for name in {*own, *stored} if own.get(name) != stored.get(name))
+
+
+@dataclass(frozen=True, config=STRICT)
+class Segment:
+    """A finished segment, a line of the manifest.
+
+    Attributes:
+        file: The file of its frames, in the job's folder.
+        frames: How many there are.
+        objective: Summed over the frames.
+        next_frame: Index in the source of the frame after the segment.
+        state: The file of the dreamer's state after it; empty if there is none.
+        digest: Of the source's frames (see `FramesDigest`).
+        file_digest: Of `file`.
+        state_digest: Of `state`; empty if there is none.
+    """
+
+    file: Annotated[str, Field(pattern="^segment-[0-9]+$")]
+    frames: NonNegativeInt
+    objective: float
+    next_frame: NonNegativeInt
+    state: Annotated[str, Field(pattern=r"^(state-[0-9]+\.npz)?$")]
+    digest: str
     file_digest: str = ""
     state_digest: str = ""
 
 
-@dataclass
+_HEADER, _SEGMENT = TypeAdapter(dict[str, Any]), TypeAdapter(Segment)
+
+
+@dataclasses.dataclass
 class Manifest:
     """What a manifest says."""
 
-    job: dict[str, Any] | None  # None if there is no manifest
-    segments: list[Segment]  # ordered by their files' names
-    damaged: bool  # some lines cannot be read
+    job: dict[str, Any] | None = None  # None if there is no manifest
+    segments: list[Segment] = dataclasses.field(default_factory=list)  # ordered by their files' names
+    damaged: bool = False  # some lines cannot be read
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
         """Read the lines up to the first damaged one; an unfinished last line is no damage."""
-        texts = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-        if texts and not texts[-1].endswith(b"\n"):
-            texts.pop()
-        lines: list[Any] = []
-        for text in texts:
-            line = _parsed(text)
-            if not isinstance(line, dict) or (lines and not _is_segment(line)):
+        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+        manifest, segments = cls(), {}
+        for line in lines:
+            try:
+                if manifest.job is None:
+                    manifest.job = _HEADER.validate_python(json.loads(line))
+                else:
+                    segment = _SEGMENT.validate_json(line)
+                    segments[segment.file] = segment
+            except ValueError:
+                manifest.damaged = True
                 break
-            lines.append(line)
-        found = {line["file"]: Segment(**line) for line in lines[1:]}
-        return cls(lines[0] if lines else None, [found[name] for name in sorted(found)], len(lines) < len(texts))
+        manifest.segments = [segments[name] for name in sorted(segments)]
+        return manifest
 
 
-def _parsed(text: bytes) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
-
-
-_KINDS = {field.name: {"str": str, "int": int, "float": float}[str(field.type)] for field in fields(Segment)}
-
-
-def _is_segment(line: Mapping[str, Any]) -> bool:
-    return line.keys() == _KINDS.keys() and all(isinstance(line[name], kind) for name, kind in _KINDS.items())
-
-
-def manifest_lines(job: Mapping[str, Any] | None, segments: Iterable[Segment] = ()) -> str:
-    """The lines of a manifest; without `job`, those of segments alone."""
-    lines = [*([] if job is None else [job]), *map(asdict, segments)]
-    return "".join(json.dumps(line) + "\n" for line in lines)
+def manifest_lines(*records: JobRecord | Segment) -> bytes:
+    """The lines of a manifest, or some of them."""
+    return "".join(json.dumps(asdict(record)) + "\n" for record in records).encode()
 
 
 def digest_of(path: Path) -> str:
@@ -142,19 +181,24 @@ def source_stamp(source: str | Path) -> list[str]:
     return [str(source), hashlib.blake2b(repr(stats).encode(), digest_size=16).hexdigest()]
 
 
-@dataclass
 class Checkpoint:
-    """The folder of an unfinished job, so that the job can be resumed."""
+    """The folder of an unfinished job, so that the job can be resumed.
 
-    folder: Path
-    segments: list[Segment] = field(default_factory=list)
-    _lock_file: IO[str] | None = None  # locked, to keep other runs out
+    Attributes:
+        folder: The folder.
+        segments: The finished segments, in order.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.segments: list[Segment] = []
+        self._lock = FileLock(folder / _LOCK)  # keeps other runs out
 
     @classmethod
     def open(
         cls,
         target: Path,
-        job: Mapping[str, Any],
+        job: JobRecord,
         *,
         resume: bool,
         chain: bool,
@@ -164,7 +208,7 @@ class Checkpoint:
 
         Args:
             target: the job's result; the folder lies beside it.
-            job: what identifies the job, in types that JSON knows.
+            job: what identifies the job.
             resume: whether to continue an unfinished job; otherwise its folder is emptied.
             chain: each segment continues from the state after the one before, so whatever follows a damaged segment is
                 lost too.
@@ -177,12 +221,11 @@ class Checkpoint:
             WriteError: the folder cannot be created or written.
         """
         checkpoint = cls(target.parent / f".{target.name}.onnxdream")
-        header = json.loads(json.dumps(job))
         try:
             with checkpoint._write_errors("cannot be written"):
                 if checkpoint.folder.is_dir():
-                    checkpoint._lock(target)
-                if resume and checkpoint._restore(target, header, chain, unchanged):
+                    checkpoint._acquire_lock(target)
+                if resume and checkpoint._restore(target, job, chain, unchanged):
                     return checkpoint
         except OnnxDreamError:
             checkpoint.release(keep=True)
@@ -191,9 +234,9 @@ class Checkpoint:
         checkpoint.release(keep=False)
         with checkpoint._write_errors("cannot be created"):
             checkpoint.folder.mkdir()
-            checkpoint._lock(target)
+            checkpoint._acquire_lock(target)
             try:
-                checkpoint._append(manifest_lines(header))
+                checkpoint._append(manifest_lines(job))
                 keep_entries(checkpoint.folder)
                 keep_entries(checkpoint.folder.parent)
             except OSError:
@@ -201,48 +244,42 @@ class Checkpoint:
                 raise
         return checkpoint
 
-    def _lock(self, target: Path) -> None:
-        """Lock other runs out until `release` or the end of the process. Raises OutputError if one is at work."""
-        if sys.platform == "win32":
-            return
-        self._lock_file = (self.folder / "lock").open("w")
+    def _acquire_lock(self, target: Path) -> None:
+        """Keep other runs out until `release` or the end of the process. Raises OutputError if one is at work."""
         try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            self._lock.acquire(blocking=False)
+        except Timeout as error:
             raise OutputError(f"{target}: another run is making it; let it finish, or stop it") from error
-        except OSError:
-            return  # a disk without locks
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
 
     def release(self, *, keep: bool) -> None:
-        """Unlock the folder for other runs; without `keep` it is deleted first."""
-        if not keep:
+        """Let other runs in; without `keep` the folder is deleted first."""
+        if keep:
+            self._lock.release()
+        else:
             self.remove()
-        if self._lock_file is not None:
-            self._lock_file.close()
-            self._lock_file = None
 
-    def _restore(
-        self, target: Path, header: dict[str, Any], chain: bool, unchanged: Callable[[list[Segment]], bool]
-    ) -> bool:
+    def _restore(self, target: Path, job: JobRecord, chain: bool, unchanged: Callable[[list[Segment]], bool]) -> bool:
         """Restore the unfinished job in the folder; False if there is none."""
         manifest = Manifest.read(self.folder / MANIFEST)
-        job = manifest.job
-        if job is not None:
-            changed = sorted(k for k in {*header, *job} if header.get(k) != job.get(k))
-            if changed not in ([], ["source"]):
-                raise _other_job(target, changed)
+        if manifest.job is not None:
+            changes = job.changes(manifest.job)
+            if changes not in ([], ["source"]):
+                raise _other_job(target, changes)
             self.segments = self._intact(manifest.segments, chain)
-            if changed and not unchanged(self.segments):
-                raise _other_job(target, changed)
+            if changes and not unchanged(self.segments):
+                raise _other_job(target, changes)
         if manifest.damaged or self.segments != manifest.segments:
             warnings.warn(
                 f"{target}: parts of the unfinished job are damaged; {self.frames} frames are kept, the others are "
                 "dreamed again",
                 stacklevel=2,
             )
-        if job is None:
+        if manifest.job is None:
             return False
-        self._remove_unfinished(header)
+        self._remove_unfinished(job)
         return True
 
     def _intact(self, segments: list[Segment], chain: bool) -> list[Segment]:
@@ -275,7 +312,7 @@ class Checkpoint:
         self.segments = sorted([*(s for s in before if s.file != segment.file), segment], key=lambda s: s.file)
         try:
             with self._write_errors("cannot be written"):
-                self._append(manifest_lines(None, [segment]))
+                self._append(manifest_lines(segment))
         except WriteError:
             self.segments = before
             raise
@@ -288,10 +325,13 @@ class Checkpoint:
         return {segment_name(n) for n in range(number, number + count)} <= {s.file for s in self.segments}
 
     def remove(self) -> None:
-        """Delete the folder, once the result beside it is safe on the disk."""
+        """Delete the folder, once the result beside it is safe on the disk, and let other runs in."""
         if self.folder.is_dir():
             keep_entries(self.folder.parent)
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.release()
+        with suppress(OSError):  # Windows keeps the lock's file, and with it the folder, until then
+            self.folder.rmdir()
 
     @contextmanager
     def _write_errors(self, what: str) -> Iterator[None]:
@@ -301,23 +341,23 @@ class Checkpoint:
         except OSError as error:
             raise WriteError(f"{self.folder}: {what}: {error.strerror or error}") from error
 
-    def _append(self, lines: str) -> None:
-        with (self.folder / MANIFEST).open("a") as manifest:
+    def _append(self, lines: bytes) -> None:
+        with (self.folder / MANIFEST).open("ab") as manifest:
             manifest.write(lines)
             manifest.flush()
             os.fsync(manifest.fileno())
 
     def _known(self) -> set[str]:
         """The files in use."""
-        return {MANIFEST, PLAN, "lock", *(s.file for s in self.segments), *(s.state for s in self.segments[-2:])}
+        return {MANIFEST, CHUNKS, _LOCK, *(s.file for s in self.segments), *(s.state for s in self.segments[-2:])}
 
-    def _remove_unfinished(self, header: Mapping[str, Any]) -> None:
+    def _remove_unfinished(self, job: JobRecord) -> None:
         known = self._known()
         for path in self.folder.iterdir():
             if path.name not in known:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
         # Rewritten, since a line that was cut off must not run into the next one.
-        write_data(self.folder / MANIFEST, manifest_lines(header, self.segments).encode())
+        write_data(self.folder / MANIFEST, manifest_lines(job, *self.segments))
         keep_entries(self.folder)
 
 
@@ -335,8 +375,8 @@ class PipeCheckpoint(Checkpoint):
         """There is no folder."""
 
 
-def _other_job(target: Path, changed: list[str]) -> OptionError:
+def _other_job(target: Path, changes: list[str]) -> OptionError:
     return OptionError(
-        f"{target}: an unfinished job with other settings is there ({', '.join(changed)} changed); "
+        f"{target}: an unfinished job with other settings is there ({', '.join(changes)} changed); "
         "use the same settings to resume it, or --restart to start over"
     )

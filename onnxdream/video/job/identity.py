@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ...dream.dreamer import Dreamer
 from .checkpoint import digest_of
 
 
-def identify_inputs(dreamers: Iterable[Dreamer], guides: Iterable[str] = ()) -> dict[str, str]:
+@dataclass(frozen=True)
+class JobInputs:
+    """What the dreams of a job depend on besides their settings.
+
+    Attributes:
+        network: A digest of the networks with their cards.
+        guide: Digests of the guide pictures.
+        engine: The names of the engines.
+    """
+
+    network: str
+    guide: str
+    engine: str
+
+
+def identify_inputs(dreamers: Iterable[Dreamer], guides: Iterable[str] = ()) -> JobInputs:
     """Describe what the dreams of a job depend on; the job is resumed only if this is the same.
 
     Args:
@@ -18,8 +34,7 @@ def identify_inputs(dreamers: Iterable[Dreamer], guides: Iterable[str] = ()) -> 
         guides: paths of the guide pictures.
 
     Returns:
-        "network" and "guide", digests of the networks with their cards and of the guide pictures, and "engine", the
-        engines' names.
+        Digests of the networks and guide pictures, and the engines' names.
     """
     dreamers = list(dreamers)
     models = {id(dreamer.model): dreamer.model for dreamer in dreamers}.values()
@@ -27,8 +42,8 @@ def identify_inputs(dreamers: Iterable[Dreamer], guides: Iterable[str] = ()) -> 
     for model in models:
         networks.update(model.proto.SerializeToString(deterministic=True))
         networks.update(repr(model.card).encode())
-    return {
-        "network": networks.hexdigest(),
-        "guide": " ".join(digest_of(Path(guide)) for guide in guides),
-        "engine": " ".join(sorted({dreamer.engine for dreamer in dreamers})),
-    }
+    return JobInputs(
+        network=networks.hexdigest(),
+        guide=" ".join(digest_of(Path(guide)) for guide in guides),
+        engine=" ".join(sorted({dreamer.engine for dreamer in dreamers})),
+    )

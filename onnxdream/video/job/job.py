@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,9 @@ from ..io.codec import sink_kind
 from ..io.frames import VideoInfo, VideoSource
 from ..io.open import Encoding, check_encoding, finish, open_source, read_segment, settings_metadata
 from ..io.sequences import is_there, same_file, source_files, would_write
-from . import chunks
-from .checkpoint import PLAN, Checkpoint, PipeCheckpoint, same_frames, source_stamp
-from .chunks import OVERLAP, Chunk
-from .identity import identify_inputs
+from .checkpoint import CHUNKS, Checkpoint, JobRecord, PipeCheckpoint, same_frames, source_stamp
+from .chunks import OVERLAP, Chunk, ChunkList
+from .identity import JobInputs, identify_inputs
 from .pipeline import FrameInFlight, JobSpec, SegmentPipeline, State
 from .worker import SegmentResult, dream_chunks
 
@@ -90,7 +89,7 @@ def dream_video(
     resume: bool = True,
     overwrite: bool = False,
     settings: Mapping[str, Any] | None = None,
-    inputs: Mapping[str, str] | None = None,
+    inputs: JobInputs | None = None,
     on_frame: Callable[[VideoProgress], bool | None] | None = None,
     preview: Path | None = None,
     source_options: Mapping[str, Any] | None = None,
@@ -163,14 +162,14 @@ def dream_video(
         options = [str(option) for option in (start, end, every, dreamer.size, segment_frames)]
         if independent:
             options.append(f"overlap {overlap}")
-        job = {
-            "source": source_stamp(source),
-            "format": repr(replace(video.info, frames=None, duration=None)),
-            "encoding": repr(encoding),
-            "options": options,
-            "settings": dict(settings or {}),
-            **(inputs or identify_inputs([dreamer.dreamer])),
-        }
+        job = JobRecord(
+            source=source_stamp(source),
+            format=repr(replace(video.info, frames=None, duration=None)),
+            encoding=repr(encoding),
+            options=options,
+            settings=dict(settings or {}),
+            **asdict(inputs or identify_inputs([dreamer.dreamer])),
+        )
         resumable = not piped and str(source) != "-"
         if piped:
             checkpoint: Checkpoint = PipeCheckpoint()
@@ -194,7 +193,7 @@ def dream_video(
             end=end,
             every=every,
             timeline=timeline,
-            longest=None if piped else segment_frames,
+            segment_frames=None if piped else segment_frames,
             overlap=overlap,
         )
         run = _Run(
@@ -329,7 +328,7 @@ class _Run:
         if not files:
             raise damage or PictureError(f"{spec.source}: there is no frame in that range")
         metadata = settings_metadata(dict(settings)) if settings else {}
-        end = spec.end if damage is None or spec.longest is None else self._end_of(files[-1])
+        end = spec.end if damage is None or spec.segment_frames is None else self._end_of(files[-1])
         finish(
             spec.target,
             files,
@@ -424,22 +423,22 @@ class _Run:
 
     def _chunks(self) -> Iterator[Chunk]:
         """Yield the job's chunks, each as soon as it is known; all of them are saved for a resumed run."""
-        path = self.checkpoint.folder / PLAN
-        saved = chunks.load(path)
+        path = self.checkpoint.folder / CHUNKS
+        saved = ChunkList.load(path)
         if saved is not None:
-            found, damage = saved
-            yield from found
+            yield from saved.chunks
         else:
-            found, damage = [], None
+            chunks, damage = [], None
             try:
                 for chunk in self.spec.find_chunks(self.video):
-                    found.append(chunk)
+                    chunks.append(chunk)
                     yield chunk
             except VideoError as error:
                 damage = str(error)
-            chunks.save(path, found, damage)
-        if damage:
-            raise VideoError(damage)
+            saved = ChunkList(chunks, damage)
+            saved.save(path)
+        if saved.damage is not None:
+            raise VideoError(saved.damage)
 
     def _end_of(self, segment: Path) -> Fraction:
         """The time in seconds at which the last frame of `segment` ends, if it is shown as long as usual."""

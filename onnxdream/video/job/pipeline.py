@@ -50,7 +50,7 @@ class JobSpec:
     end: Fraction | None = None
     every: int = 1
     timeline: Callable[[Fraction], Dreamer] | None = None
-    longest: int | None = None  # frames in a segment; None: one segment without end
+    segment_frames: int | None = None  # in the longest segment; None: one segment without end
     overlap: int = 0
 
     def open(self) -> VideoSource:
@@ -60,14 +60,14 @@ class JobSpec:
     def find_chunks(self, video: VideoSource) -> Iterator[Chunk]:
         """Yield the job's chunks, each as soon as it is known. Raises VideoError after them for a damaged source."""
         is_cut, info = CutDetector(), video.info
-        assert self.longest is not None, "a pipe has no chunks"
+        assert self.segment_frames is not None, "a pipe has no chunks"
 
         def cuts() -> Iterator[tuple[int, bool, Fraction]]:
             for frame in video.frames(start=self.start, end=self.end):
                 yield frame.index, is_cut(_eight_bit(frame.image)), frame.pts * info.time_base - info.start
 
-        last = 1 / (info.rate or Fraction(25))
-        return find_chunks(prefetch(cuts(), _PREFETCHED), self.longest, self.overlap, last=last)
+        frames = prefetch(cuts(), _PREFETCHED)
+        return find_chunks(frames, self.segment_frames, self.overlap, last_duration=1 / (info.rate or Fraction(25)))
 
 
 @dataclass
@@ -151,7 +151,7 @@ class SegmentPipeline:
         """Raise VideoError if the source has yielded fewer frames than the chunk has."""
         if self.chunk.stop is not None and reached != self.chunk.stop:
             missing = self.chunk.stop - reached
-            raise VideoError(f"{self.spec.source}: has {missing} frames less there than when cuts were looked for")
+            raise VideoError(f"{self.spec.source}: has {missing} fewer frames there than when cuts were looked for")
 
     def _open_writer(self, number: int) -> FrameSink:
         return open_sink(self.folder / segment_name(number), self.video.info, self.spec.encoding, self.spec.target)
@@ -167,7 +167,7 @@ class SegmentPipeline:
     def _prepared(self) -> Iterator[FrameInFlight]:
         """Decode the frames and prepare each from the source alone."""
         spec, chunk, dreamer = self.spec, self.chunk, self.spec.dreamer
-        begins_segment = SegmentSplitter(spec.longest)
+        begins_segment = SegmentSplitter(spec.segment_frames)
         cuts = None if chunk.cuts is None else set(chunk.cuts)
         for source in self.video.frames(spec.start, spec.end, skip_to=chunk.first - chunk.warm_up):
             state = dreamer.source_state() if self.keep_state else {}

@@ -115,7 +115,6 @@ def test_an_error_ends_every_stage(tmp_path: Path, squeezenet: Model) -> None:
     assert names(tmp_path) == ["a.mkv"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs locks")
 def test_two_runs_of_one_job_do_not_mix(tmp_path: Path, look: Dreamer) -> None:
     source, target = write_video(tmp_path / "a.mp4", clip_pictures(12)), tmp_path / "b.mp4"
 
@@ -192,7 +191,7 @@ def test_parts_that_do_not_depend_on_each_other_are_kept(tmp_path: Path, look: D
     source, target = write_video(tmp_path / "a.mp4", clip_pictures(16)), tmp_path / "b.mp4"
     options = {"segment_frames": 4, "overlap": 2}
     stopped(source, target, look, 15, **options)
-    (tmp_path / ".b.mp4.onnxdream" / "plan.json").write_text("{}")
+    (tmp_path / ".b.mp4.onnxdream" / "chunks.json").write_text("{}")
     emptied(tmp_path / ".b.mp4.onnxdream" / "segment-00001")
     with pytest.warns(UserWarning, match="8 frames are kept"):
         result = job(source, target, look, **options)
