@@ -1,4 +1,8 @@
-"""Still pictures: reading, writing, resizing, colour, and the settings a picture carries."""
+"""Still pictures: reading, writing, resizing, colour, and the settings a picture carries.
+
+Files go through imageio, with Pillow beneath, and tifffile for TIFFs that are written or have 16 bits. Neither knows
+16-bit colour in PNG; OpenCV does.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import os
 import struct
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +20,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from .errors import OutputError, PictureError, WriteError, first_line
@@ -24,18 +28,22 @@ from .errors import OutputError, PictureError, WriteError, first_line
 # Above this a file is more likely a decompression bomb than a picture.
 MAX_PIXELS = 400_000_000
 SETTINGS_KEY = "onnxdream"
-WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+_TIFF = (".tif", ".tiff")
+WRITABLE = (".png", ".jpg", ".jpeg", ".webp", *_TIFF)
 _LONGEST = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".gif": 65535}  # the formats' own limits, in pixels
-# Tags of TIFF and EXIF.
-_BITS, _PHOTOMETRIC, _DESCRIPTION, _ORIENTATION, _PLANES, _EXTRA, _PROFILE = 258, 262, 270, 274, 284, 338, 34675
+_TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # in either byte order; + is BigTIFF
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # a TIFF's photometric interpretation
 
 
 @dataclass(frozen=True)
 class Picture:
     """A still picture, upright.
 
-    `rgb` is float32 [H,W,3] in 0..255 whatever the file's depth; `alpha` is float32 [H,W] in 0..1 or None; `bits` is 8
-    or 16; `icc` is the file's RGB colour profile.
+    Attributes:
+        rgb: float32 [H,W,3] in 0..255, whatever the file's depth.
+        alpha: float32 [H,W] in 0..1, or None.
+        bits: 8 or 16 per channel.
+        icc: the file's RGB colour profile, or None.
     """
 
     rgb: np.ndarray
@@ -45,29 +53,64 @@ class Picture:
 
 
 def read_picture(path: Path) -> Picture:
-    """Read a PNG, JPEG, WebP, TIFF or any other still picture Pillow knows.
+    """Read a PNG, JPEG, WebP, TIFF or any other still picture that Pillow knows.
 
-    EXIF rotation is applied, grey, palette and CMYK become RGB, alpha is kept apart. Raises PictureError when the file
-    is missing, empty, damaged, no picture, or has more than 400 million pixels.
+    EXIF rotation is applied, grey, palette and CMYK become RGB, alpha is kept apart.
+
+    Args:
+        path: the file; of an animation the first frame is read.
+
+    Raises:
+        PictureError: the file is missing, empty, damaged, no picture, or has more than 400 million pixels.
     """
-    with _opened(path) as image:
-        _check_whole(image, path)
-        icc = image.info.get("icc_profile")
-        if _is_deep(image, path):
-            turned = image.getexif().get(_ORIENTATION, 1)
-            return _split(_upright(_read_deep(image, path), turned), 65535, icc)
-        if image.mode.startswith(("I", "F")):
-            raise PictureError(f"{path}: this kind of pixel ({image.mode}) cannot be read; save it as a PNG")
-        upright = ImageOps.exif_transpose(image)
-        if image.mode == "CMYK" and icc:
-            upright = _to_srgb(upright, icc)
-        has_alpha = "A" in upright.getbands() or "transparency" in upright.info
-        return _split(np.asarray(upright.convert("RGBA" if has_alpha else "RGB")), 255, icc)
+    with _opened(path) as file:
+        facts = file.metadata(index=0, exclude_applied=False)
+        mode, icc = facts["mode"], facts.get("icc_profile")
+        deep = _read_deep(path, facts)
+        if deep is not None:
+            return _split(_upright(deep, facts.get("Orientation", 1)), 65535, icc)
+        if mode.startswith(("I", "F")):
+            raise PictureError(f"{path}: this kind of pixel ({mode}) cannot be read; save it as a PNG")
+        if mode == "CMYK" and icc:
+            pixels = _to_srgb(file.read(index=0), icc)
+        else:
+            has_alpha = mode in ("LA", "PA", "RGBA") or "transparency" in facts
+            pixels = file.read(index=0, mode="RGBA" if has_alpha else "RGB")
+        # Asked for only now: a TIFF is turned by Pillow while it is read, and then no longer has the tag.
+        orientation = file.metadata(index=0, exclude_applied=False).get("Orientation", 1)
+        return _split(_upright(pixels, orientation), 255, icc)
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The picture file, opened and its size checked; whatever goes wrong inside becomes a PictureError."""
+def open_frames(path: Path) -> Iterator[Any]:
+    """A picture file, opened by imageio's Pillow plugin; errors are Pillow's.
+
+    Args:
+        path: the file.
+
+    Yields:
+        An `imageio.plugins.pillow.PillowPlugin`.
+
+    Raises:
+        UnidentifiedImageError: the file is no picture.
+        OSError: it cannot be opened.
+    """
+    import imageio.v3 as iio
+    from imageio.core.request import InitializationError
+
+    with path.open("rb") as stream:
+        try:
+            file = iio.imopen(stream, "r", plugin="pillow")
+        except OSError as error:  # imageio's own, around what went wrong
+            cause = error.__cause__ or error
+            raise UnidentifiedImageError("unknown kind") if isinstance(cause, InitializationError) else cause from None
+        with file:
+            yield file
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The picture file, opened and checked; whatever goes wrong inside becomes a PictureError."""
     limit = Image.MAX_IMAGE_PIXELS
     try:
         if path.is_dir():
@@ -77,11 +120,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         if path.stat().st_size == 0:
             raise PictureError(f"{path}: the file is empty")
         Image.MAX_IMAGE_PIXELS = None  # the check below allows more than Pillow, and says more
-        with Image.open(path) as image:
-            width, height = image.size
+        with open_frames(path) as file:
+            height, width = file.properties(index=0).shape[:2]
             if width * height > MAX_PIXELS:
                 raise PictureError(f"{path}: {width}x{height} is more than {MAX_PIXELS:,} pixels; make it smaller")
-            yield image
+            yield file
     except (PictureError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -94,44 +137,70 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _check_whole(image: Image.Image, path: Path) -> None:
-    """Raise PictureError when strips or tiles of a TIFF lie behind the file's end, of which libtiff would complain."""
-    tags = getattr(image, "tag_v2", {})
-    for starts, lengths in ((273, 279), (324, 325)):
-        parts = zip(tags.get(starts, ()), tags.get(lengths, ()), strict=False)
-        if any(start + length > path.stat().st_size for start, length in parts):
-            raise PictureError(f"{path}: the picture is damaged or cut off (a part of it lies behind the file's end)")
+def _read_deep(path: Path, facts: dict[str, Any]) -> np.ndarray | None:
+    """A PNG or TIFF of 16 bits a channel, of which Pillow would cut colours to 8, as it is stored; None for others.
+
+    Args:
+        path: the file.
+        facts: what imageio's Pillow plugin tells of it.
+
+    Returns:
+        uint16 [H,W,1|3|4], grey, RGB or RGBA.
+
+    Raises:
+        PictureError: the kind cannot be read, or a part of a TIFF, of whatever depth, is missing.
+    """
+    with path.open("rb") as file:
+        header = file.read(25)
+    if header.startswith(b"\x89PNG") and header[24] == 16:
+        pixels = _read_deep_png(path)
+    elif header[:4] in _TIFF_HEADERS:
+        _check_whole(path, facts)
+        if np.max(facts.get("BitsPerSample", 8)) != 16:
+            return None
+        pixels = _read_deep_tiff(path, facts)
+    else:
+        return None
+    pixels = np.atleast_3d(pixels)
+    if pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
+        raise PictureError(f"{path}: this kind of 16-bit picture cannot be read; save it as a plain 16-bit PNG")
+    return pixels
 
 
-def _is_deep(image: Image.Image, path: Path) -> bool:
-    """Whether the file has 16 bits a channel, which Pillow would cut to 8 in colour pictures."""
-    if image.format == "PNG":
-        with path.open("rb") as file:
-            return file.read(25)[24] == 16
-    bits = getattr(image, "tag_v2", {}).get(_BITS, (8,))
-    return image.format == "TIFF" and max(bits) == 16
-
-
-def _read_deep(image: Image.Image, path: Path) -> np.ndarray:
-    """A 16-bit PNG or TIFF as uint16 [H,W,1|3|4], in the orientation it is stored in."""
-    tags = getattr(image, "tag_v2", {})
-    if tags.get(_PLANES, 1) != 1 and len(image.getbands()) > 1:
-        raise PictureError(f"{path}: keeps its 16-bit colours in separate planes; save it with interleaved ones")
-    data = path.read_bytes()
-    if tags.get(_ORIENTATION, 1) != 1:
-        data = _with_tags(data, {_ORIENTATION: (3, struct.pack(_order(data) + "H", 1))})
+def _read_deep_png(path: Path) -> np.ndarray:
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(0)  # what it has to say comes back as None
     try:
-        raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     finally:
         cv2.utils.logging.setLogLevel(level)
-    if raw is None or raw.dtype != np.uint16:
-        image.load()  # says what is wrong, where it is more than the kind
+    if pixels is None:
+        raise OSError("its pixels cannot be decoded")
+    if pixels.ndim == 2:
+        return pixels
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+
+
+def _read_deep_tiff(path: Path, facts: dict[str, Any]) -> np.ndarray:
+    import imageio.v3 as iio
+
+    index: Any = ...  # pages are counted over the whole file
+    pixels = iio.imread(path, plugin="tifffile", index=index, page=0)
+    if facts.get("PlanarConfiguration") == 2 and pixels.ndim == 3:
+        pixels = np.moveaxis(pixels, 0, 2)
+    kind = facts.get("PhotometricInterpretation")
+    if kind not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
         raise PictureError(f"{path}: this kind of 16-bit picture cannot be read; save it as a plain 16-bit PNG")
-    if raw.ndim == 2:
-        return 65535 - raw[:, :, None] if tags.get(_PHOTOMETRIC, 1) == 0 else raw[:, :, None]
-    return cv2.cvtColor(raw, cv2.COLOR_BGR2RGB if raw.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+    return np.invert(pixels) if kind == _WHITE_IS_ZERO else pixels
+
+
+def _check_whole(path: Path, facts: dict[str, Any]) -> None:
+    """Raise PictureError when strips or tiles of a TIFF lie behind the file's end, of which libtiff would complain."""
+    size = path.stat().st_size
+    for starts, lengths in (("StripOffsets", "StripByteCounts"), ("TileOffsets", "TileByteCounts")):
+        parts = zip(np.atleast_1d(facts.get(starts, ())), np.atleast_1d(facts.get(lengths, ())), strict=False)
+        if any(start + length > size for start, length in parts):
+            raise PictureError(f"{path}: the picture is damaged or cut off (a part of it lies behind the file's end)")
 
 
 def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
@@ -141,13 +210,14 @@ def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
     return np.rot90(array, {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0))
 
 
-def _to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
-    """A CMYK picture in sRGB by its profile, or as it is where the profile is unusable."""
+def _to_srgb(pixels: np.ndarray, icc: bytes) -> np.ndarray:
+    """CMYK [H,W,4] as RGB [H,W,3] in sRGB by its profile, or by plain arithmetic where the profile is unusable."""
+    image = Image.fromarray(pixels, "CMYK")
     try:
         profiles = ImageCms.ImageCmsProfile(BytesIO(icc)), ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, *profiles, outputMode="RGB") or image
+        return np.asarray(ImageCms.profileToProfile(image, *profiles, outputMode="RGB"))
     except (ImageCms.PyCMSError, OSError):
-        return image
+        return np.asarray(image.convert("RGB"))
 
 
 def _split(array: np.ndarray, top: int, icc: bytes | None) -> Picture:
@@ -180,106 +250,115 @@ def check_size(path: Path, size: tuple[int, ...]) -> None:
 
 
 def write_picture(path: Path, picture: Picture, settings: dict[str, Any] | None = None) -> None:
-    """Write `picture` in the format of the path's ending, with `settings` inside; the file appears when it is whole.
+    """Write a picture, with settings inside; the file appears when it is whole.
 
-    PNG and TIFF keep 16 bits; JPEG has no alpha, which is laid over white. Raises OutputError, or
-    WriteError when writing fails.
+    PNG and TIFF keep 16 bits; JPEG has no alpha, which is laid over white.
+
+    Args:
+        path: the file; its ending names the format.
+        picture: what to write.
+        settings: found again by `read_settings`.
+
+    Raises:
+        OutputError: the format cannot hold this picture, or there can be no such file.
+        WriteError: writing failed.
     """
     check_writable(path)
     check_size(path, picture.rgb.shape[:2])
     suffix = path.suffix.lower()
-    deep = picture.bits == 16 and suffix in (".png", ".tif", ".tiff")
+    deep = picture.bits == 16 and suffix in (".png", *_TIFF)
     rgb, alpha = picture.rgb, picture.alpha
     if alpha is not None and suffix in (".jpg", ".jpeg"):
         rgb, alpha = 255 + (rgb - 255) * alpha[:, :, None], None
     values = rgb if alpha is None else np.dstack([rgb, alpha * 255])
+    pixels = np.rint(np.clip(values, 0, 255) * (257 if deep else 1)).astype(np.uint16 if deep else np.uint8)
 
     def write(to: Path) -> None:
-        if deep:
-            to.write_bytes(_encode_deep(suffix, values, json.dumps(settings) if settings else "", picture.icc))
+        if suffix in _TIFF:
+            _write_tiff(to, pixels, settings, picture.icc)
+        elif deep:
+            _write_deep_png(to, pixels, settings, picture.icc)
         else:
-            pixels = np.rint(np.clip(values, 0, 255)).astype(np.uint8)
-            Image.fromarray(pixels).save(to, **metadata(suffix, settings, picture.icc))
+            write_frames(to, [pixels], settings, icc_profile=picture.icc)
 
     write_whole(path, write)
 
 
-def metadata(suffix: str, settings: dict[str, Any] | None, icc: bytes | None) -> dict[str, Any]:
-    """Pillow's save options for a format: quality, profile, and the settings as text, comment or EXIF description."""
+def write_frames(
+    to: Path, frames: Iterable[np.ndarray], settings: dict[str, Any] | None = None, **options: Any
+) -> None:
+    """Write a still picture of 8 bits, or several frames as an animation.
+
+    Args:
+        to: a PNG, JPEG, WebP or GIF file.
+        frames: uint8 [H,W,3|4], all of one size.
+        settings: found again by `read_settings`.
+        **options: for Pillow's writer; animations need `save_all`.
+
+    Raises:
+        OSError, ValueError: what Pillow raises when it cannot write them.
+    """
+    import imageio.v3 as iio
+
+    suffix = to.suffix.lower()
     text = json.dumps(settings) if settings else ""
-    options: dict[str, Any] = {"icc_profile": icc} if icc else {}
     if suffix in (".jpg", ".jpeg", ".webp"):
-        options["quality"] = 95
-    if suffix in (".tif", ".tiff"):
-        options["compression"] = "tiff_adobe_deflate"
+        options.setdefault("quality", 95)
     if text and suffix == ".png":
-        info = PngInfo()
-        info.add_itxt(SETTINGS_KEY, text)
-        options["pnginfo"] = info
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_itxt(SETTINGS_KEY, text)
     elif text and suffix == ".gif":
         options["comment"] = f"{SETTINGS_KEY} {text}".encode()
     elif text:
-        exif = Image.Exif()
-        exif[_DESCRIPTION] = f"{SETTINGS_KEY} {text}"
-        options["exif"] = exif
-    return options
+        options["exif"] = Image.Exif()
+        options["exif"][ExifTags.Base.ImageDescription] = f"{SETTINGS_KEY} {text}"
+    with to.open("wb") as stream, iio.imopen(stream, "w", plugin="pillow", extension=suffix) as file:
+        for frame in frames:
+            file.write(frame, **options)
 
 
-def _encode_deep(suffix: str, values: np.ndarray, text: str, icc: bytes | None) -> bytes:
-    """[H,W,3|4] in 0..255 as a 16-bit file: the pixels by OpenCV, profile and settings put in after."""
-    pixels = np.rint(np.clip(values, 0, 255) * 257).astype(np.uint16)
+def _write_tiff(to: Path, pixels: np.ndarray, settings: dict[str, Any] | None, icc: bytes | None) -> None:
+    import imageio.v3 as iio
+
+    options: dict[str, Any] = {"compression": "adobe_deflate", "predictor": True, "metadata": None, "software": False}
+    if pixels.shape[2] == 4:
+        options["extrasamples"] = ["unassalpha"]
+    if settings:
+        options["description"] = f"{SETTINGS_KEY} {json.dumps(settings)}"
+    with to.open("wb") as stream:
+        iio.imwrite(stream, pixels, plugin="tifffile", extension=".tif", iccprofile=icc, **options)
+
+
+def _write_deep_png(to: Path, pixels: np.ndarray, settings: dict[str, Any] | None, icc: bytes | None) -> None:
+    """Write uint16 [H,W,3|4]: the pixels by OpenCV, profile and settings put in after."""
     order = cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
-    deflate = [] if suffix == ".png" else [cv2.IMWRITE_TIFF_COMPRESSION, 8]
-    ok, encoded = cv2.imencode(suffix, cv2.cvtColor(pixels, order), deflate)
+    ok, encoded = cv2.imencode(".png", cv2.cvtColor(pixels, order))
     if not ok:
         raise OSError("OpenCV could not encode it")
     data = encoded.tobytes()
-    if suffix == ".png":
-        profile = _png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc)) if icc else b""
-        note = _png_chunk(b"iTXt", SETTINGS_KEY.encode() + b"\0\0\0\0\0" + text.encode()) if text else b""
-        return data[:33] + profile + note + data[33:]  # behind the signature and the header chunk
-    tags = {_DESCRIPTION: (2, f"{SETTINGS_KEY} {text}\0".encode())} if text else {}
-    if pixels.shape[2] == 4:
-        tags[_EXTRA] = (3, struct.pack(_order(data) + "H", 2))  # the fourth channel is alpha, not multiplied in
-    return _with_tags(data, tags | ({_PROFILE: (7, icc)} if icc else {}))
+    chunks = _png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc)) if icc else b""
+    if settings:
+        chunks += _png_chunk(b"iTXt", SETTINGS_KEY.encode() + b"\0\0\0\0\0" + json.dumps(settings).encode())
+    to.write_bytes(data[:33] + chunks + data[33:])  # behind the signature and the header chunk
 
 
 def _png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _order(tiff: bytes) -> str:
-    return "<" if tiff[:2] == b"II" else ">"
-
-
-def _with_tags(tiff: bytes, tags: dict[int, tuple[int, bytes]]) -> bytes:
-    """A TIFF file with `tags` {number: (type, value)} set, in a new directory at its end; BigTIFF is left as it is."""
-    order = _order(tiff)
-    magic, start = struct.unpack_from(order + "HI", tiff, 2)
-    if magic != 42:
-        return tiff
-    count = struct.unpack_from(order + "H", tiff, start)[0]
-    old = [tiff[at : at + 12] for at in range(start + 2, start + 2 + 12 * count, 12)]
-    entries = {struct.unpack_from(order + "H", entry)[0]: entry for entry in old}
-    body = bytearray(tiff + b"\0" * (len(tiff) % 2))
-    for number, (kind, value) in tags.items():
-        place = value.ljust(4, b"\0") if len(value) <= 4 else struct.pack(order + "I", len(body))
-        length = len(value) // {2: 1, 3: 2, 7: 1}[kind]
-        entries[number] = struct.pack(order + "HHI", number, kind, length) + place
-        body += b"" if len(value) <= 4 else value + b"\0" * (len(value) % 2)
-    body[4:8] = struct.pack(order + "I", len(body))
-    body += struct.pack(order + "H", len(entries)) + b"".join(entries[n] for n in sorted(entries))
-    return bytes(body) + bytes(4)
-
-
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings onnxdream stored in a picture it wrote. Raises PictureError when there are none."""
-    with _opened(path) as image:
-        text = str(image.info.get(SETTINGS_KEY, ""))
-        for note in (image.getexif().get(_DESCRIPTION, ""), image.info.get("comment", b"")):
-            plain = note.decode("latin1") if isinstance(note, bytes) else str(note)
-            if not text and plain.startswith(SETTINGS_KEY):
-                text = plain.removeprefix(SETTINGS_KEY)
+    """The settings onnxdream stored in a picture it wrote.
+
+    Raises:
+        PictureError: the picture cannot be read, or carries no settings.
+    """
+    with _opened(path) as file:
+        facts = file.metadata(index=0)
+    text = str(facts.get(SETTINGS_KEY, ""))
+    for note in (facts.get("ImageDescription", ""), facts.get("comment", b"")):
+        plain = note.decode("latin1") if isinstance(note, bytes) else str(note)
+        if not text and plain.startswith(SETTINGS_KEY):
+            text = plain.removeprefix(SETTINGS_KEY)
     try:
         settings = json.loads(text)
     except ValueError:

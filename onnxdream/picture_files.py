@@ -13,7 +13,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from .dream.dreamer import Dream, Dreamer, Progress
 from .errors import OptionError, OutputError, PictureError, WriteError
@@ -22,9 +21,9 @@ from .images import (
     Picture,
     check_size,
     check_writable,
-    metadata,
     read_picture,
     resize,
+    write_frames,
     write_picture,
     write_whole,
 )
@@ -209,9 +208,9 @@ def write_sequence(target: Path, pictures: Iterator[Picture], settings: dict[str
     """
     suffix = target.suffix.lower()
     if suffix in ANIMATED:
-        frames = [Image.fromarray(np.rint(np.clip(p.rgb, 0, 255)).astype(np.uint8)) for p in pictures]
-        options = {"duration": round(1000 / fps), "loop": 0, **metadata(suffix, settings, None)}
-        write_whole(target, lambda to: frames[0].save(to, save_all=True, append_images=frames[1:], **options))
+        frames = [np.rint(np.clip(p.rgb, 0, 255)).astype(np.uint8) for p in pictures]
+        timing = {"save_all": True, "duration": round(1000 / fps), "loop": 0}
+        write_whole(target, lambda to: write_frames(to, frames, settings, **timing))
         return len(frames)
     new = not target.exists()
     try:

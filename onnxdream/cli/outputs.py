@@ -62,10 +62,11 @@ def make_folder(path: Path) -> None:
 
 def write_grid(path: Path, grid: Image.Image, about: dict[str, Any]) -> None:
     """Write a Pillow picture, with what it shows inside. Raises OutputError."""
-    from .. import images
+    import numpy as np
 
-    images.check_size(path, grid.size[::-1])
-    images.write_whole(path, lambda to: grid.save(to, **images.metadata(path.suffix.lower(), about, None)))
+    from ..images import Picture, write_picture
+
+    write_picture(path, Picture(np.asarray(grid.convert("RGB"), np.float32)), about)
 
 
 def counted(count: int, what: str) -> str:

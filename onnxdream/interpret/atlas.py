@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..cluster.ray import RayCluster, ReportProgress
 from ..errors import LayerError, OptionError, OutputError, PictureError
-from ..images import write_whole
+from ..images import write_frames, write_whole
 from ..networks.model import Layer, Model
 from ..objectives import channel
 from ..settings import parse_channels
@@ -298,7 +297,7 @@ def _render(
 
 
 def _save_jpeg(path: Path, picture: np.ndarray) -> None:
-    write_whole(path, lambda to: Image.fromarray(picture).save(to, quality=88))
+    write_whole(path, lambda to: write_frames(to, [picture], quality=88))
 
 
 def _picture_path(folder: Path, layer: str, number: int) -> Path:

@@ -44,9 +44,8 @@ def bad_pictures(folder: Path, photo: np.ndarray) -> dict[str, str]:
     (folder / "bomb.png").write_bytes(png(60000, 60000, 8, 2, b"\0" * 1000))
     (folder / "float.tif").write_bytes(b"")
     tifffile.imwrite(folder / "float.tif", photo[:, :, 0].astype(np.float32), photometric="minisblack")
-    tifffile.imwrite(
-        folder / "planar.tif", photo.transpose(2, 0, 1).astype(np.uint16), photometric="rgb", planarconfig="separate"
-    )
+    deep = photo.astype(np.uint16)
+    tifffile.imwrite(folder / "cmyk16.tif", np.dstack([deep, deep[:, :, 0]]), photometric="separated")
     return {
         **{half.name: "damaged or cut off|not a picture" for half in folder.glob("half*")},
         "empty.png": "the file is empty",
@@ -55,5 +54,5 @@ def bad_pictures(folder: Path, photo: np.ndarray) -> dict[str, str]:
         "bomb.png": "60000x60000 is more than 400,000,000 pixels",
         "missing.png": "no such file",
         "float.tif": "kind of pixel .F. cannot be read",
-        "planar.tif": "separate planes",
+        "cmyk16.tif": "kind of 16-bit picture cannot be read",
     }

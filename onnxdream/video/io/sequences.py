@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import glob
-import json
 import re
 import uuid
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from itertools import chain
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,15 @@ import cv2
 import numpy as np
 
 from ...errors import PictureError, VideoError, WriteError, first_line
-from ...images import SETTINGS_KEY, Picture, read_picture, read_settings, write_picture, write_whole
+from ...images import (
+    Picture,
+    open_frames,
+    read_picture,
+    read_settings,
+    write_frames,
+    write_picture,
+    write_whole,
+)
 from .codec import PICTURES
 from .color import over_white
 from .frames import SRGB, VideoFrame, VideoInfo, VideoSource, seconds
@@ -25,7 +33,6 @@ from .fsync import keep_content
 READABLE = (*PICTURES, ".webp", ".bmp", ".gif", ".jp2", ".pbm", ".pgm", ".ppm")
 RATE = Fraction(25)
 _NUMBER = re.compile(r"%(0?)(\d*)d")
-_EXIF_DESCRIPTION = 0x010E
 _UNSAID = 100  # milliseconds a browser shows a GIF frame of no duration
 
 
@@ -164,26 +171,26 @@ class AnimationSource(VideoSource):
     """An animated GIF or WebP; its durations become exact times."""
 
     def __init__(self, path: Path) -> None:
-        from PIL import Image
-
         self.path = path
         self.times = [0]  # in milliseconds, of the frames and of the end
         self.broken: str | None = None
         alpha = False
         try:
-            with Image.open(path) as image:
-                width, height, self.kind = image.width, image.height, str(image.format)
-                for frame, duration in _shown(image):
-                    alpha = alpha or frame.getextrema()[3][0] < 255
+            with open_frames(path) as file:
+                height, width = file.properties(index=0).shape[:2]
+                for rgba, duration in _shown(file):
+                    alpha = alpha or bool(rgba[:, :, 3].min() < 255)
                     self.times.append(self.times[-1] + duration)
         except Exception as error:  # Pillow raises what its decoders happen to
             reason = first_line(error)
             if len(self.times) == 1:
                 raise VideoError(f"{path}: not an animated picture that can be read ({reason})") from error
             self.broken = reason
-        if self.kind == "GIF" and not path.read_bytes().rstrip(b"\0").endswith(b";"):
+        data = path.read_bytes()
+        gif = data.startswith(b"GIF8")
+        if gif and not data.rstrip(b"\0").endswith(b";"):
             self.broken = "its end is missing"
-        count, unit = len(self.times) - 1, 10 if self.kind == "GIF" else 1
+        count, unit = len(self.times) - 1, 10 if gif else 1
         self.info = VideoInfo(
             width=width,
             height=height,
@@ -195,7 +202,7 @@ class AnimationSource(VideoSource):
             alpha=alpha,
             color=SRGB,
             pix_fmt="bgra" if alpha else "bgr24",
-            codec=self.kind.lower(),
+            codec="gif" if gif else "webp",
             has_audio=False,
         )
 
@@ -203,13 +210,11 @@ class AnimationSource(VideoSource):
         self, start: Fraction | None = None, end: Fraction | None = None, skip_to: int | None = None
     ) -> Iterator[VideoFrame]:
         """See VideoSource."""
-        from PIL import Image
-
         unit = int(self.info.time_base * 1000)
-        with Image.open(self.path) as image:
-            shown = _shown(image)
+        with open_frames(self.path) as file:
+            shown = _shown(file)
             for index, time in enumerate(self.times[:-1]):
-                rgba = np.asarray(next(shown)[0])
+                rgba, _ = next(shown)
                 if end is not None and Fraction(time, 1000) >= end:
                     return
                 if index < (skip_to or 0) or (start is not None and Fraction(time, 1000) < start):
@@ -224,12 +229,11 @@ class AnimationSource(VideoSource):
         """See VideoSource."""
 
 
-def _shown(image: Any) -> Iterator[tuple[Any, int]]:
-    """Each frame as a Pillow RGBA picture, and how many milliseconds it is shown."""
-    for number in range(getattr(image, "n_frames", 1)):
-        image.seek(number)
-        image.load()
-        yield image.convert("RGBA"), int(image.info.get("duration", 0)) or _UNSAID
+def _shown(file: Any) -> Iterator[tuple[np.ndarray, int]]:
+    """Each frame, RGBA uint8 [H,W,4], and how many milliseconds it is shown."""
+    for number in range(file.properties(index=...).n_images):
+        rgba = file.read(index=number, mode="RGBA", writeable_output=False)
+        yield rgba, int(file.metadata(index=number).get("duration", 0)) or _UNSAID
 
 
 def write_pictures(
@@ -296,8 +300,6 @@ def write_animation(
     GIF counts hundredths of a second, rounded without drift, and no player shows a frame for less than two of them:
     frames in between are left out. `scratch` is a folder for what is not whole yet. Raises OutputError.
     """
-    from PIL import Image
-
     gif = target.suffix.lower() == ".gif"
     unit, shortest = (10, 2) if gif else (1, 1)
     ticks = [round((t - times[0]) * 1000 / unit) for t in times]
@@ -308,37 +310,28 @@ def write_animation(
     ends = [*(ticks[k] for k in kept[1:]), max(round((end - times[0]) * 1000 / unit), ticks[kept[-1]] + shortest)]
     durations = [(b - ticks[a]) * unit for a, b in zip(kept, ends, strict=True)]
     wanted = set(kept)
-    pictures = (_pillow(f) for place, f in enumerate(frames) if place in wanted)
-    text = json.dumps(settings) if settings else ""
-    options: dict[str, Any] = {"duration": durations, "loop": 0}
-    if gif:
-        options |= {"comment": f"{SETTINGS_KEY} {text}".encode()} if text else {}
-    else:
-        exif = Image.Exif()
-        if text:
-            exif[_EXIF_DESCRIPTION] = f"{SETTINGS_KEY} {text}"
-        options |= {"quality": 90, "exif": exif}
-    first = next(pictures)
-    if first.mode == "RGBA":
-        # In WebP only frames on their own: libwebp loses the opacity of others whose edges are wholly transparent.
-        options |= {"disposal": 2} if gif else {"kmin": 0, "kmax": 1}
+    options: dict[str, Any] = {"save_all": True, "duration": durations, "loop": 0}
+    if not gif:
+        options["quality"] = 90
 
     def write(to: Path) -> None:
-        first.save(to, format="GIF" if gif else "WEBP", save_all=True, append_images=pictures, **options)
+        pixels = _eight_bit(f for place, f in enumerate(frames) if place in wanted)
+        first = next(pixels)
+        if first.shape[2] == 4:
+            # In WebP only frames on their own: libwebp loses the opacity of others whose edges are wholly transparent.
+            options.update({"disposal": 2} if gif else {"kmin": 0, "kmax": 1})
+        write_frames(to, chain([first], pixels), settings, **options)
         keep_content(to)
 
     write_whole(target, write, scratch=scratch)
 
 
-def _pillow(frame: VideoFrame) -> Any:
-    from PIL import Image
-
-    shift = 0 if frame.image.dtype == np.uint8 else 8
-    image = (frame.image >> shift).astype(np.uint8)
-    if frame.alpha is None:
-        return Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-    alpha = (frame.alpha >> shift).astype(np.uint8)
-    return Image.fromarray(np.dstack([cv2.cvtColor(image, cv2.COLOR_BGR2RGB), alpha]))
+def _eight_bit(frames: Iterable[VideoFrame]) -> Iterator[np.ndarray]:
+    """Frames as RGB or RGBA uint8 [H,W,3|4]."""
+    for frame in frames:
+        shift = 0 if frame.image.dtype == np.uint8 else 8
+        rgb = cv2.cvtColor((frame.image >> shift).astype(np.uint8), cv2.COLOR_BGR2RGB)
+        yield rgb if frame.alpha is None else np.dstack([rgb, (frame.alpha >> shift).astype(np.uint8)])
 
 
 def read_picture_settings(path: Path) -> dict[str, Any]:
@@ -346,18 +339,8 @@ def read_picture_settings(path: Path) -> dict[str, Any]:
 
     Raises VideoError when there are none.
     """
-    from PIL import Image
-
     pictures = find_pictures(path)
     try:
-        if path.suffix.lower() == ".gif":
-            with Image.open(path) as image:
-                comment = bytes(image.info.get("comment", b"")).decode(errors="replace")
-            settings = json.loads(comment.removeprefix(SETTINGS_KEY)) if comment.startswith(SETTINGS_KEY) else None
-            if isinstance(settings, dict):
-                return settings
-            raise PictureError(f"{path}: carries no onnxdream settings")
         return read_settings(pictures[0] if pictures else path)
-    except (OSError, ValueError, PictureError) as error:
-        text = str(error) if isinstance(error, PictureError) else f"{path}: carries no onnxdream settings"
-        raise VideoError(text) from error
+    except PictureError as error:
+        raise VideoError(str(error)) from error
