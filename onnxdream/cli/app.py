@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,7 +14,7 @@ from ..version import __version__
 from . import activations, atlas, bench, export, image, live, look, video, visualize
 from .cluster import RayCommand
 from .exit_codes import FAILED, INTERRUPTED, exit_code
-from .terminal import download_bar, error_line, note_line
+from .terminal import download_bar, error_line, show_notes
 
 app = typer.Typer(
     name="onnxdream",
@@ -52,38 +51,36 @@ def _options(
     pass
 
 
-_noted: set[str] = set()
-
-
-def _show_warning(message: Warning | str, _category: type[Warning], filename: str, *_: Any) -> None:
-    """Our own warnings are notes, each said once; those of the libraries underneath are for programmers."""
-    if Path(filename).is_relative_to(Path(__file__).parent.parent) and str(message) not in _noted:
-        _noted.add(str(message))
-        note_line(str(message))
-
-
 def main() -> None:
     """Run the command line; every error on purpose is one line and an exit code."""
-    warnings.filterwarnings("always", category=UserWarning)
-    warnings.showwarning = _show_warning  # type: ignore[assignment]
     download.watch(download_bar)
+    with warnings.catch_warnings(), show_notes():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")  # the libraries underneath warn programmers
+        code = _run()
+    sys.exit(code)
+
+
+def _run() -> int:
+    """The exit code of the command, whose errors are told."""
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False, prog_name="onnxdream")
         if code == INTERRUPTED:  # Typer takes the interrupt for itself
             error_line("interrupted")
+        return code if isinstance(code, int) else 0
     except OnnxDreamError as error:
         error_line(str(error))
-        code = exit_code(error)
+        return exit_code(error)
     except (KeyboardInterrupt, typer.Abort) as error:
         if isinstance(error.__cause__, EOFError):  # which Typer takes for an interrupt
             raise error.__cause__ from None
         error_line("interrupted")
-        code = INTERRUPTED
+        return INTERRUPTED
     except MemoryError:
         error_line("not enough memory; make the picture smaller with --size")
-        code = FAILED
+        return FAILED
     except BrokenPipeError:
-        code = FAILED
+        return FAILED
     except Exception as error:
         # Typer's own usage errors know what to say and which code they mean.
         if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):
@@ -91,8 +88,7 @@ def main() -> None:
         context = getattr(error, "ctx", None)
         hint = f"; see `{context.command_path} --help`" if context is not None else ""
         error_line(f"{error.format_message().rstrip('.')}{hint}")
-        code = error.exit_code
-    sys.exit(code if isinstance(code, int) else 0)
+        return int(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class RayCommand(TyperCommand):
 
 @contextmanager
 def own_stdout(cluster: RayCluster | None) -> Iterator[None]:
-    """Keep off stdout what Ray prints there about lost nodes; what matters of it comes as a warning."""
+    """Keep off stdout what Ray prints there about lost nodes; what matters of it is logged."""
     with ExitStack() as stack:
         if cluster is not None:
             stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))

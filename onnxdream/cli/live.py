@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import signal
-import warnings
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -15,7 +15,9 @@ import typer
 
 from ..errors import OptionError, OutputError
 from . import options as o
-from .terminal import line, note_line, print_json
+from .terminal import hide_notes, line, note_line, print_json
+
+log = logging.getLogger(__name__)
 
 _LIVE = "How it runs live"
 _OUT = "Where it goes"
@@ -83,7 +85,7 @@ def live(
 
     if out == "-":
         quiet = True
-        warnings.simplefilter("ignore")
+        hide_notes()
     if headless and out is None and serve is None:
         raise OptionError("--headless shows nothing; add -o FILE, -o - or --serve PORT")
     if codec is not None and out is None:
@@ -98,7 +100,7 @@ def live(
     if settings.keep_colors and not look.get("like"):
         raise OptionError("keep_colors is for pictures, not for video; omit it")
     if settings.keep_colors:
-        warnings.warn("keep_colors is for pictures and is left out", stacklevel=1)
+        log.warning("keep_colors is for pictures and is left out")
         settings = replace(settings, keep_colors=False)
 
     def say(text: str) -> None:

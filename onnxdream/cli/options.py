@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,7 +75,7 @@ def _go_offline(wanted: bool) -> bool:
 def _be_quiet(wanted: bool) -> bool:
     terminal.quiet = wanted
     if wanted:
-        warnings.simplefilter("ignore")
+        terminal.hide_notes()
     return wanted
 
 

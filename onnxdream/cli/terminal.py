@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ from rich.progress import (
 from ..errors import WriteError
 from ..networks.download import size_text
 
+_log = logging.getLogger("onnxdream")
 console = Console(stderr=True, highlight=False, emoji=False)
 quiet = False  # set by --quiet, for what is printed from deep inside
 
@@ -37,6 +39,37 @@ def error_line(text: str) -> None:
 def note_line(text: str) -> None:
     """Print one line of advice."""
     line("[yellow]note:[/]", text)
+
+
+class _NoteHandler(logging.Handler):
+    """Prints what the package logs as notes, each text once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._printed: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text not in self._printed:
+            self._printed.add(text)
+            note_line(text)
+
+
+@contextmanager
+def show_notes() -> Iterator[None]:
+    """Print what the package logs, unless `hide_notes` is called."""
+    handler = _NoteHandler()
+    _log.addHandler(handler)
+    try:
+        yield
+    finally:
+        _log.removeHandler(handler)
+        _log.setLevel(logging.NOTSET)
+
+
+def hide_notes() -> None:
+    """Print none of what the package logs from now on."""
+    _log.setLevel(logging.ERROR)
 
 
 def line(head: str, text: str) -> None:

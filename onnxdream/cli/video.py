@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-import warnings
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -18,6 +18,8 @@ from ..errors import OptionError
 from . import options as o
 from .cluster import CpusOption, GpusOption, RayOption, WorkersOption, cluster_from, own_stdout
 from .terminal import line, print_json, progress_bar
+
+log = logging.getLogger(__name__)
 
 _TIME = "How it moves"
 _FILE = "What is written"
@@ -97,7 +99,7 @@ def video(
     cluster = cluster_from(ray, workers, cpus_per_worker, gpus_per_worker)
     settings = o.settings_from(video_defaults(look, preset=o.has_base(look)))
     if look.get("like") and settings.keep_colors:
-        warnings.warn("keep_colors is for pictures and is left out", stacklevel=1)
+        log.warning("keep_colors is for pictures and is left out")
         settings = replace(settings, keep_colors=False)
     device = device_for(backend, device)
     dreamer_at = Timeline(settings, timeline, max_memory=o.parse_bytes(max_memory), device=device, threads=threads)

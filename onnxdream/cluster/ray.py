@@ -7,10 +7,10 @@ machines of the cluster need the same version of onnxdream installed.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import socket
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +21,8 @@ import cv2
 
 from ..engines.onnxruntime import limit_threads
 from ..errors import ClusterError, OnnxDreamError, OptionError, first_line
+
+log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -174,9 +176,9 @@ class RayCluster:
         return capacity
 
     def warn_no_room(self) -> None:
-        """Warn that no node has room for a worker."""
+        """Note that no node has room for a worker."""
         gpus = f" and {self.gpus_per_worker:g} GPUs" if self.gpus_per_worker else ""
-        warnings.warn(f"no node has {self.cpus_per_worker} CPUs{gpus} for a worker; waiting for one", stacklevel=2)
+        log.warning(f"no node has {self.cpus_per_worker} CPUs{gpus} for a worker; waiting for one")
 
     def room(self, ray: Any) -> int:
         """How many workers the cluster has room for now."""
@@ -268,7 +270,7 @@ class _Map(Generic[Item, Result]):
                 self.failed.append((piece, cause))
             else:
                 self._to_retry.append(piece)
-                warnings.warn(f"{piece.item}: {cause}; it is retried", stacklevel=1)
+                log.warning(f"{piece.item}: {cause}; it is retried")
             return
         finally:
             self._amounts.forget.remote(piece.number)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,8 @@ from .tiling import Tiling, bytes_per_pixel, climb, plan_tiles, step_bytes
 
 if TYPE_CHECKING:
     import onnx
+
+log = logging.getLogger(__name__)
 
 DEFAULT_MAX_MEMORY = 4 << 30
 _OPTIONS = (
@@ -111,6 +113,7 @@ class Dreamer:
         self._sessions = SessionCache(device, threads=threads, limit=max_memory, session=self._engine.session)
         self._graphs: dict[tuple[str, bool], onnx.ModelProto] = {}
         self._tiles: dict[tuple[int, ...], Tiling | None] = {}
+        self._left_out = 0  # octaves, as last noted
         layers = self.objective.layers
         self._layers = [model.layer(name) for name in layers]
         self.smallest, self.fixed_input_size = model.smallest_picture(layers), model.fixed_input_size(layers)
@@ -146,7 +149,7 @@ class Dreamer:
         dreamed, done, cancelled = self.ascend(source, mask=mask, on_step=on_step)
         after = self.measure(dreamed)
         if done and mask is None and self.step_size and before == after and np.array_equal(source, dreamed):
-            warnings.warn(f"{self.objective!r} does not respond to this picture, so nothing was dreamed", stacklevel=2)
+            log.warning(f"{self.objective!r} does not respond to this picture, so nothing was dreamed")
         exact = from_batch(dreamed)
         return Dream(
             picture=np.rint(exact).astype(np.uint8),
@@ -231,7 +234,7 @@ class Dreamer:
     def octave_sizes(self, size: tuple[int, ...], octaves: int | None = None) -> list[tuple[int, int]]:
         """(height, width) of each of `octaves`, smallest first, none below the layer's smallest workable picture.
 
-        Raises PictureError when even the full size is below it; warns when octaves are left out.
+        Raises PictureError when even the full size is below it; logs that octaves are left out.
         """
         self.check_size(size)
         (height, width), low = size, self.fixed_input_size or self.smallest
@@ -241,9 +244,11 @@ class Dreamer:
             at = (round(height / scale), round(width / scale))
             if at[0] >= low[0] and at[1] >= low[1]:
                 sizes.append(at)
-        if len(sizes) < octaves:
-            left_out, layers = octaves - len(sizes), ", ".join(self.objective.layers)
-            warnings.warn(f"{left_out} of {octaves} octaves left out: {layers} needs {low[1]}x{low[0]}", stacklevel=2)
+        left_out = octaves - len(sizes)
+        if left_out not in (0, self._left_out):  # noted once, not for each frame of a video
+            layers = ", ".join(self.objective.layers)
+            log.warning(f"{left_out} of {octaves} octaves left out: {layers} needs {low[1]}x{low[0]}")
+            self._left_out = left_out
         return sizes
 
     def provider(self, shape: tuple[int, ...]) -> str:
@@ -317,7 +322,7 @@ class Dreamer:
                 )
             tiling = plan_tiles(self._layers, self.smallest, size, self._per_pixel, limit, batch=batch)
             if tiling is not None and any(math.isinf(layer.receptive_field) for layer in self._layers):
-                warnings.warn(f"{layers} sees the whole picture; in tiles it sees only the tile", stacklevel=2)
+                log.warning(f"{layers} sees the whole picture; in tiles it sees only the tile")
             self._tiles[key] = tiling
         return self._tiles[key]
 

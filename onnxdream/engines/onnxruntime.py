@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-import warnings
+import logging
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +21,8 @@ from .memory import OnDevice, turns, using
 
 if TYPE_CHECKING:
     import onnx
+
+log = logging.getLogger(__name__)
 
 # Device names people type, in the order `auto` tries them.
 PROVIDERS = {
@@ -78,7 +80,7 @@ def resolve_device(device: str) -> list[str]:
 
 @functools.cache
 def _starts(device: str) -> bool:
-    """Whether a device that is offered can be used here. Warns where it cannot."""
+    """Whether a device that is offered can be used here. Logs why not."""
     from onnx import TensorProto, helper
 
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
@@ -87,7 +89,7 @@ def _starts(device: str) -> bool:
     try:
         Session(model, device).run({"x": np.zeros(1, np.float32)})
     except BackendError as error:
-        warnings.warn(f"{error}; falling back to cpu", stacklevel=2)
+        log.warning(f"{error}; falling back to cpu")
         return False
     return True
 
@@ -148,7 +150,7 @@ class Session:
             if position + 1 == len(tried):
                 what = "onnxruntime cannot run this graph" if name == "cpu" else f"{name} cannot be used"
                 raise BackendError(f"{what}: {reason}; see `onnxdream info`")
-            warnings.warn(f"{name} cannot be used ({reason}); falling back to {tried[position + 1]}", stacklevel=2)
+            log.warning(f"{name} cannot be used ({reason}); falling back to {tried[position + 1]}")
         self.provider = PROVIDERS[self.device]
         self.inputs = tuple(i.name for i in self._session.get_inputs())
         self._outputs = [o.name for o in self._session.get_outputs()]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import warnings
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import BackendError, OptionError
 from . import cuda, onnxruntime, opencv, openvino
 from .base import HostSession
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ BACKENDS = ("auto", "onnxruntime", *_OWN)
 def choose(device: str = "auto") -> Engine:
     """The engine for a device's name: "opencv", "openvino", those of ONNX Runtime, or "auto".
 
-    "auto" warns when it takes OpenCV because ONNX Runtime is missing. Raises OptionError for an unknown name,
+    "auto" logs it when it takes OpenCV because ONNX Runtime is missing. Raises OptionError for an unknown name,
     BackendError when there is no engine or it lacks the device.
     """
     if device in _OWN:
@@ -40,10 +42,9 @@ def choose(device: str = "auto") -> Engine:
     if device == "auto" and importlib.util.find_spec("onnxruntime") is None:
         if opencv.unusable():
             raise BackendError(f"onnxruntime is not installed (`pip install onnxdream[cpu]`), and {opencv.unusable()}")
-        warnings.warn(
+        log.warning(
             "onnxruntime is not installed; OpenCV's engine dreams instead and takes about twice as long "
-            "(`pip install onnxdream[cpu]` for the faster one)",
-            stacklevel=3,
+            "(`pip install onnxdream[cpu]` for the faster one)"
         )
         return Engine(opencv.Session, opencv.DEVICE)
     return CUDA if onnxruntime.resolve_device(device)[0] == "cuda" else ONNXRUNTIME

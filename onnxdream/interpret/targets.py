@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import warnings
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +19,8 @@ from ..settings import parse_channels
 from .parametrization import MaCo, natural_magnitude
 from .top_activations import picture_files, read_crops
 from .visualizer import RECIPES, VisualizationRecipe, Visualizer
+
+log = logging.getLogger(__name__)
 
 KINDS = ("channel", "neuron", "cosine", "layer")
 SIGNS = ("positive", "negative", "both")
@@ -52,7 +54,7 @@ def select_channels(model: Model, layer: str, text: str | None) -> tuple[int, ..
 def class_index(model: Model, name: str, count: int) -> int:
     """Which of `count` classes is called `name`, or numbered so. Raises OptionError, with the nearest names.
 
-    A name with its kind behind it, such as "tabby cat", is taken for the class "tabby", with a warning that says so.
+    A name with its kind behind it, such as "tabby cat", is taken for the class "tabby", with a note that says so.
     """
     labels = model.card.labels[:count]
     if name.isdecimal():
@@ -68,7 +70,7 @@ def class_index(model: Model, name: str, count: int) -> int:
     shorter = " ".join(wanted.split()[:-1])
     if shorter and folded.count(shorter) == 1:
         taken = folded.index(shorter)
-        warnings.warn(f"no class is called {name!r}; {labels[taken]} is shown", stacklevel=2)
+        log.warning(f"no class is called {name!r}; {labels[taken]} is shown")
         return taken
     close = difflib.get_close_matches(wanted, folded, n=4, cutoff=0.5)
     within = [label for label in folded if wanted and (wanted in label or set(label.split()) <= set(wanted.split()))]

@@ -7,7 +7,7 @@ knows, counted from its first frame; so they come back exactly.
 from __future__ import annotations
 
 import json
-import warnings
+import logging
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from math import floor, lcm
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import av
     from av.container import InputContainer, OutputContainer
     from av.stream import Stream
+
+log = logging.getLogger(__name__)
 
 TICK = Fraction(1, 1000)
 OPTIONS: dict[str, dict[str, str]] = {"matroska": {}, "mov": {"use_editlist": "0", "video_track_timescale": "1000"}}
@@ -136,10 +138,9 @@ class Joined:
             context.framerate = self.info.rate
         context.sample_aspect_ratio = self.info.aspect
         if self.info.aspect != 1 and kind in ("matroska", "webm") and context.name not in _TELL_ASPECT:
-            warnings.warn(
+            log.warning(
                 f"pixels of {self.info.aspect} cannot be noted down for {context.name} in this container; "
-                "players will show them square",
-                stacklevel=2,
+                "players will show them square"
             )
         if context.name == "hevc" and kind in ("mp4", "mov"):
             context.codec_tag = "hvc1"  # what Apple's players want

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
-import warnings
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,6 +17,8 @@ import av
 if TYPE_CHECKING:
     from av.container import Chapter, InputContainer, OutputContainer
     from av.stream import Stream
+
+log = logging.getLogger(__name__)
 
 SETTINGS_MARK = "onnxdream "
 # Facts about the source's bytes, not about what is in it; the muxer writes its own.
@@ -106,7 +108,7 @@ def interleave(out: OutputContainer, *packets: Iterable[Timed]) -> None:
 class SourceStreams:
     """The streams of `source` that go into `out` beside the video: copied bit by bit where the container allows it.
 
-    Sound it cannot hold is encoded anew (Opus for WebM, else AAC), anything else is left out, each with a warning.
+    Sound it cannot hold is encoded anew (Opus for WebM, else AAC), anything else is left out, each with a note.
     """
 
     def __init__(
@@ -278,4 +280,4 @@ class SourceStreams:
             yield from target.encode(None)
 
     def _warn(self, text: str) -> None:
-        warnings.warn(f"{self.name}: {text}", stacklevel=2)
+        log.warning(f"{self.name}: {text}")

@@ -117,7 +117,7 @@ def finish(
     """Join `segments` into `target`, which appears when it is whole, with what `source` has besides pictures.
 
     Encoded frames are taken over as they are, with their times; so are sound, subtitles, cover pictures, chapters and
-    tags of a `source` that is a video file, as far as the container can hold them, else a warning says what became of
+    tags of a `source` that is a video file, as far as the container can hold them, else a note says what became of
     them.
     With `start` (seconds) everything moves so that the first frame is at 0; what begins at `end` or later is left out.
     A source whose clock starts anywhere (MPEG-TS) is moved to 0 as well. Matroska and WebM round times to milliseconds.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-import warnings
 from fractions import Fraction
 from typing import BinaryIO
 from weakref import WeakSet
@@ -15,6 +15,8 @@ from ...errors import OptionError, WriteError
 from .codec import Encoding
 from .color import FULL, bgr_to_yuv, matrix_of, over_white, rescaled
 from .frames import ColorTags, FrameCheck, FrameSink, VideoInfo
+
+log = logging.getLogger(__name__)
 
 _FORMATS = {"y4m": "y4m", "yuv4mpegpipe": "y4m", "rawvideo": "bgr24", "bgr24": "bgr24", "raw": "bgr24"}
 
@@ -107,7 +109,7 @@ class PipeSink(FrameSink):
             return
         if abs((pts - self.check.last) * self.info.time_base * (self.info.rate or Fraction(25)) - 1) > Fraction(1, 2):
             self._told = True
-            warnings.warn("-: the source's frames come at a varying rate, which a pipe evens out", stacklevel=2)
+            log.warning("-: the source's frames come at a varying rate, which a pipe evens out")
 
     def close(self) -> None:
         """Push out what is still held back."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -22,6 +22,8 @@ from .color import over_white
 from .frames import FrameCheck, FrameSink, VideoInfo
 from .fsync import keep_content
 from .pipe import PipeSink, pipe_format
+
+log = logging.getLogger(__name__)
 
 _THREADS = 4  # whatever the machine has: encoders write something else with another number
 _REFUSING = ("Error parsing option", "Unknown option", "Invalid value")
@@ -74,7 +76,7 @@ def check_encoding(target: str | Path, info: VideoInfo, encoding: Encoding) -> P
 
 def _note_lost_opacity(target: str | Path, info: VideoInfo, *, kept: bool) -> None:
     if info.alpha and not kept:
-        warnings.warn(f"{target}: cannot hold opacity, which is laid over white; .mov and .webm can", stacklevel=3)
+        log.warning(f"{target}: cannot hold opacity, which is laid over white; .mov and .webm can")
 
 
 @contextmanager

@@ -10,9 +10,9 @@ import dataclasses
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -28,6 +28,8 @@ from ...errors import OnnxDreamError, OptionError, OutputError, VideoError, Writ
 from ..io.frames import VideoFrame
 from ..io.fsync import keep_entries, write_data
 from ..io.sequences import source_files
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.jsonl"
 CHUNKS = "chunks.json"  # the source's chunks, in jobs whose chunks do not depend on each other
@@ -272,10 +274,9 @@ class Checkpoint:
             if changes and not unchanged(self.segments):
                 raise _other_job(target, changes)
         if manifest.damaged or self.segments != manifest.segments:
-            warnings.warn(
+            log.warning(
                 f"{target}: parts of the unfinished job are damaged; {self.frames} frames are kept, the others are "
-                "dreamed again",
-                stacklevel=2,
+                "dreamed again"
             )
         if manifest.job is None:
             return False

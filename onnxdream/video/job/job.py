@@ -6,8 +6,8 @@ the interruption.
 
 from __future__ import annotations
 
+import logging
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +32,8 @@ from .chunks import OVERLAP, Chunk, ChunkList
 from .identity import JobInputs, identify_inputs
 from .pipeline import FrameInFlight, JobSpec, SegmentPipeline, State
 from .worker import SegmentResult, dream_chunks
+
+log = logging.getLogger(__name__)
 
 SEGMENT_FRAMES = 96
 
@@ -418,7 +420,7 @@ class _Run:
         self.done = self.checkpoint.frames
         self.provider, self._image = result.provider, result.image
         if self.cluster and self.cluster.gpus_per_worker and result.provider == "CPUExecutionProvider":
-            warnings.warn("a worker with a GPU dreams on its CPU; see `onnxdream info` there", stacklevel=2)
+            log.warning("a worker with a GPU dreams on its CPU; see `onnxdream info` there")
         self._objective = result.segments[-1].objective / result.segments[-1].frames
 
     def _chunks(self) -> Iterator[Chunk]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import warnings
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from helpers.films import convert, encode, frames_of, info_of, picture, psnr, times_of, write_video
+from helpers.notes import noted, notes
 from helpers.paths import CLIP
 from onnxdream.errors import InputError, OptionError, OutputError
 from onnxdream.video.io.open import Encoding, check_encoding, open_sink, open_source
@@ -134,7 +134,7 @@ def test_opacity_that_cannot_be_kept_is_laid_over_white(tmp_path: Path) -> None:
     opacity = np.zeros((48, 64), np.uint8)
     opacity[:, 32:] = 255
     black = np.zeros((48, 64, 3), np.uint8)
-    with pytest.warns(UserWarning, match=r"a\.mp4: cannot hold opacity"):
+    with noted(r"a\.mp4: cannot hold opacity"):
         shown = frames_of(encode([(black, 0, opacity)], info_of(alpha=True), tmp_path / "a.mp4"))[0]
     assert shown.alpha is None
     assert shown.image[:, :24].min() > 245
@@ -150,13 +150,10 @@ def test_prores_with_opacity(tmp_path: Path, target: str, codec: str, pix_fmt: s
     source = tmp_path / "a.mov"
     red = ["-f", "lavfi", "-i", "color=c=red@0.5:s=96x54:d=0.2:r=25,format=yuva444p10le"]
     subprocess.run(["ffmpeg", "-v", "error", *red, "-c:v", "prores_ks", "-profile:v", "4444", str(source)], check=True)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
+    with notes() as told:
         result = convert(source, tmp_path / target)
     kept = target == "b.mov"
-    assert [str(w.message).split(",")[0] for w in told] == (
-        [] if kept else [f"{tmp_path / target}: cannot hold opacity"]
-    )
+    assert [text.split(",")[0] for text in told] == ([] if kept else [f"{tmp_path / target}: cannot hold opacity"])
     with open_source(result) as video:
         assert (video.info.codec, video.info.pix_fmt) == (codec, pix_fmt)
         shown = next(video.frames())
@@ -176,11 +173,10 @@ def test_pixels_that_are_not_square_stay_so(tmp_path: Path) -> None:
         s.set_display_rotation(90), setattr(s.codec_context, "sample_aspect_ratio", Fraction(4, 3))))  # fmt: skip
     with open_source(turned) as video:
         assert video.info.aspect == Fraction(3, 4)
-    with pytest.warns(UserWarning, match="show them square"):
+    with noted("show them square"):
         encode([(picture(0), 0, None)], info_of(aspect=Fraction(4, 3)), tmp_path / "c.webm")
 
 
-@pytest.mark.filterwarnings("ignore:.*encoded anew")
 @pytest.mark.parametrize("target", ["a.mp4", "a.webm", "b.mkv"])
 def test_two_runs_give_the_same_bytes(tmp_path: Path, target: str) -> None:
     (tmp_path / "one").mkdir()

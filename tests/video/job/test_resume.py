@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -35,6 +34,7 @@ from helpers.jobs import (
     stopped,
     times,
 )
+from helpers.notes import noted
 from helpers.paths import CLIP
 from onnxdream.dream.dreamer import Dreamer
 from onnxdream.errors import OnnxDreamError, OptionError, PictureError, VideoError
@@ -46,8 +46,7 @@ def test_a_source_cut_off_goes_on_when_it_is_whole(tmp_path: Path, look: Dreamer
     source, whole, target = tmp_path / "a.mkv", film(tmp_path / "whole.mkv"), tmp_path / "b.mkv"
     data = whole.read_bytes()
     source.write_bytes(data[: len(data) // 2])
-    with pytest.raises(VideoError, match="damaged or cut off") as told, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with pytest.raises(VideoError, match="damaged or cut off") as told:
         job(source, target, look, segment_frames=4)
     part = shown(target)
     assert f"ends there, with {len(part)} frames" in str(told.value)
@@ -179,7 +178,7 @@ def test_what_is_damaged_is_dreamed_again(
     source, target = write_video(tmp_path / "a.mp4", clip_pictures(16)), tmp_path / "b.mp4"
     stopped(source, target, look, 11, segment_frames=3)
     damage(tmp_path / ".b.mp4.onnxdream" / name)
-    with pytest.warns(UserWarning, match=f"parts of the unfinished job are damaged; {kept} frames are kept") as told:
+    with noted(f"parts of the unfinished job are damaged; {kept} frames are kept") as told:
         result = job(source, target, look, segment_frames=3)
     assert len(told) == 1
     assert (result.resumed_frames, result.frames) == (kept, 16)
@@ -193,7 +192,7 @@ def test_parts_that_do_not_depend_on_each_other_are_kept(tmp_path: Path, look: D
     stopped(source, target, look, 15, **options)
     (tmp_path / ".b.mp4.onnxdream" / "chunks.json").write_text("{}")
     emptied(tmp_path / ".b.mp4.onnxdream" / "segment-00001")
-    with pytest.warns(UserWarning, match="8 frames are kept"):
+    with noted("8 frames are kept"):
         result = job(source, target, look, **options)
     assert (result.resumed_frames, result.frames) == (8, 16)
     job(source, tmp_path / "c.mp4", look, **options)
