@@ -1,13 +1,13 @@
 """What a dream maximises.
 
-An objective is a weighted sum of terms, and each term turns one layer's activation `a` into one number for each picture
-of the batch. Objectives add, subtract and scale, so several layers and negative weights need nothing more:
+An objective is a weighted sum of terms. Each term turns one layer's activation `a` into one number for each picture of
+the batch. Objectives can be added, subtracted and scaled, which covers several layers and negative weights:
 
     >>> from onnxdream import objectives as obj
     >>> obj.l2("fire6") + 0.5 * obj.channel("fire8", 12) - obj.mean("conv1")
     l2(fire6) + 0.5*channel(fire8, 12) - mean(conv1)
 
-Activations are [N,C,h,w], [N,C] behind the network's pooling, or a transformer's [N,tokens,C].
+An activation has the shape [N,C,h,w], [N,C] after the network's pooling, or [N,tokens,C] in a transformer.
 """
 
 from __future__ import annotations
@@ -31,9 +31,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Readout:
-    """How a term weighs channels, apart from which: what objectives of one `kind` share, so that one graph serves all.
+    """A term that is linear in its channel weights, with the weights left open.
 
-    `weights(channels)` gives the weights [C]; `build(op, a, shape, weights)` appends the term for weights [N,C].
+    Objectives of one `kind` differ only in their weights, so one graph that takes these as an input serves them all.
+
+    Attributes:
+        kind: The same for all readouts that `build` the same nodes.
+        weights: Given the number of channels C, returns the term's own weights, float32 [C].
+        build: `build(op, a, shape, weights)` appends the term for weights [N,C].
     """
 
     kind: str
@@ -43,13 +48,18 @@ class Readout:
 
 @dataclass(frozen=True)
 class Term:
-    """One number per picture from one layer.
+    """One number for each picture, from one layer.
 
-    `build(op, a, shape)` appends the nodes that turn the activation `a` [N,C,...], of probed `shape`, into [N].
-    `check(layer)` raises LayerError when the term does not fit the layer. `local` terms are the same at every place of
-    the picture, so they can be computed tile by tile. `readout` is there for terms that are linear in their channels;
-    `couples_batch` says that a picture's number depends on the others of its batch. `inputs` are the further inputs of
-    its graph, float32 [N,C], by name with their C. `digest` tells terms apart that were made of other numbers.
+    Attributes:
+        layer: The layer's name.
+        text: How the term is written, such as `channel(fire5, 3)`.
+        build: `build(op, a, shape)` appends the term [N] of the activation `a` [N,C,...], of probed `shape`.
+        check: `check(layer)` raises LayerError if the term does not fit the layer.
+        local: Whether the term treats all positions alike, so that it can be computed tile by tile.
+        readout: The term with its channel weights left open, if it is linear in them.
+        couples_batch: Whether a picture's number depends on the other pictures of its batch.
+        inputs: Further inputs of its graph, float32 [N,C]: pairs of name and C.
+        digest: Distinguishes terms of the same text that contain different numbers.
     """
 
     layer: str
@@ -65,13 +75,17 @@ class Term:
 
 @dataclass(frozen=True, repr=False)
 class Objective:
-    """A weighted sum of terms; see the module's docstring."""
+    """A weighted sum of terms; add, subtract and scale objectives to combine them.
+
+    Attributes:
+        terms: Pairs of weight and term.
+    """
 
     terms: tuple[tuple[float, Term], ...]
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The layers it looks at, each once."""
+        """The names of the layers it reads, each once."""
         return tuple(dict.fromkeys(term.layer for _, term in self.terms))
 
     @property
@@ -81,7 +95,7 @@ class Objective:
 
     @property
     def inputs(self) -> dict[str, int]:
-        """The inputs its graph has besides the picture: float32 [N,C] by name, with their C."""
+        """The inputs of its graph besides the picture, float32 [N,C]: {name: C}."""
         return {name: channels for _, term in self.terms for name, channels in term.inputs}
 
     def __add__(self, other: Objective) -> Objective:
@@ -107,7 +121,18 @@ class Objective:
         return " ".join(parts[1:] if parts and parts[0] == "+" else parts)
 
     def build(self, op: Ops, activations: dict[str, tuple[ir.Value, Shape]]) -> ir.Value:
-        """Append the objective [N] to the graph, given each layer's tensor and probed shape."""
+        """Append the objective to a graph.
+
+        Args:
+            op: Builds onto the graph that computes the activations.
+            activations: For each layer its tensor and its probed shape.
+
+        Returns:
+            The objective, float32 [N].
+
+        Raises:
+            OptionError: The objective has no terms.
+        """
         total = None
         for weight, term in self.terms:
             a, shape = activations[term.layer]
@@ -127,17 +152,42 @@ def _mean_but_batch(op: Ops, value: ir.Value, rank: int) -> ir.Value:
 
 
 def l2(layer: str) -> Objective:
-    """mean(a²), the objective of the original DeepDream (Mordvintsev et al. 2015)."""
+    """mean(a²), the objective of the original DeepDream (Mordvintsev, Olah and Tyka 2015, "Inceptionism").
+
+    Args:
+        layer: The layer's name.
+
+    Returns:
+        The mean square of the whole activation.
+    """
     return _single(Term(layer, f"l2({layer})", lambda op, a, shape: _mean_but_batch(op, op.Mul(a, a), len(shape))))
 
 
 def mean(layer: str) -> Objective:
-    """mean(a): every channel, pulled up or, with a negative weight, down."""
+    """mean(a): raises all channels or, with a negative weight, lowers them.
+
+    Args:
+        layer: The layer's name.
+
+    Returns:
+        The mean of the whole activation.
+    """
     return _single(Term(layer, f"mean({layer})", lambda op, a, shape: _mean_but_batch(op, a, len(shape))))
 
 
 def channel(layer: str, *channels: int) -> Objective:
-    """mean(a[:, c]) over the given channels: what these filters look for."""
+    """mean(a[:, c]) over the given channels: what these filters look for.
+
+    Args:
+        layer: The layer's name.
+        channels: Channel numbers, counted from 0; at least one.
+
+    Returns:
+        The mean of these channels over all positions.
+
+    Raises:
+        OptionError: No channel is given.
+    """
     if not channels:
         raise OptionError("channel() needs at least one channel number")
 
@@ -153,7 +203,17 @@ def channel(layer: str, *channels: int) -> Objective:
 
 
 def neuron(layer: str, channel: int, y: int | None = None, x: int | None = None) -> Objective:
-    """a[:, channel, y, x]: one neuron, the one in the middle by default. y and x count places of the layer."""
+    """a[:, channel, y, x]: one neuron, by default the one in the middle.
+
+    Args:
+        layer: The layer's name.
+        channel: The channel's number, counted from 0.
+        y: The row of the layer's grid, counted from 0 at the top. Default: the middle.
+        x: The column of the layer's grid, counted from 0 at the left. Default: the middle.
+
+    Returns:
+        The activation of that neuron. In a layer without positions, [N,C], `y` and `x` are ignored.
+    """
 
     def place(op: Ops, a: ir.Value, shape: Shape) -> ir.Value:
         if len(shape) != 4:
@@ -185,14 +245,30 @@ def neuron(layer: str, channel: int, y: int | None = None, x: int | None = None)
 
 
 def logit(layer: str, class_index: int) -> Objective:
-    """a[:, class_index] of a classifier's output layer [N, classes]."""
+    """a[:, class_index] of a classifier's output.
+
+    Args:
+        layer: The name of the output layer, [N,classes], before the softmax.
+        class_index: The class's number, counted from 0.
+
+    Returns:
+        The logit of that class.
+    """
     return neuron(layer, class_index)
 
 
 def direction(layer: str, vector: np.ndarray, cosine_power: float = 0.0) -> Objective:
-    """Mean over places of <a, v>, optionally times max(0.1, cos(a, v))^cosine_power as in lucid (Carter et al. 2019).
+    """The mean over positions of <a, v> · max(0.1, cos(a, v))^cosine_power, as in lucid.
 
-    `vector` is float [C].
+    The power of the cosine keeps the activation close to the direction (Carter et al. 2019, "Activation Atlas").
+
+    Args:
+        layer: The layer's name.
+        vector: The direction v, float [C], of any length.
+        cosine_power: The exponent, at least 0. With 0 the term is the mean of <a, v> alone.
+
+    Returns:
+        The objective. Checked against a layer with another number of channels it raises LayerError.
     """
     v = np.asarray(vector, np.float32).reshape(-1)
 
@@ -219,10 +295,17 @@ def direction(layer: str, vector: np.ndarray, cosine_power: float = 0.0) -> Obje
 
 
 def diversity(layer: str) -> Objective:
-    """How unlike the pictures of one batch are: minus the mean cosine between a picture's Gram matrix and the others'.
+    """How different the pictures of a batch are: minus the mean cosine of a picture's Gram matrix and the others'.
 
     Lucid's term against pictures that all show the same facet (Olah, Mordvintsev and Schubert 2017, "Feature
-    Visualization"); in -1..1, 0 for a single picture.
+    Visualization").
+
+    Args:
+        layer: The layer's name; the layer must be spatial, [N,C,h,w].
+
+    Returns:
+        The objective, in -1..1, and 0 for a single picture. Checked against a layer that is not spatial it raises
+        LayerError.
     """
 
     def build(op: Ops, a: ir.Value, shape: Shape) -> ir.Value:
@@ -237,16 +320,23 @@ def diversity(layer: str) -> Objective:
 
     def check(at: Layer) -> None:
         if not at.spatial:
-            raise LayerError(f"layer {at.name} has no places to be diverse over; choose one before the pooling")
+            raise LayerError(f"layer {at.name} is not spatial, as diversity needs; choose one before the pooling")
 
     return _single(Term(layer, f"diversity({layer})", build, check, local=False, couples_batch=True))
 
 
 def guide(layer: str, features: np.ndarray) -> Objective:
-    """Mean over places p of max_j <a_p, g_j>: every place pulls towards the guide's feature that matches it best.
+    """The mean over positions p of max_j <a_p, g_j>: each position is drawn to the guide's best-matching feature.
 
-    The guided objective of the original notebook (Mordvintsev et al. 2015). `features` is the layer's activation on the
-    guide picture, float [1,C,h,w] or [C,h,w].
+    The guided objective of the original notebook (Mordvintsev, Olah and Tyka 2015, "Inceptionism").
+
+    Args:
+        layer: The layer's name; the layer must be spatial, [N,C,h,w].
+        features: The layer's activation g on the guide picture, float [1,C,h,w] or [C,h,w]; see `activations`.
+
+    Returns:
+        The objective. Checked against a layer that is not spatial, or that has another number of channels, it raises
+        LayerError.
     """
     g = np.asarray(features, np.float32)
     g = np.ascontiguousarray(g.reshape(g.shape[-3], -1))  # [C,Q]
@@ -258,7 +348,7 @@ def guide(layer: str, features: np.ndarray) -> Objective:
 
     def check(at: Layer) -> None:
         if not at.spatial:
-            raise LayerError(f"layer {at.name} has no places to guide; choose a layer before the network's pooling")
+            raise LayerError(f"layer {at.name} is not spatial, as a guide needs; choose one before the pooling")
         if at.channels != g.shape[0]:
             raise LayerError(f"layer {at.name} has {at.channels} channels but the guide has {g.shape[0]}")
 
@@ -283,6 +373,6 @@ def _mean_weights(count: int, *channels: int) -> np.ndarray:
 
 
 def _mean_readout(op: Ops, a: ir.Value, shape: Shape, weights: ir.Value) -> ir.Value:
-    """The mean over places of <a, weights>: [N], for weights [N,C]."""
+    """The mean over positions of <a, weights>: [N], for weights [N,C]."""
     means = op.ReduceMean(a, list(range(2, len(shape))), keepdims=0) if len(shape) > 2 else a
     return op.ReduceSum(op.Mul(means, weights), [1], keepdims=0)

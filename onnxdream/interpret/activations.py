@@ -1,4 +1,4 @@
-"""What a layer answers to a picture: its activation as arrays."""
+"""A layer's activation on a picture, as an array."""
 
 from __future__ import annotations
 
@@ -13,12 +13,23 @@ from ..networks.model import Model, load_model
 def activations(
     model: Model | str, picture: np.ndarray, layer: str, *, longest: int = 384, device: str = "auto"
 ) -> np.ndarray:
-    """The activation of `layer` on `picture` [H,W,3] RGB in 0..255: float32 [C,h,w], or [C] of a layer without places.
+    """The activation of a layer on a picture.
 
-    The picture's longer side is brought down to `longest` pixels first, or all of it to the only size the layer takes.
-    A transformer's tokens come as the grid [C,g,g] they were cut from, where they are one (with a class token or
-    without), else as [C,1,tokens].
-    Raises LayerError for a layer that is not there and PictureError for what is no picture.
+    Args:
+        model: A network, or its name or ONNX file, see `load_model`.
+        picture: RGB [H,W,3] in 0..255.
+        layer: The layer's name.
+        longest: The picture is first reduced until its longer side has this many pixels. If the layer takes one size
+            only, the picture is resized to that instead.
+        device: The device to compute on.
+
+    Returns:
+        Float32 [C,h,w], or [C] for a layer that is not spatial. A transformer's tokens are arranged as the grid [C,g,g]
+        of their patches, without the class token; tokens that form no square grid are returned as [C,1,tokens].
+
+    Raises:
+        LayerError: The network has no such layer.
+        PictureError: The array is not a picture.
     """
     loaded = load_model(model) if isinstance(model, str) else model
     activation = features(loaded, loaded.layer(layer).name, picture, device=device, longest=longest)[0]
@@ -26,7 +37,7 @@ def activations(
 
 
 def mean_activation(activation: np.ndarray) -> np.ndarray:
-    """How strongly each channel of [C,...] answers: its mean, [C]."""
+    """The mean of each channel of an activation [C,...]: [C]."""
     return np.asarray(activation.reshape(activation.shape[0], -1).mean(1))
 
 

@@ -1,13 +1,13 @@
-"""The atlas: a folder that shows every channel of a network's layers, as a site that needs no server.
+"""The atlas: a folder of pages that show every channel of a network's layers, without a server.
 
     folder/
       index.html  LAYER.html …  atlas.css  atlas.js
-      atlas.json                     the settings, which a second run must share to go on
-      LAYER/statistics.json          what excites the layer in the pictures
+      atlas.json                     the settings, which a later run must share to continue
+      LAYER/statistics.json          the statistics of the layer over the pictures
       LAYER/patches-12.jpg           the patches that excite channel 12 most
-      LAYER/channel-12.jpg           the picture made for it
+      LAYER/channel-12.jpg           the picture made for channel 12
 
-Every file is written whole or not at all, and what is there is not made again.
+Files are written atomically, and what exists is not made again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,13 @@ _LAYERS_WITHOUT_CARD = 8
 
 @dataclass(frozen=True)
 class AtlasProgress:
-    """Reported to `on_progress`: `done` of `total` pieces, pictures looked at and channels visualised."""
+    """Progress that `make_atlas` reports.
+
+    Attributes:
+        layer: The layer it works on.
+        done: How many pictures have been analysed and channels visualised.
+        total: How many there are to do.
+    """
 
     layer: str
     done: int
@@ -49,13 +55,25 @@ class AtlasProgress:
 
 @dataclass(frozen=True)
 class AtlasPlan:
-    """What an atlas shows and how its pictures are made."""
+    """What an atlas shows and how its pictures are made.
+
+    Attributes:
+        model: The network's name.
+        network: The digest of its file, see `network_digest`.
+        layers: The layers' names, in the network's order.
+        channels: "all", or numbers and ranges such as "0-15".
+        images: The folder of pictures to analyse, empty for none.
+        recipe: The visualisations' recipe, one of `RECIPES`.
+        steps: The ascent steps of each visualisation.
+        size: The side of each visualisation in pixels.
+        seed: The seed of the noise they start from.
+    """
 
     model: str
-    network: str  # the digest of its file
+    network: str
     layers: tuple[str, ...]
-    channels: str  # "all", or numbers such as 0-15
-    images: str  # the folder of pictures, "" for none
+    channels: str
+    images: str
     recipe: str
     steps: int
     size: int
@@ -64,9 +82,13 @@ class AtlasPlan:
 
 @dataclass(frozen=True)
 class AtlasResult:
-    """What `make_atlas` did: the layers that the atlas has by now, how many of their channels it made or found made.
+    """What `make_atlas` did.
 
-    `inactive` are those made now whose picture does not excite them at all.
+    Attributes:
+        layers: The layers that the atlas shows now.
+        made: How many of their channels were visualised in this run.
+        found: How many had been visualised before.
+        inactive: {layer: channels} whose visualisation of this run leaves the channel inactive.
     """
 
     layers: tuple[str, ...]
@@ -77,7 +99,7 @@ class AtlasResult:
 
 @dataclass(frozen=True)
 class ChannelBatch:
-    """Channels of a layer whose pictures, of `size` (height, width), are made together."""
+    """Channels of a layer that are visualised together, in pictures of `size` (height, width)."""
 
     layer: str
     channels: tuple[int, ...]
@@ -89,12 +111,12 @@ class ChannelBatch:
 
 @dataclass(frozen=True)
 class BatchVisualizer:
-    """Makes the pictures of a batch, here or on a machine of a cluster; a Visualizer for each size."""
+    """Visualises batches, in this process or on a machine of a cluster, with a Visualizer for each size."""
 
     visualizers: dict[tuple[int, int], Visualizer]
 
     def __call__(self, batch: ChannelBatch, report: ReportProgress | None = None) -> tuple[np.ndarray, list[int]]:
-        """The pictures of a batch, uint8 [n,H,W,3], and those of its channels that stay inactive on theirs."""
+        """The pictures of a batch, uint8 [n,H,W,3], and the channels that stay inactive on their own."""
         visualizer, goals = self.visualizers[batch.size], [channel(batch.layer, c) for c in batch.channels]
         pictures = visualizer(goals)
         inactive = visualizer.find_inactive(goals, visualizer.measure(goals, pictures))
@@ -102,7 +124,19 @@ class BatchVisualizer:
 
 
 def select_layers(model: Model, names: Sequence[str]) -> tuple[str, ...]:
-    """The layers named, "all" for every one; without names the recommended ones, or 8 spread over the network."""
+    """The layers that an atlas shows.
+
+    Args:
+        model: The network.
+        names: The layers' names; "all" for every one. Without names, the recommended ones, or 8 spread over the
+            network.
+
+    Returns:
+        The names in the network, each once.
+
+    Raises:
+        LayerError: The network has no such layer, or no spatial layer to choose.
+    """
     if "all" in names:
         return tuple(model.layers)
     if names:
@@ -111,7 +145,7 @@ def select_layers(model: Model, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(model.layer(name).name for name in model.card.recommended)
     spatial = [layer.name for layer in model.layers.values() if layer.spatial]
     if not spatial:
-        raise LayerError(f"{model.name} has no layer with places; name the layers to show")
+        raise LayerError(f"{model.name} has no spatial layer; name the layers to show")
     spread = np.linspace(0, len(spatial) - 1, min(len(spatial), _LAYERS_WITHOUT_CARD)).round().astype(int)
     return tuple(dict.fromkeys(spatial[i] for i in spread))
 
@@ -127,12 +161,29 @@ def make_atlas(
     on_progress: Callable[[AtlasProgress], None] = lambda progress: None,
     on_skip: Callable[[str], None] = lambda message: None,
 ) -> AtlasResult:
-    """Make the atlas `plan` of `model` in `folder`, or go on with it.
+    """Make an atlas, or continue one that was interrupted.
 
-    With `cluster` its machines make the channels' pictures. Pictures that cannot be read are told to `on_skip` and left
-    out. Interrupted, it leaves a site that shows what there is. Raises OptionError when the folder holds an atlas of
-    other settings, OutputError when it cannot be written, PictureError for a folder without pictures, ClusterError, and
-    what `Visualizer` raises.
+    If it is interrupted, the pages show what has been made so far.
+
+    Args:
+        model: The network.
+        folder: Where to; it is created if necessary. If it contains an atlas, the layers of `plan` are added to it.
+        plan: What to show.
+        device: The device to compute on.
+        threads: The number of CPU threads, 0 for all.
+        cluster: A cluster whose machines make the visualisations, each with the threads of its workers.
+        on_progress: Called after each picture and each batch of channels.
+        on_skip: Called with a message for each picture that cannot be read; the picture is skipped.
+
+    Returns:
+        What was made and what was found.
+
+    Raises:
+        OptionError: The folder contains an atlas with other settings, or `plan` is out of range; see `Visualizer`.
+        OutputError: The folder cannot be written, or contains something else.
+        PictureError: The folder of pictures contains none that can be read, or a layer does not take the size.
+        LayerError: A layer does not have the channels.
+        ClusterError: The cluster cannot be used.
     """
     plan = _merge_existing(folder, plan, model)
     layers = [model.layer(name) for name in plan.layers]
@@ -200,20 +251,20 @@ def make_atlas(
 def _visualize_batches(
     visualize: BatchVisualizer, batches: Sequence[ChannelBatch], cluster: RayCluster | None
 ) -> Iterable[tuple[ChannelBatch, tuple[np.ndarray, list[int]]]]:
-    """Each batch with what `BatchVisualizer` makes of it, as they are finished."""
+    """Each batch with what `BatchVisualizer` returns for it, as they are finished."""
     if cluster is None:
         return ((batch, visualize(batch)) for batch in batches)
     return cluster.map(visualize, batches)
 
 
 def network_digest(model: Model) -> str:
-    """What tells networks of the same name apart."""
+    """A digest of the network's file, 16 hexadecimal digits: it distinguishes networks of the same name."""
     data = model.path.read_bytes() if model.path else model.proto.SerializeToString()
     return hashlib.sha256(data).hexdigest()[:16]
 
 
 def _select_numbers(layer: Layer, channels: str) -> tuple[int, ...]:
-    """The layer's own of the channels that the plan names. Raises LayerError when that leaves none."""
+    """The channels of the plan that the layer has. Raises LayerError if it has none of them."""
     if channels == "all":
         return tuple(range(layer.channels))
     numbers = tuple(c for c in dict.fromkeys(parse_channels(channels)) if c < layer.channels)
@@ -223,33 +274,33 @@ def _select_numbers(layer: Layer, channels: str) -> tuple[int, ...]:
 
 
 def _merge_existing(folder: Path, plan: AtlasPlan, model: Model) -> AtlasPlan:
-    """`plan` with the layers of the atlas that is in `folder` already, in the network's order.
+    """`plan` with the layers of the atlas that the folder already contains, in the network's order.
 
-    Raises OptionError where that has other settings, and OutputError where there is something else.
+    Raises OptionError if that atlas has other settings, and OutputError if the folder contains something else.
     """
     note = folder / "atlas.json"
     try:
         if not note.is_file():
             if folder.is_dir() and any(folder.iterdir()):
-                raise OutputError(f"{folder}: is not empty and holds no atlas; choose another folder")
+                raise OutputError(f"{folder}: is not empty and contains no atlas; choose another folder")
             return plan
         there = json.loads(note.read_text(encoding="utf-8"))
         before = AtlasPlan(**{**there, "layers": tuple(there["layers"])})
     except OSError as error:
         raise OutputError(f"{folder}: cannot be used ({error.strerror}); choose another folder") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise OutputError(f"{note}: cannot be read; take it away or choose another folder") from error
+        raise OutputError(f"{note}: cannot be read; remove it or choose another folder") from error
     wrong = [key for key, value in asdict(plan).items() if key != "layers" and getattr(before, key) != value]
     if wrong:
         raise OptionError(
-            f"{folder}: holds an atlas with other settings ({', '.join(wrong)}); repeat those or choose another folder"
+            f"{folder}: contains an atlas with other settings ({', '.join(wrong)}); repeat those or name another folder"
         )
     both = {*before.layers, *plan.layers}
     return replace(plan, layers=tuple(name for name in model.layers if name in both))
 
 
 def _create_folders(folder: Path, plan: AtlasPlan) -> None:
-    """Make the folders and note the plan. Raises OutputError."""
+    """Create the folders and write the plan. Raises OutputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         site.write_text(folder / "atlas.json", json.dumps(asdict(plan), indent=1))
@@ -263,7 +314,7 @@ def _write_statistics(
     model: Model, layer: Layer, numbers: Sequence[int], pictures: list[np.ndarray], folder: Path, device: str,
     on_picture: Callable[[], None],
 ) -> None:  # fmt: skip
-    """Write the layer's patches and, when all are there, its statistics."""
+    """Write the layer's patches and then, when they are complete, its statistics."""
     found = record_top_activations(model, layer.name, pictures, device=device, on_picture=on_picture)
     for c in numbers:
         strip = top_patches(found, c, pictures, layer.receptive_field, _PATCH_COUNT, _PATCH_SIDE)
@@ -282,7 +333,7 @@ def _write_statistics(
 def _render(
     model: Model, folder: Path, plan: AtlasPlan, layers: Sequence[Layer], numbers: dict[str, tuple[int, ...]]
 ) -> None:
-    """Write the pages for what there is by now."""
+    """Write the pages for what has been made so far."""
     shown = []
     for layer in layers:
         home, statistics = site.slug(layer.name), _read_statistics(folder, layer.name, numbers[layer.name])
@@ -305,12 +356,12 @@ def _picture_path(folder: Path, layer: str, number: int) -> Path:
 
 
 def _is_nonempty(path: Path) -> bool:
-    """Whether there is a file with something in it; a full disk, or a copy that broke off, leaves empty ones."""
+    """Whether the file exists and is not empty; a full disk or an aborted copy leaves empty files."""
     return path.is_file() and path.stat().st_size > 0
 
 
 def _read_statistics(folder: Path, layer: str, numbers: Sequence[int]) -> dict[str, Any]:
-    """What `_write_statistics` noted of the channels `numbers`, by number; empty where that is not there or damaged."""
+    """The statistics of the channels `numbers`, by number; empty if they are missing or damaged."""
     try:
         record = json.loads((folder / site.slug(layer) / _STATISTICS).read_text(encoding="utf-8"))
         whole = all({"mean", "deviation", "active", "peaks"} <= record[str(c)].keys() for c in numbers)

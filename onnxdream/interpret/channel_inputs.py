@@ -1,4 +1,4 @@
-"""Many objectives in one batch: which channels each picture follows is an input of the graph."""
+"""Several objectives in one batch: the channels that each picture follows are an input of the graph."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from ..objectives import Objective, Readout, Term
 
 
 def batch_objectives(model: Model, objectives: Sequence[Objective]) -> tuple[Objective, dict[str, np.ndarray]]:
-    """One objective for a batch whose picture n follows `objectives[n]`, all with the same `graph_key`.
+    """One objective for a batch whose picture n follows `objectives[n]`.
 
-    Also returned is what its graph's inputs besides the picture must be fed: float32 [N,C] by name.
+    Args:
+        model: The network.
+        objectives: Objectives with the same `graph_key`.
+
+    Returns:
+        The objective, and what its graph's inputs besides the picture are to be fed: float32 [N,C] by name.
     """
     terms, feeds = [], {}
     for position, (weight, term) in enumerate(objectives[0].terms):
@@ -29,7 +34,7 @@ def batch_objectives(model: Model, objectives: Sequence[Objective]) -> tuple[Obj
 
 
 def graph_key(objective: Objective) -> tuple[object, ...]:
-    """What objectives must have in common to share a graph."""
+    """What objectives must have in common to share a graph; it can be compared and hashed."""
     return tuple(
         (term.layer, term.readout.kind) if term.readout else (term.layer, term.text, term.digest, weight)
         for weight, term in objective.terms
@@ -37,7 +42,7 @@ def graph_key(objective: Objective) -> tuple[object, ...]:
 
 
 def _with_weight_input(term: Term, readout: Readout, name: str, channels: int) -> Term:
-    """`term` with its weights read from the graph's input `name`."""
+    """`term`, reading its weights from the graph's input `name`."""
 
     def build(op, a, shape):  # type: ignore[no-untyped-def]
         weights = next(value for value in op.graph.inputs if value.name == name)

@@ -18,18 +18,27 @@ COLORMAPS = {
     "inferno": cv2.COLORMAP_INFERNO,
     "turbo": cv2.COLORMAP_TURBO,
 }
-_MAX_SIDE = 65_000  # pixels a side, what PNG readers and JPEG still take
+_MAX_SIDE = 65_000  # pixels a side that JPEG and readers of PNG still accept
 _BACKGROUND, _FOREGROUND, _MUTED, _BAR = (18, 18, 20), (235, 235, 235), (120, 120, 125), (92, 150, 230)
 
 
 def show(
     pictures: np.ndarray | Sequence[np.ndarray], labels: Sequence[str] = (), *, columns: int | None = None, gap: int = 4
 ) -> Image.Image:
-    """Pictures uint8 [n,H,W,3] RGB as one labelled grid; a notebook shows what is returned.
+    """Arrange pictures, or an activation's channels, in one labelled grid.
 
-    Activations, float [n,h,w], are drawn by `activation_maps`. Without `columns` the grid is about square. Raises
-    OptionError for arrays that are neither and labels that do not fit, and PictureError for a grid beyond 65,000 pixels
-    a side.
+    Args:
+        pictures: RGB, uint8 [n,H,W,3], or activations, float [n,h,w], which are drawn by `activation_maps`.
+        labels: A text for each, shown below it.
+        columns: How many are placed side by side. Default: as many as make the grid about square.
+        gap: Pixels between them.
+
+    Returns:
+        The grid; a notebook displays it.
+
+    Raises:
+        OptionError: The arrays are neither pictures nor activations, or there are fewer or more labels than pictures.
+        PictureError: The grid would exceed 65,000 pixels a side.
     """
     tiles = [_to_tile(np.asarray(picture)) for picture in pictures]
     if not tiles:
@@ -54,9 +63,21 @@ def show(
 def grid_layout(
     count: int, tile: tuple[int, int], columns: int | None = None, *, gap: int = 4, labelled: bool = True
 ) -> tuple[int, tuple[int, int]]:
-    """The columns of a grid of `count` tiles, each of (height, width), and its size (height, width).
+    """The layout that `show` gives a grid.
 
-    Raises OptionError for columns that cannot be, and PictureError for a grid beyond 65,000 pixels a side.
+    Args:
+        count: How many tiles there are.
+        tile: (height, width) of each in pixels.
+        columns: How many are placed side by side. Default: as many as make the grid about square.
+        gap: Pixels between them.
+        labelled: Whether they have labels.
+
+    Returns:
+        The number of columns, and the (height, width) of the grid in pixels.
+
+    Raises:
+        OptionError: `columns` is less than 1.
+        PictureError: The grid would exceed 65,000 pixels a side.
     """
     if columns is not None and columns < 1:
         raise OptionError(f"columns is {columns}; it must be at least 1")
@@ -67,7 +88,7 @@ def grid_layout(
 
 
 def _label_height(width: int) -> int:
-    """The height of the labels under tiles of `width` pixels."""
+    """The height in pixels of the labels under tiles of `width` pixels."""
     return max(10, min(18, width // 9))
 
 
@@ -80,7 +101,7 @@ def _check_size(height: int, width: int) -> tuple[int, int]:
 
 
 def _to_tile(array: np.ndarray) -> np.ndarray:
-    """A picture uint8 as it is, an activation [h,w] as a map."""
+    """A uint8 picture unchanged, an activation [h,w] as a map."""
     if array.dtype.kind == "f" and array.ndim == 2 and array.size:
         return activation_maps(array[None])[0]
     if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.size:
@@ -92,30 +113,39 @@ def _to_tile(array: np.ndarray) -> np.ndarray:
 
 
 def map_size(shape: tuple[int, ...], tile: int) -> tuple[int, int]:
-    """The size (height, width) of what has `shape`, its longer side brought to `tile` pixels."""
+    """`shape` (height, width) scaled so that the longer side has `tile` pixels."""
     scale = tile / max(shape)
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
 def activation_maps(
-    answer: np.ndarray, *, colors: str = "viridis", tile: int = 128, over: np.ndarray | None = None
+    activation: np.ndarray, *, colors: str = "viridis", tile: int = 128, over: np.ndarray | None = None
 ) -> list[np.ndarray]:
-    """Channels [n,h,w] as pictures uint8 [H,W,3], each from its own lowest to its highest value.
+    """Draw the channels of an activation, each from its own lowest to its highest value.
 
-    The longer side becomes `tile` pixels; what is no number is shown as the lowest. With `over`, a picture uint8
-    [H,W,3], the map is laid over it: the picture shows where the channel answers, and is dark elsewhere. Raises
-    OptionError for an unknown colour map.
+    Args:
+        activation: Float [n,h,w]; values that are not finite are drawn as the lowest.
+        colors: The colour map, one of `COLORMAPS`.
+        tile: The longer side of each picture in pixels.
+        over: A picture, uint8 RGB [H,W,3], to lay the maps over; it is visible where the channel is active, and dark
+            elsewhere.
+
+    Returns:
+        A picture for each channel, uint8 RGB [H,W,3].
+
+    Raises:
+        OptionError: There is no such colour map.
     """
     if colors not in COLORMAPS:
         raise OptionError(f"unknown colours {colors!r}; there are {', '.join(COLORMAPS)}")
-    size = map_size(over.shape[:2] if over is not None else answer.shape[1:], tile)[::-1]
+    size = map_size(over.shape[:2] if over is not None else activation.shape[1:], tile)[::-1]
     below = None if over is None else cv2.resize(over, size, interpolation=cv2.INTER_AREA).astype(np.float32)
     pictures = []
-    for channel in answer:
+    for channel in activation:
         finite = channel[np.isfinite(channel)]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
         unit = (channel - low) / (high - low) if high > low else np.zeros_like(channel)
-        # Smooth over a picture; as the numbers are, in squares, alone.
+        # Over a picture the map is smooth; alone it shows each value as a square.
         method = cv2.INTER_NEAREST if below is None else cv2.INTER_CUBIC
         unit = np.nan_to_num(unit.astype(np.float32), nan=0.0, posinf=1.0, neginf=0.0)
         unit = np.clip(cv2.resize(unit, size, interpolation=method), 0, 1)
@@ -128,7 +158,19 @@ def activation_maps(
 
 
 def bar_chart(values: np.ndarray, labels: Sequence[str], *, width: int = 640) -> Image.Image:
-    """Values [n] as horizontal bars with their labels, for layers without places; negative ones go left of the zero."""
+    """Draw values as horizontal bars with labels, for layers that are not spatial.
+
+    Args:
+        values: Float [n]; negative ones extend to the left of zero.
+        labels: A text for each.
+        width: The picture's width in pixels.
+
+    Returns:
+        The picture.
+
+    Raises:
+        PictureError: The picture would exceed 65,000 pixels a side.
+    """
     line, text = 22, 13
     named = [f"{label}" for label in labels]
     picture = Image.new("RGB", _check_size(line * len(named) + 8, width)[::-1], _BACKGROUND)
@@ -154,7 +196,7 @@ def _apply_colormap(unit: np.ndarray, colormap: int | None) -> np.ndarray:
 
 
 def _truncate(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """`text`, cut where it is longer than `width` pixels."""
+    """`text`, shortened to fit `width` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:

@@ -1,11 +1,12 @@
-"""What a visualisation is made of: pictures as functions of parameters that are easier to climb than pixels.
+"""Parametrizations of pictures in which gradient ascent works better than in pixels.
 
-Each parametrization maps parameters to pictures float32 [N,3,H,W] RGB in 0..255 and hands back the map's transpose:
+Each parametrization maps parameters to pictures, float32 [N,3,H,W] RGB in 0..255, and also returns the vector-Jacobian
+product of that map:
 
     pictures, vjp = parametrization(parameters)
     gradient = vjp(d objective / d pictures)        # with respect to the parameters, exact
 
-`start(rng)` draws the parameters of one picture; parameters of several are stacked along the first axis.
+`start(rng)` draws the parameters of one picture; those of several are stacked along the first axis.
 """
 
 from __future__ import annotations
@@ -18,34 +19,40 @@ from scipy import fft
 
 Vjp = Callable[[np.ndarray], np.ndarray]
 
-# Where the colours of natural pictures vary: the square root of their covariance, from lucid, its longest column 1.
+# How the colours of natural pictures vary: the square root of their covariance, from lucid, scaled so that its longest
+# column has length 1.
 _COLOR = np.array([[0.26, 0.09, 0.02], [0.27, 0.0, -0.05], [0.27, -0.09, 0.03]], np.float32)
 COLOR = _COLOR / np.float32(np.linalg.norm(_COLOR, axis=0).max())
 
 
 class Parametrization(Protocol):
-    """See the module's docstring."""
+    """A map from parameters to pictures of `size` (height, width); see the module's docstring."""
 
     size: tuple[int, int]
 
     def start(self, rng: np.random.Generator) -> np.ndarray:
-        """The parameters, float32, of one picture to start from."""
+        """Draw the parameters, float32, of one picture to start from."""
 
     def encode(self, picture: np.ndarray) -> np.ndarray:
-        """The parameters of `picture`, float32 [3,H,W] in 0..255, or as near as they come."""
+        """The parameters of `picture`, float32 [3,H,W] in 0..255, or of the nearest that can be expressed."""
 
     def __call__(self, parameters: np.ndarray) -> tuple[np.ndarray, Vjp]:
-        """Pictures [N,3,H,W] in 0..255, and the function that pulls their gradient back."""
+        """The pictures [N,3,H,W] in 0..255, and the function from their gradient to that of the parameters."""
 
 
 class Pixel:
-    """The picture itself, from noise around grey: the plain method of the first visualisations (Erhan et al. 2009)."""
+    """The pixels themselves, starting from noise around grey, as in the first visualisations (Erhan et al. 2009).
+
+    Args:
+        size: (height, width) in pixels.
+        contrast: The standard deviation of the noise, of 255.
+    """
 
     def __init__(self, size: tuple[int, int], contrast: float = 10.0) -> None:
         self.size, self.contrast = size, contrast
 
     def start(self, rng: np.random.Generator) -> np.ndarray:
-        """Noise."""
+        """Draw noise."""
         return rng.normal(0, self.contrast, (3, *self.size)).astype(np.float32)
 
     def encode(self, picture: np.ndarray) -> np.ndarray:
@@ -53,16 +60,21 @@ class Pixel:
         return picture - np.float32(127.5)
 
     def __call__(self, parameters: np.ndarray) -> tuple[np.ndarray, Vjp]:
-        """Clipped to 0..255."""
+        """As `Parametrization`; clips `parameters` in place."""
         np.clip(parameters, -127.5, 127.5, out=parameters)
         return parameters + np.float32(127.5), lambda gradient: gradient
 
 
 class Fourier:
-    """Decorrelated in space and colour: a spectrum divided by its frequency, lucid's colours, a sigmoid.
+    """Decorrelated in space and colour: a spectrum divided by frequency, decorrelated colours, and a sigmoid.
 
-    Olah, Mordvintsev and Schubert 2017, "Feature Visualization"; the figures are lucid's. Parameters are float32
-    [N,3,H,W//2+1,2], real and imaginary parts.
+    Olah, Mordvintsev and Schubert 2017, "Feature Visualization"; the constants are lucid's. Parameters are float32
+    [N,3,H,W//2+1,2], the real and imaginary parts.
+
+    Args:
+        size: (height, width) in pixels.
+        deviation: The standard deviation of the parameters at the start.
+        decay: The power of the frequency by which the spectrum is divided.
     """
 
     def __init__(self, size: tuple[int, int], deviation: float = 0.01, decay: float = 1.0) -> None:
@@ -72,7 +84,7 @@ class Fourier:
         self._scale = (scale / 4).astype(np.float32)
 
     def start(self, rng: np.random.Generator) -> np.ndarray:
-        """Noise."""
+        """Draw noise."""
         return rng.normal(0, self.deviation, (3, *self._scale.shape, 2)).astype(np.float32)
 
     def encode(self, picture: np.ndarray) -> np.ndarray:
@@ -81,7 +93,7 @@ class Fourier:
         return np.stack([spectrum.real, spectrum.imag], -1).astype(np.float32)
 
     def __call__(self, parameters: np.ndarray) -> tuple[np.ndarray, Vjp]:
-        """The inverse transform of the spectrum, coloured."""
+        """As `Parametrization`."""
         spectrum = parameters.view(np.complex64)[..., 0] * self._scale
         pictures, vjp_colors = _colored(fft.irfft2(spectrum, s=self.size))
 
@@ -93,11 +105,15 @@ class Fourier:
 
 
 class MaCo:
-    """Magnitude constrained: the spectrum's magnitude is that of natural pictures, only its phase is climbed.
+    """The spectrum's magnitude is fixed to that of natural pictures; only its phase is optimised.
 
     Fel et al. 2023, "Unlocking Feature Visualization for Deeper Networks with MAgnitude Constrained Optimization".
-    `magnitude` is float [3,H,W//2+1] in decorrelated colours (see `natural_magnitude`), None for about 1/frequency.
-    Parameters are float32 [N,3,H,W//2+1], in radians.
+    Parameters are float32 [N,3,H,W//2+1], the phase in radians.
+
+    Args:
+        size: (height, width) in pixels.
+        magnitude: Float [3,H,W//2+1] in decorrelated colours, see `natural_magnitude`. Default: about 1/frequency.
+        contrast: The standard deviation of the decorrelated colours, all three together, before the sigmoid.
     """
 
     def __init__(self, size: tuple[int, int], magnitude: np.ndarray | None = None, contrast: float = 2.5) -> None:
@@ -112,7 +128,7 @@ class MaCo:
         self._magnitude[:, 0, 0] = 0  # the mean is grey
 
     def start(self, rng: np.random.Generator) -> np.ndarray:
-        """Noise."""
+        """Draw noise."""
         phase: np.ndarray = rng.uniform(-np.pi, np.pi, self._magnitude.shape).astype(np.float32)
         return phase
 
@@ -122,7 +138,7 @@ class MaCo:
         return phase
 
     def __call__(self, parameters: np.ndarray) -> tuple[np.ndarray, Vjp]:
-        """The inverse transform of the spectrum, coloured."""
+        """As `Parametrization`."""
         spectrum = np.empty(parameters.shape, np.complex64)
         np.multiply(self._magnitude, np.cos(parameters), out=spectrum.real)
         np.multiply(self._magnitude, np.sin(parameters), out=spectrum.imag)
@@ -137,13 +153,23 @@ class MaCo:
 
 
 def frequencies(size: tuple[int, int]) -> np.ndarray:
-    """The length of each frequency of a real picture's half spectrum, in cycles a pixel: [H,W//2+1]."""
+    """The frequencies of a real picture's half spectrum, in cycles per pixel: [H,W//2+1]."""
     return np.asarray(np.hypot(fft.fftfreq(size[0])[:, None], fft.rfftfreq(size[1])[None]))
 
 
 def natural_magnitude(pictures: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """The mean magnitude of the spectra of `pictures`, each float32 [3,H,W] of `size` in 0..255: [3,H,W//2+1]."""
-    window = np.outer(np.hanning(size[0]), np.hanning(size[1])).astype(np.float32)  # no edge between opposite borders
+    """The mean magnitude of pictures' spectra, in decorrelated colours.
+
+    Args:
+        pictures: Each float32 [3,H,W] in 0..255; at least one.
+        size: Their (height, width).
+
+    Returns:
+        Float64 [3,H,W//2+1].
+    """
+    window = np.outer(np.hanning(size[0]), np.hanning(size[1])).astype(
+        np.float32
+    )  # no edge where opposite borders meet
     spectra = [np.abs(fft.rfft2(_centred(_decorrelated(picture)) * window)) for picture in pictures]
     return np.asarray(np.mean(spectra, axis=0, dtype=np.float64))
 
@@ -160,7 +186,7 @@ def _decorrelated(picture: np.ndarray) -> np.ndarray:
 
 
 def _colored(planes: np.ndarray) -> tuple[np.ndarray, Vjp]:
-    """Decorrelated planes [N,3,H,W] as pictures in 0..255, and the transpose of that map."""
+    """Decorrelated planes [N,3,H,W] as pictures in 0..255, and the vector-Jacobian product of that map."""
     shape = planes.shape
     squashed = np.matmul(COLOR, planes.reshape(shape[0], 3, -1))
     np.negative(squashed, out=squashed)
@@ -184,7 +210,7 @@ def _irfft2_transposed(gradient: np.ndarray) -> np.ndarray:
 
 
 def _multiplicity(size: tuple[int, ...]) -> np.ndarray:
-    """How often each column of a half spectrum [.,W//2+1] stands in the whole one."""
+    """How often each column of a half spectrum [.,W//2+1] occurs in the full one."""
     columns = np.full(size[1] // 2 + 1, 2.0)
     columns[0] = 1
     if size[1] % 2 == 0:

@@ -1,4 +1,4 @@
-"""The pages of the atlas, from templates: plain files that a browser opens from the disk."""
+"""The atlas's pages, rendered from templates: plain files that a browser opens from the disk."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ from ..images import write_whole
 from ..networks.model import Layer
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_BARS = 40  # in a sketch of what the pictures excite
+_BARS = 40  # in the chart of a channel's activations
 
 
 @dataclass(frozen=True)
 class Channel:
-    """One channel of a page: its number, where its files lie, which of them there are, and its statistics."""
+    """One channel of a page.
+
+    Attributes:
+        number: The channel's number.
+        home: The folder of its files, relative to the page.
+        there: The names of the files in that folder.
+        label: The name of its class, empty if it is not one.
+        statistics: Its entry of `statistics.json`, if there is one.
+    """
 
     number: int
     home: str
@@ -28,18 +36,18 @@ class Channel:
     statistics: dict[str, Any] | None
 
     def file(self, kind: str) -> str:
-        """The address of the picture `kind`, "" where it is not there yet."""
+        """The address of the picture `kind`; empty if it has not been made yet."""
         name = f"{kind}-{self.number}.jpg"
         return f"{self.home}/{name}" if name in self.there else ""
 
     @property
     def peak(self) -> float:
-        """The highest answer to any picture."""
+        """The highest activation in any picture."""
         return float(self.statistics["peaks"][0]) if self.statistics else 0.0
 
     @property
     def sketch(self) -> list[float]:
-        """The highest answer to each picture, strongest first, as heights in 0..1 of at most 40 bars."""
+        """The highest activation in each picture, strongest first, as the heights in 0..1 of at most 40 bars."""
         peaks = self.statistics["peaks"] if self.statistics else []
         chosen = [peaks[i * len(peaks) // min(len(peaks), _BARS)] for i in range(min(len(peaks), _BARS))]
         top = max([abs(v) for v in chosen], default=0.0) or 1.0
@@ -48,7 +56,13 @@ class Channel:
 
 @dataclass(frozen=True)
 class Page:
-    """One layer."""
+    """The page of one layer.
+
+    Attributes:
+        layer: The layer.
+        home: The folder of its files, and the name of its page without `.html`.
+        channels: The channels shown.
+    """
 
     layer: Layer
     home: str
@@ -66,18 +80,28 @@ class Page:
 
     @property
     def made(self) -> int:
-        """How many channels have their picture."""
+        """How many channels have a picture so far."""
         return sum(bool(channel.file("channel")) for channel in self.channels)
 
     @property
     def sees(self) -> str:
-        """The receptive field, for people."""
+        """The receptive field in words."""
         field = self.layer.receptive_field
         return "the whole picture" if math.isinf(field) else f"{field:g} px"
 
 
 def write(folder: Path, title: str, plan: dict[str, Any], pages: Sequence[Page]) -> None:
-    """Write all pages into `folder`. Raises OutputError."""
+    """Write all pages.
+
+    Args:
+        folder: Where to.
+        title: The network's title.
+        plan: The entries of `atlas.json`.
+        pages: One for each layer.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
     import jinja2
 
     site = jinja2.Environment(
@@ -96,14 +120,14 @@ def write(folder: Path, title: str, plan: dict[str, Any], pages: Sequence[Page])
 
 
 def slug(name: str) -> str:
-    """A layer's name as a file's; different names stay different, where upper and lower case are alike too."""
+    """A layer's name as a file name; different names stay different even if the file system ignores case."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "layer"
     changed = plain != name or name != name.lower() or len(plain) > 80 or plain in ("index", "atlas")
     return f"{plain[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:10]}" if changed else plain
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file. Raises OutputError."""
+    """Write a text file atomically. Raises OutputError."""
 
     def write(to: Path) -> None:
         to.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What to visualise, from the words of the command line: labelled objectives."""
+"""What to visualise: labelled objectives, chosen by channels, classes and signs."""
 
 from __future__ import annotations
 
@@ -24,22 +24,37 @@ log = logging.getLogger(__name__)
 
 KINDS = ("channel", "neuron", "cosine", "layer")
 SIGNS = ("positive", "negative", "both")
-_DEFAULT_CHANNELS = 16  # channels taken where none are named
-_SCALE_STEPS = 32  # steps after which a channel's answer tells its scale
+_DEFAULT_CHANNELS = 16  # how many channels are shown if none are chosen
+_SCALE_STEPS = 32  # ascent steps that tell the scale of a channel's activation
 
 
 @dataclass(frozen=True)
 class VisualizationTarget:
-    """One picture to make."""
+    """One picture to make.
+
+    Attributes:
+        label: The text below it.
+        objective: What it maximises.
+    """
 
     label: str
     objective: Objective
 
 
 def select_channels(model: Model, layer: str, text: str | None) -> tuple[int, ...]:
-    """The channels that `text` ("0-15", "3,5-8", "all") names; the first 16 where it is None.
+    """Parse a choice of a layer's channels.
 
-    Raises OptionError for what are no numbers, and LayerError for channels that the layer does not have.
+    Args:
+        model: The network.
+        layer: The layer's name.
+        text: Numbers and ranges such as "3,5-8", or "all". None: the first 16.
+
+    Returns:
+        The channels' numbers, each once.
+
+    Raises:
+        OptionError: The text cannot be parsed.
+        LayerError: The layer has no such channel.
     """
     count = model.layer(layer).channels
     if text is None:
@@ -52,9 +67,19 @@ def select_channels(model: Model, layer: str, text: str | None) -> tuple[int, ..
 
 
 def class_index(model: Model, name: str, count: int) -> int:
-    """Which of `count` classes is called `name`, or numbered so. Raises OptionError, with the nearest names.
+    """The number of a class.
 
-    A name with its kind behind it, such as "tabby cat", is taken for the class "tabby", with a note that says so.
+    Args:
+        model: The network, whose card names the classes.
+        name: The class's name or number. For a name with its kind appended, such as "tabby cat", the class "tabby" is
+            taken, and a note says so.
+        count: How many classes there are.
+
+    Returns:
+        The number, counted from 0.
+
+    Raises:
+        OptionError: There is no such class; the message suggests similar names.
     """
     labels = model.card.labels[:count]
     if name.isdecimal():
@@ -80,7 +105,7 @@ def class_index(model: Model, name: str, count: int) -> int:
 
 
 def channel_label(model: Model, layer: str, number: int) -> str:
-    """A channel's number, with the class's name where the layer is the classifier's output."""
+    """A channel's number, followed by the class's name if the layer is the classifier's output."""
     labels = model.card.labels
     at = model.layer(layer)
     return f"{number} {labels[number]}" if not at.spatial and len(labels) == at.channels else str(number)
@@ -89,10 +114,21 @@ def channel_label(model: Model, layer: str, number: int) -> str:
 def channel_targets(
     model: Model, layer: str, numbers: Sequence[int], *, kind: str = "channel", sign: str = "positive"
 ) -> list[VisualizationTarget]:
-    """A picture for each channel of `layer`, or two, what excites it and what it shuns, with `sign` "both".
+    """The targets for channels of a layer.
 
-    `kind` is channel (its mean), neuron (the one in the middle), cosine (its direction with lucid's cosine squared) or
-    layer (all channels at once, whatever `numbers`). Raises OptionError for other words.
+    Args:
+        model: The network.
+        layer: The layer's name.
+        numbers: The channels' numbers.
+        kind: "channel" (its mean), "neuron" (the one in the middle), "cosine" (its direction, with the cosine squared)
+            or "layer" (all channels at once, whatever `numbers`).
+        sign: "positive" (what excites the channel), "negative" (what inhibits it) or "both".
+
+    Returns:
+        A target for each channel, or two with the sign "both".
+
+    Raises:
+        OptionError: There is no such kind or sign.
     """
     if kind not in (*KINDS, "logit"):
         raise OptionError(f"unknown objective {kind!r}; objectives are {', '.join(KINDS)}")
@@ -119,9 +155,20 @@ def channel_targets(
 def class_targets(
     model: Model, names: Sequence[str], layer: str | None = None, sign: str = "positive"
 ) -> list[VisualizationTarget]:
-    """A picture for each class, of its logit in the classifier's output, as `channel_targets` makes them.
+    """The targets for classes: their logits in the classifier's output.
 
-    Raises OptionError, and LayerError for a `layer` that has not a channel for each class.
+    Args:
+        model: The network.
+        names: The classes' names or numbers.
+        layer: The classifier's output layer, by default the network's own.
+        sign: See `channel_targets`.
+
+    Returns:
+        A target for each class, or two with the sign "both".
+
+    Raises:
+        OptionError: There is no such class.
+        LayerError: The layer does not have one channel for each class.
     """
     output = layer or model.output_layer()
     count = model.layer(output).channels
@@ -129,27 +176,49 @@ def class_targets(
     with contextlib.suppress(LayerError):
         classes.add(model.layer(model.output_layer()).channels)
     if classes and count not in classes:
-        raise LayerError(f"layer {output} has {count} channels, not one for each class; leave --layer out")
+        raise LayerError(f"layer {output} has {count} channels, not one for each class; omit --layer")
     numbers = dict.fromkeys(class_index(model, name, count) for name in names)
     return channel_targets(model, output, list(numbers), kind="logit", sign=sign)
 
 
 def interpolation_targets(layer: str, first: int, last: int, frames: int) -> list[VisualizationTarget]:
-    """`frames` pictures, 2 to 10,000, on the way from channel `first` to `last`. Raises OptionError for others."""
+    """The targets of a gradual transition from one channel to another.
+
+    Args:
+        layer: The layer's name.
+        first: The channel at the start.
+        last: The channel at the end.
+        frames: How many pictures, 2 to 10,000.
+
+    Returns:
+        A target for each picture.
+
+    Raises:
+        OptionError: `frames` is out of range.
+    """
     if not 2 <= frames <= 10_000:
         raise OptionError(f"frames is {frames}; from one channel to another it takes 2 to 10000")
     a, b = channel(layer, first), channel(layer, last)
     shares = [frame / (frames - 1) for frame in range(frames)]
-    digits = 0 if frames <= 101 else 2  # so that no two labels are alike
+    digits = 0 if frames <= 101 else 2  # so that no two labels are the same
     return [VisualizationTarget(f"{first}-{last} {share:.{digits}%}", (1 - share) * a + share * b) for share in shares]
 
 
 def maco_from_folder(
     folder: Path, size: tuple[int, int], on_skip: Callable[[str], None] = lambda message: None
 ) -> VisualizationRecipe:
-    """The recipe maco with the mean magnitude of the pictures in `folder`.
+    """The recipe `maco` with the mean magnitude of the pictures in a folder.
 
-    Those that cannot be read are told to `on_skip` and left out. Raises PictureError where none is left.
+    Args:
+        folder: Contains PNG or JPEG files.
+        size: (height, width) of the visualisations, in pixels.
+        on_skip: Called with a message for each file that cannot be read; the file is skipped.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        PictureError: The folder contains no readable picture.
     """
     pictures = [picture[0].astype(np.float32) for picture in read_crops(picture_files(folder), size, on_skip)]
     if not pictures:
@@ -161,9 +230,20 @@ def maco_from_folder(
 def diverse_targets(
     visualizer: Visualizer, target: VisualizationTarget, count: int, weight: float = 0.3
 ) -> list[VisualizationTarget]:
-    """`count` pictures of one objective that are unlike each other in its layer; see `objectives.diversity`.
+    """The targets of several different pictures of one objective; see `objectives.diversity`.
 
-    `weight` is in units of what the objective reaches in a short climb. Raises OptionError and LayerError.
+    Args:
+        visualizer: Makes a short ascent to find the scale of the objective.
+        target: What each picture maximises.
+        count: How many pictures, 2 to 16.
+        weight: The weight of diversity, in units of what the objective reaches in that ascent.
+
+    Returns:
+        A target for each picture.
+
+    Raises:
+        OptionError: `count` is out of range.
+        LayerError: The layer is not spatial.
     """
     if not 2 <= count <= 16:
         raise OptionError(f"diversity is {count}; it must be between 2 and 16 pictures")
@@ -175,9 +255,9 @@ def diverse_targets(
 
 
 def describe_inactive(inactive: Mapping[str, Sequence[object]]) -> str:
-    """What to say of channels {layer: its channels} that an ascent left inactive."""
-    named = [
-        ", ".join(map(str, channels[:12])) + (f" and {len(channels) - 12} more" * (len(channels) > 12)) + f" of {layer}"
-        for layer, channels in inactive.items()
-    ]
+    """A note about the channels {layer: channels} that an ascent left inactive."""
+    named = []
+    for layer, channels in inactive.items():
+        more = f" and {len(channels) - 12} more" if len(channels) > 12 else ""
+        named.append(f"{', '.join(map(str, channels[:12]))}{more} of {layer}")
     return f"nothing found for {'; '.join(named)}: inactive everywhere; try other steps, another size or seed"

@@ -1,4 +1,4 @@
-"""What excites each channel of a layer in a folder of pictures: statistics, and the patches it answers to most."""
+"""The activations of each channel over a folder of pictures: statistics, and the patches that excite it most."""
 
 from __future__ import annotations
 
@@ -16,39 +16,64 @@ from ..errors import ModelError, PictureError
 from ..images import read_picture, resize, to_batch
 from ..networks.model import Model
 
-_DEFAULT_SIDE = 224  # pixels a side that pictures are brought to, where the network does not say
+_DEFAULT_SIDE = 224  # pixels; pictures are resized to this where the card names no size
 _EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 _PATCHES_PER_ROW = 4  # patches side by side
-_MIN_PATCH = 32  # pixels of the picture, lest a patch show nothing
+_MIN_PATCH = 32  # pixels of the picture; smaller patches would show nothing recognisable
 
 
 @dataclass(frozen=True)
 class TopActivations:
-    """What the channels of one layer answer to n pictures; every array is [C] or [C,n]."""
+    """The activations of one layer's C channels on n pictures.
 
-    mean: np.ndarray  # [C] over pictures and places
-    deviation: np.ndarray  # [C]
-    active: np.ndarray  # [C] the share of places above 0
-    peaks: np.ndarray  # [C,n] the highest answer in each picture
-    places: np.ndarray  # [C,n,2] where that is, (y, x) in 0..1 of the picture
-    means: np.ndarray  # [C,n] the mean answer to each picture
+    Attributes:
+        mean: [C] over pictures and positions.
+        deviation: [C], the standard deviation over pictures and positions.
+        active: [C], the fraction of positions above 0.
+        peaks: [C,n], the highest activation in each picture.
+        places: [C,n,2], where that is: (y, x) in 0..1 of the picture.
+        means: [C,n], the mean activation in each picture.
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    active: np.ndarray
+    peaks: np.ndarray
+    places: np.ndarray
+    means: np.ndarray
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """The pictures in `folder`, by name. Raises PictureError when there are none, or it cannot be read."""
+    """The picture files in a folder, sorted by name.
+
+    Raises:
+        PictureError: The folder does not exist, cannot be read or contains no pictures.
+    """
     try:
         if not folder.is_dir():
-            raise PictureError(f"{folder}: {'is no folder' if folder.exists() else 'no such folder'} of pictures")
+            reason = "is not a folder" if folder.exists() else "no such folder"
+            raise PictureError(f"{folder}: {reason}; name a folder of pictures")
         files = sorted(p for p in folder.iterdir() if p.suffix.lower() in _EXTENSIONS and not p.name.startswith("."))
     except OSError as error:
         raise PictureError(f"{folder}: cannot be read ({error.strerror}); name another folder") from error
     if not files:
-        raise PictureError(f"{folder}: holds no pictures ({', '.join(sorted(_EXTENSIONS))})")
+        raise PictureError(f"{folder}: contains no pictures ({', '.join(sorted(_EXTENSIONS))})")
     return files
 
 
 def read_center_crop(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """The middle of a picture, as large as it goes, as float32 [1,3,*size]. Raises PictureError."""
+    """Read the largest centred part of a picture that has the proportions of `size`, and resize it.
+
+    Args:
+        path: The picture.
+        size: (height, width) in pixels.
+
+    Returns:
+        Float32 RGB [1,3,*size] in 0..255.
+
+    Raises:
+        PictureError: The file cannot be read as a picture.
+    """
     rgb = read_picture(path).rgb
     height, width = rgb.shape[:2]
     scale = max(size[0] / height, size[1] / width)
@@ -58,7 +83,7 @@ def read_center_crop(path: Path, size: tuple[int, int]) -> np.ndarray:
 
 
 def input_size(model: Model, layer: str) -> tuple[int, int]:
-    """The size (height, width) at which pictures are shown to `layer`."""
+    """The (height, width) to which pictures are resized for `layer`."""
     low = model.smallest_picture([layer])
     height, width = model.card.size or (_DEFAULT_SIDE, _DEFAULT_SIDE)
     return model.fixed_input_size([layer], channels=True) or (max(low[0], height), max(low[1], width))
@@ -72,9 +97,20 @@ def record_top_activations(
     device: str = "auto",
     on_picture: Callable[[], None] = lambda: None,
 ) -> TopActivations:
-    """What `layer` answers to `pictures`, each uint8 [1,3,H,W] of the size `input_size` gives.
+    """Compute the statistics of a layer's channels over pictures.
 
-    Raises ModelError when it answers with numbers that are not finite.
+    Args:
+        model: The network.
+        layer: The layer's name.
+        pictures: At least one, each uint8 RGB [1,3,H,W] of the size that `input_size` returns.
+        device: The device to compute on.
+        on_picture: Called after each picture.
+
+    Returns:
+        The statistics, with one column for each picture.
+
+    Raises:
+        ModelError: The layer's activations are not finite.
     """
     size = pictures[0].shape[2:]
     fixed = {"N": 1, "H": size[0], "W": size[1]}
@@ -85,14 +121,14 @@ def record_top_activations(
         on_picture()
     means, squares, active, peaks, places = (np.stack(part, 1) for part in zip(*rows, strict=True))
     if not np.isfinite(squares).all():
-        raise ModelError(f"layer {layer} of {model.name} gives numbers that are not finite; leave it out")
+        raise ModelError(f"layer {layer} of {model.name} gives values that are not finite; omit it")
     mean = means.mean(1)
     deviation = np.sqrt(np.maximum(squares.mean(1) - mean**2, 0))
     return TopActivations(mean, deviation, active.mean(1), peaks, places, means)
 
 
 def _summarize(answer: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Mean, mean square, share above 0, maximum and its place, of each channel of [C,h,w], [tokens,C] or [C]."""
+    """Mean, mean square, fraction above 0, maximum and its place, of each channel of [C,h,w], [tokens,C] or [C]."""
     shape = answer.shape[1:] if answer.ndim == 3 else (1, 1)
     flat = answer.T if answer.ndim == 2 else answer.reshape(answer.shape[0], -1)
     best = flat.argmax(1)
@@ -111,10 +147,19 @@ def _summarize(answer: np.ndarray) -> tuple[np.ndarray, ...]:
 def top_patches(
     found: TopActivations, channel: int, pictures: Sequence[np.ndarray], field: float, count: int, side: int
 ) -> np.ndarray | None:
-    """The `count` places of different pictures that excite `channel` most, four in a row: uint8 [H,W,3] RGB.
+    """The patches of different pictures that excite a channel most, in rows of four.
 
-    Each shows what the layer sees there, `field` pixels wide (all of the picture for infinity), as `side` pixels.
-    Pictures to which the channel stays at 0 are left out; None where it stays so in all.
+    Args:
+        found: The layer's statistics over `pictures`.
+        channel: The channel's number.
+        pictures: Each uint8 [1,3,H,W].
+        field: The width of a patch in pixels of the picture, that is, the layer's receptive field; infinity for the
+            whole picture.
+        count: How many patches at most; pictures in which the channel stays at 0 are omitted.
+        side: The width and height of a patch in the result, in pixels.
+
+    Returns:
+        Uint8 RGB [H,W,3], or None if the channel stays at 0 in all pictures.
     """
     order = [i for i in np.argsort(-found.peaks[channel])[:count] if found.peaks[channel, i] != 0]
     if not order:
@@ -128,7 +173,7 @@ def top_patches(
 
 
 def _crop(picture: np.ndarray, place: np.ndarray, field: float) -> np.ndarray:
-    """The square of `picture` uint8 [3,H,W] around `place` (y, x in 0..1), moved inside where it leaves the picture."""
+    """The square of `picture` uint8 [3,H,W] around `place` (y, x in 0..1), shifted to lie within the picture."""
     sides = picture.shape[1:]
     width = round(min(max(field, _MIN_PATCH), *sides)) if math.isfinite(field) else min(sides)
     top, left = (
@@ -138,10 +183,19 @@ def _crop(picture: np.ndarray, place: np.ndarray, field: float) -> np.ndarray:
     return np.ascontiguousarray(picture[:, top : top + width, left : left + width].transpose(1, 2, 0))
 
 
-def read_crops(files: Sequence[Path], size: tuple[int, int], skip: Callable[[str], None]) -> Iterator[np.ndarray]:
-    """The pictures among `files`, as `read_center_crop`, uint8; what cannot be read is told to `skip` and left out."""
+def read_crops(files: Sequence[Path], size: tuple[int, int], on_skip: Callable[[str], None]) -> Iterator[np.ndarray]:
+    """Read the centre crops of picture files, one after another.
+
+    Args:
+        files: The pictures.
+        size: (height, width) in pixels.
+        on_skip: Called with a message for each file that cannot be read; the file is skipped.
+
+    Yields:
+        Uint8 RGB [1,3,*size].
+    """
     for path in files:
         try:
             yield np.rint(read_center_crop(path, size)).astype(np.uint8)
         except PictureError as error:
-            skip(str(error))
+            on_skip(str(error))

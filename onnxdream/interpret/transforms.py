@@ -1,7 +1,7 @@
-"""Small random moves between the picture and the network, so that what is found holds under them.
+"""Random transforms between the picture and the network, so that the result is robust to them.
 
-One step's shift, scale and rotation are one affine map, applied with bilinear interpolation as a sparse matrix, whose
-transpose carries the gradient back exactly.
+The shift, scale and rotation of one step form one affine map. It is applied with bilinear interpolation, as a sparse
+matrix, whose transpose is the exact gradient.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from scipy import sparse
 
 @dataclass(frozen=True)
 class RandomTransform:
-    """How far one step moves the picture: uniform within +-`shift` pixels, `scale` (low, high), +-`rotation` degrees.
+    """A distribution of affine transforms, of which each step draws one.
 
-    What comes in from outside is the opposite border with `wrap`, else grey.
+    Attributes:
+        shift: The picture moves by up to this many pixels in each direction, uniformly.
+        scale: The lowest and the highest enlargement; its logarithm is uniform.
+        rotation: The picture turns by up to this many degrees either way, uniformly.
+        wrap: Whether the picture continues at its opposite border; otherwise grey comes in from outside.
     """
 
     shift: float
@@ -25,7 +29,7 @@ class RandomTransform:
     wrap: bool = False
 
     def sample(self, rng: np.random.Generator, size: tuple[int, int]) -> AffineWarp:
-        """One step's moves of pictures of `size` (height, width)."""
+        """Draw the transform of one step, for pictures of `size` (height, width)."""
         scale = np.exp(rng.uniform(*np.log(self.scale)))
         rotation = np.deg2rad(rng.uniform(-self.rotation, self.rotation))
         shift = rng.uniform(-self.shift, self.shift, 2)
@@ -33,7 +37,15 @@ class RandomTransform:
 
 
 class AffineWarp:
-    """Pictures enlarged `scale` times and turned `rotation` radians about their middle, then shifted by (dy, dx)."""
+    """Enlarges pictures and rotates them about their centre, then shifts them.
+
+    Args:
+        size: (height, width) of the pictures, in pixels.
+        scale: The enlargement.
+        rotation: The angle in radians.
+        shift: (down, right) in pixels.
+        wrap: Whether the picture continues at its opposite border; otherwise grey comes in from outside.
+    """
 
     def __init__(
         self, size: tuple[int, int], scale: float, rotation: float, shift: tuple[float, float], *, wrap: bool = False
@@ -64,11 +76,11 @@ class AffineWarp:
         self._matrix = sparse.csr_array((weights.ravel(), at.ravel(), starts), shape=(height * width,) * 2)
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
-        """Move pictures float32 [N,3,H,W] in 0..255."""
+        """Transform pictures, float32 [N,3,H,W] in 0..255."""
         return self._apply(self._matrix, pictures - np.float32(127.5)) + np.float32(127.5)
 
     def vjp(self, gradient: np.ndarray) -> np.ndarray:
-        """The gradient with respect to the pictures from that with respect to the moved ones."""
+        """The gradient with respect to the pictures, from the `gradient` with respect to the transformed ones."""
         return self._apply(self._matrix.T, gradient)
 
     def _apply(self, matrix: sparse.sparray, pictures: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Feature visualisation: pictures, made from noise by gradient ascent, that excite one thing in a network."""
+"""Feature visualisation: gradient ascent from noise to a picture that excites one thing in a network."""
 
 from __future__ import annotations
 
@@ -28,19 +28,26 @@ from .transforms import RandomTransform
 if TYPE_CHECKING:
     import onnx
 
-BATCH_PER_THREAD = 4  # pictures a CPU thread climbs at once; more leave its cache
-_MEMORY_LIMIT = 2 * 2**30  # bytes that all pictures climbed at once may take
-_STATE_BYTES = 200  # what a climb holds for each pixel besides the network's step: spectrum, Adam's means, warp
+BATCH_PER_THREAD = 4  # pictures in the batch of one CPU thread; more would not fit its cache
+_MEMORY_LIMIT = 2 * 2**30  # bytes for all pictures that are made at once
+_STATE_BYTES = 200  # bytes a pixel besides the network's step: spectrum, Adam's means, warp
 
 
 @dataclass(frozen=True)
 class VisualizationRecipe:
-    """How pictures are parametrized, moved before the network sees them, and climbed by Adam at `learning_rate`."""
+    """How a picture is parametrized, transformed before the network sees it, and optimised by Adam.
+
+    Attributes:
+        parametrization: Makes the parametrization of pictures of a size (height, width).
+        learning_rate: Adam's learning rate.
+        transform: The random transform of each step, if any.
+        cosine_decay: Whether the learning rate falls to 0 along half a cosine.
+    """
 
     parametrization: Callable[[tuple[int, int]], Parametrization]
     learning_rate: float
     transform: RandomTransform | None
-    cosine_decay: bool = False  # the learning rate falls to 0 along half a cosine
+    cosine_decay: bool = False
 
 
 RECIPES = {
@@ -54,7 +61,13 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class StepProgress:
-    """Reported to `on_step`: `pictures` of them took one step more, which was their `step`th (from 1)."""
+    """Progress that is reported after each step of a batch.
+
+    Attributes:
+        step: The number of the step, counted from 1.
+        steps: How many there will be.
+        pictures: How many pictures are in the batch.
+    """
 
     step: int
     steps: int
@@ -62,12 +75,22 @@ class StepProgress:
 
 
 class Visualizer:
-    """Climbs many objectives on one network, several pictures to a graph and several graphs at once.
+    """Maximises many objectives on one network, with several pictures in a batch and several batches at once.
 
-    `recipe` is "fourier" (lucid's), "maco" or "pixel" (plain ascent), or a VisualizationRecipe of one's own; `size` is
-    (height, width). All start from the same noise, drawn from `seed`, except for repetitions of the same objective. A
-    picture does not depend on the others made with it, unless its objective couples them.
-    Raises OptionError for settings out of range and PictureError for a size the network does not take.
+    All pictures start from the same noise, but repetitions of an objective start from different noise. A picture does
+    not depend on the others made with it, unless its objective couples them.
+
+    Args:
+        model: The network.
+        recipe: "fourier" (lucid's), "maco" or "pixel" (plain gradient ascent), or a recipe of your own.
+        size: (height, width) of the pictures in pixels, 16 to 4096.
+        steps: How many ascent steps, 1 to 100,000.
+        seed: Where the noise and the transforms come from, at least 0.
+        device: The device to compute on.
+        threads: The number of CPU threads, 0 for all.
+
+    Raises:
+        OptionError: A setting is out of range.
     """
 
     def __init__(
@@ -98,7 +121,7 @@ class Visualizer:
         self._building = threading.Lock()
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Copies, here or on another machine, have the same settings and build their own graphs."""
+        """Copies, in this process or another, have the same settings and build their own graphs."""
         again = partial(
             Visualizer, recipe=self.recipe, size=self.size, steps=self.steps, seed=self.seed, device=self.device,
             threads=self.threads,
@@ -113,12 +136,23 @@ class Visualizer:
         on_step: Callable[[StepProgress], bool | None] | None = None,
         on_picture: Callable[[int, np.ndarray], None] | None = None,
     ) -> np.ndarray:
-        """A picture for each of `objectives`, uint8 [n,H,W,3] RGB.
+        """Make a picture for each objective.
 
-        Objectives that couple the pictures of a batch must all be of one kind, and are climbed together. `start` is a
-        picture [H,W,3] in 0..255 to start from instead of noise; repetitions of an objective start near it. When
-        `on_step` returns False the climb ends there. `on_picture` gets each finished picture and its position at once.
-        Raises what `check` raises, and ModelError when the network's gradient is not finite.
+        Args:
+            objectives: What each picture maximises. Objectives that couple the pictures of a batch must all be of one
+                kind, and are optimised together.
+            start: A picture, [H,W,3] in 0..255, to start from instead of noise; repetitions of an objective start near
+                it.
+            on_step: Called after each step of each batch. If it returns False, the ascent ends there.
+            on_picture: Called with the position of each picture and the picture, as soon as it is finished.
+
+        Returns:
+            Uint8 RGB [n,H,W,3].
+
+        Raises:
+            LayerError: A layer or channel does not exist.
+            PictureError: A layer does not take pictures of this size.
+            ModelError: The gradient is not finite.
         """
         self.check(objectives)
         pictures = np.empty((len(objectives), *self.size, 3), np.uint8)
@@ -156,7 +190,15 @@ class Visualizer:
         return pictures
 
     def measure(self, objectives: Sequence[Objective], pictures: np.ndarray) -> np.ndarray:
-        """The value [n] of each of `objectives` on its picture of uint8 [n,H,W,3], as the network itself has it."""
+        """Evaluate objectives on finished pictures, as the unmodified network gives them.
+
+        Args:
+            objectives: One for each picture.
+            pictures: Uint8 RGB [n,H,W,3].
+
+        Returns:
+            The values [n].
+        """
         values = np.empty(len(objectives))
         for group in self._groups(objectives):
             goal, feeds = batch_objectives(self.model, [objectives[i] for i in group])
@@ -167,7 +209,15 @@ class Visualizer:
         return values
 
     def find_inactive(self, objectives: Sequence[Objective], values: np.ndarray) -> list[int]:
-        """The positions of objectives whose channel is, by their `values` [n], inactive everywhere."""
+        """Find the objectives whose channel is inactive everywhere.
+
+        Args:
+            objectives: The objectives.
+            values: Their values [n], as `measure` returns them.
+
+        Returns:
+            The positions of these objectives.
+        """
         return [
             position
             for position, (objective, value) in enumerate(zip(objectives, values, strict=True))
@@ -175,14 +225,22 @@ class Visualizer:
         ]
 
     def with_steps(self, steps: int) -> Visualizer:
-        """The same with another number of steps."""
+        """The same visualizer with another number of steps."""
         return Visualizer(
             self.model, recipe=self.recipe, size=self.size, steps=steps, seed=self.seed, device=self.device,
             threads=self.threads,
         )  # fmt: skip
 
     def check(self, objectives: Sequence[Objective]) -> None:
-        """Raise LayerError or PictureError, before any work, for layers, channels or sizes that cannot be."""
+        """Check, before any work, that the network has the layers and channels and takes this size.
+
+        Args:
+            objectives: The objectives to check.
+
+        Raises:
+            LayerError: A layer or channel does not exist.
+            PictureError: A layer does not take pictures of this size.
+        """
         for term in {term.text: term for objective in objectives for _, term in objective.terms}.values():
             term.check(self.model.layer(term.layer))
         for layers in {objective.layers for objective in objectives}:
@@ -194,7 +252,7 @@ class Visualizer:
                 )
 
     def _groups(self, objectives: Sequence[Objective]) -> list[list[int]]:
-        """Positions of the objectives that share a graph, in batches; as many batches as keep all threads busy."""
+        """The positions of objectives that share a graph, in batches, enough of them to keep all threads busy."""
         by_key: dict[object, list[int]] = defaultdict(list)
         for position, objective in enumerate(objectives):
             by_key[graph_key(objective)].append(position)
@@ -211,13 +269,13 @@ class Visualizer:
         return groups
 
     def _max_batch(self, objective: Objective) -> int:
-        """How many pictures, at least 1, may be climbed at once within `_MEMORY_LIMIT`."""
+        """How many pictures, at least 1, can be made at once within `_MEMORY_LIMIT`."""
         goal, _ = batch_objectives(self.model, [objective])
         per_pixel = bytes_per_pixel(self._objective_graph(goal), (1, 3, *self.size)) + _STATE_BYTES
         return max(1, int(_MEMORY_LIMIT / step_bytes(per_pixel, self.size)))
 
     def _objective_graph(self, goal: Objective) -> onnx.ModelProto:
-        """The value of a batched objective, which is the same for all with its `graph_key`."""
+        """The graph of a batched objective's value; objectives with the same `graph_key` share it."""
         with self._building:
             key = graph_key(goal)
             if key not in self._objective_graphs:
@@ -225,7 +283,7 @@ class Visualizer:
             return self._objective_graphs[key]
 
     def _gradient_graph(self, goal: Objective, batch: int) -> onnx.ModelProto:
-        """The gradient of a batched objective, which is the same for all with its `graph_key`."""
+        """The graph of a batched objective's gradient; objectives with the same `graph_key` share it."""
         with self._building:
             key = (graph_key(goal), batch)
             if key not in self._gradient_graphs:
@@ -244,7 +302,7 @@ class Visualizer:
         report: Callable[[StepProgress], None],
         stop: threading.Event,
     ) -> np.ndarray:
-        """The pictures [n,H,W,3] of objectives of one `graph_key`."""
+        """The pictures [n,H,W,3] of objectives with the same `graph_key`."""
         goal, feeds = batch_objectives(self.model, objectives)
         session = Session(self._gradient_graph(goal, len(objectives)), self.device, threads=threads)
         parametrization = self.recipe.parametrization(self.size)
@@ -275,7 +333,7 @@ class Visualizer:
 
 
 def _perturbed(start: np.ndarray, seed: int, noise: int) -> np.ndarray:
-    """`start` [3,H,W] in 0..255, with a little noise for repetitions: alike, they would stay so."""
+    """`start` [3,H,W] in 0..255, with a little noise for repetitions, which would otherwise stay equal."""
     if not noise:
         return start
     rng = np.random.default_rng((seed, noise))
@@ -283,19 +341,24 @@ def _perturbed(start: np.ndarray, seed: int, noise: int) -> np.ndarray:
 
 
 class Adam:
-    """Gradient ascent by Kingma and Ba 2015, "Adam", on `parameters` float32, in place."""
+    """Gradient ascent by Adam (Kingma and Ba 2015, "Adam: A Method for Stochastic Optimization").
+
+    Args:
+        parameters: Float32; changed in place.
+        learning_rate: The learning rate.
+    """
 
     def __init__(self, parameters: np.ndarray, learning_rate: float) -> None:
         self._parameters, self._rate, self._steps = parameters, learning_rate, 0
         self._mean, self._square = np.zeros_like(parameters), np.zeros_like(parameters)
 
     def step(self, gradient: np.ndarray, fade: float = 1.0) -> None:
-        """One step along `gradient`, its learning rate multiplied by `fade`."""
+        """Take one step along `gradient`, with the learning rate multiplied by `fade`."""
         self._steps += 1
         self._mean += np.float32(0.1) * (gradient - self._mean)
         self._square += np.float32(0.001) * (gradient * gradient - self._square)
         unbiased = math.sqrt(1 - 0.999**self._steps) / (1 - 0.9**self._steps)
-        # Gradients may be small all over, so what is added against a division by 0 is smaller still.
+        # Gradients may be small everywhere, so the term that prevents a division by 0 is smaller still.
         self._parameters += np.float32(self._rate * fade * unbiased) * self._mean / (np.sqrt(self._square) + 1e-18)
 
 
@@ -312,11 +375,30 @@ def visualize(
     threads: int = 0,
     on_step: Callable[[StepProgress], bool | None] | None = None,
 ) -> np.ndarray:
-    """Pictures uint8 [n,H,W,3] RGB that excite each of `objectives` most: what a network's channels look for.
+    """Make pictures that maximise objectives: what a network's channels look for.
 
         visualize("squeezenet1_1", [objectives.channel("fire8", c) for c in range(16)])
 
-    `size` is the side or (height, width). The rest, and what is raised, is as in `Visualizer`.
+    Args:
+        model: A network, or its name or ONNX file, see `load_model`.
+        objectives: One, or one for each picture.
+        recipe: "fourier" (lucid's), "maco" or "pixel" (plain gradient ascent), or a recipe of your own.
+        size: The side, or (height, width), of the pictures in pixels, 16 to 4096.
+        steps: How many ascent steps, 1 to 100,000.
+        seed: Where the noise and the transforms come from, at least 0.
+        start: A picture, [H,W,3] in 0..255, to start from instead of noise.
+        device: The device to compute on.
+        threads: The number of CPU threads, 0 for all.
+        on_step: Called after each step of each batch. If it returns False, the ascent ends there.
+
+    Returns:
+        Uint8 RGB [n,H,W,3].
+
+    Raises:
+        OptionError: A setting is out of range.
+        LayerError: A layer or channel does not exist.
+        PictureError: A layer does not take pictures of this size.
+        ModelError: The network cannot be loaded, or its gradient is not finite.
     """
     loaded = load_model(model) if isinstance(model, str) else model
     sides = (size, size) if isinstance(size, int) else size
