@@ -32,7 +32,7 @@ from onnxdream.engines import opencv
 from onnxdream.images import to_batch
 from onnxdream.networks.model import load_model
 from onnxdream.video.dreamer import VideoDreamer
-from onnxdream.video.live.capture import Latest, open_feed
+from onnxdream.video.live.capture import LatestFrame, open_feed
 from onnxdream.video.live.session import Live
 
 CLIP = Path(__file__).parent.parent / "tests" / "data" / "clip.mp4"
@@ -112,7 +112,7 @@ def latency(clip: Path, layer: str, fps: float, count: int) -> dict[str, Any]:
     video = VideoDreamer(
         Dreamer(load_model("squeezenet1_1"), objectives.l2(layer), smooth=0.5), flow="dis-ultrafast", target_fps=fps
     )
-    with Latest(open_feed(str(clip), loop=True)) as latest:
+    with LatestFrame(open_feed(str(clip), loop=True)) as latest:
         result = Live(video, latest, []).run(frames=count)
     late = sorted(list(result.latencies)[count // 3 :])
     return {

@@ -77,10 +77,10 @@ def live(
     from ..engines.select import device_for
     from ..settings import build_dreamer
     from ..video.dreamer import VideoDreamer
-    from ..video.live.capture import Latest, open_feed
+    from ..video.live.capture import LatestFrame, open_feed
     from ..video.live.outputs import Output, Page, Pipe, Recording
     from ..video.live.session import Live
-    from ..video.live.window import Window
+    from ..video.live.window import DisplayWindow
     from ..video.timeline import video_defaults
 
     if out == "-":
@@ -119,12 +119,14 @@ def live(
         elif out is not None:
             stored = {**settings.stored(), "source": feed.name}
             outputs.append(stack.enter_context(Recording(Path(out), rate, stored, codec)))
-        window = None if headless else stack.enter_context(Window(f"onnxdream {feed.name}"))
+        window = None if headless else stack.enter_context(DisplayWindow(f"onnxdream {feed.name}"))
         dreamer = build_dreamer(
             settings, max_memory=o.parse_bytes(max_memory), device=device_for(backend, device), threads=threads
         )
         video = VideoDreamer(dreamer, flow="dis-ultrafast" if fps else "dis-medium", strength=strength, target_fps=fps)
-        latest = stack.enter_context(Latest(feed, patience=patience, on_loss=lambda why: say(f"{why}; trying again")))
+        latest = stack.enter_context(
+            LatestFrame(feed, patience=patience, on_loss=lambda why: say(f"{why}; trying again"))
+        )
         session = Live(video, latest, outputs, window, folder=folder, settings=settings, note=say)
         if serve is not None:
             page = Page(serve, session.status)

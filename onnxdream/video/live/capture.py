@@ -1,6 +1,6 @@
-"""Pictures that come by themselves: cameras, network streams, the screen, and files played as if they were one.
+"""Frames that arrive in real time: from cameras, network streams, the screen, and files played at their own rate.
 
-A thread reads them; who is slower than the source gets the newest picture, and the ones in between are dropped.
+A thread reads them. A consumer that is slower than the source gets the newest frame; those in between are dropped.
 """
 
 from __future__ import annotations
@@ -28,22 +28,37 @@ _SCREEN_RATE = Fraction(30)
 
 @dataclass(frozen=True)
 class Feed:
-    """Where pictures come from: `images` opens it and yields BGR uint8 [H,W,3] at the time they are due.
+    """A source of frames in real time.
 
-    A `lasting` feed never ends by itself, so that an end is a loss. Raises VideoError when it cannot be opened or
-    breaks off.
+    Attributes:
+        name: What it is called in messages, without passwords.
+        images: Opens it and yields BGR uint8 [H,W,3] as they arrive; raises VideoError if it cannot be opened or breaks
+            off.
+        endless: Whether it never ends by itself, so that an end is a loss.
+        rate: Frames per second, if known in advance.
     """
 
     name: str
     images: Callable[[], Iterator[np.ndarray]]
-    lasting: bool
-    rate: Fraction | None = None  # pictures a second, where that is known beforehand
+    endless: bool
+    rate: Fraction | None = None
 
 
 def open_feed(source: str, *, longest: int | None = None, loop: bool = False) -> Feed:
-    """The feed that `source` names, its pictures scaled down until the longer side has at most `longest` pixels.
+    """Find the feed that a source names. Cameras, streams and the screen are opened only when their images are read.
 
-    With `loop` a file begins again when it ends. What a source is called and what is raised, see `_feed`.
+    Args:
+        source: A camera's number, an address (rtsp://, http://, …), a file, or the screen: `screen` is the first one,
+            `screen:2` the second, `screen:100,50,640x360` a region of all of them (left, top and size in pixels).
+        longest: The most pixels of the longer side; larger frames are scaled down. None for no limit.
+        loop: Whether a file starts again when it ends.
+
+    Returns:
+        The feed.
+
+    Raises:
+        OptionError: The source is empty, or is no possible camera, screen or region.
+        VideoError: There is no such file, or it cannot be read.
     """
     feed = _feed(source, loop=loop)
     if longest is None:
@@ -59,40 +74,36 @@ def open_feed(source: str, *, longest: int | None = None, loop: bool = False) ->
 
 
 def _feed(source: str, *, loop: bool) -> Feed:
-    """A camera's number, an address (rtsp://, http://, …), a file, or the screen.
-
-    `screen` is the first screen, `screen:2` the second, `screen:100,50,640x360` a region of all of them: left, top and
-    size. Raises OptionError for a camera or region that cannot be, VideoError for a file that is not there.
-    """
+    """The feed at its own size. Raises what `open_feed` raises."""
     if not source:
         raise OptionError("the source is empty; give a camera's number, an address, a file, or screen")
     if source.isdecimal():
         if len(source) > 9:
             raise OptionError(f"camera {source}: no camera has such a number; the first one is 0")
-        return Feed(f"camera {source}", lambda: _camera(int(source)), lasting=True)
+        return Feed(f"camera {source}", lambda: _camera(int(source)), endless=True)
     if source == "screen" or source.startswith("screen:"):
         found = _SCREEN.fullmatch(source)
         if not found or (found[4] and not (int(found[4]) and int(found[5]))):
             raise OptionError(f"{source}: a screen is screen, screen:2, or a region such as screen:100,50,640x360")
         numbers = [None if n is None else int(n) for n in found.groups()]
-        return Feed(source, lambda: _screen(source, numbers), lasting=True, rate=_SCREEN_RATE)
+        return Feed(source, lambda: _screen(source, numbers), endless=True, rate=_SCREEN_RATE)
     if "://" in source:
-        return Feed(_shown(source), lambda: _stream(source), lasting=True)
+        return Feed(_without_password(source), lambda: _stream(source), endless=True)
     with open_source(source) as video:
-        return Feed(source, lambda: _played(source, loop=loop), lasting=False, rate=video.info.rate)
+        return Feed(source, lambda: _play(source, loop=loop), endless=False, rate=video.info.rate)
 
 
-class _OverError(Exception):
+class _EndOfStreamError(Exception):
     """A stream has come to its own end."""
 
 
-def _shown(address: str) -> str:
+def _without_password(address: str) -> str:
     """An address without the password in it."""
     return re.sub(r"(://[^/?#:]*):[^/?#]*@", r"\1:…@", address, count=1)
 
 
 def _camera(number: int) -> Iterator[np.ndarray]:
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said below
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error below says it
     capture = cv2.VideoCapture(number)
     try:
         if not capture.isOpened():
@@ -109,8 +120,8 @@ def _stream(address: str) -> Iterator[np.ndarray]:
     try:
         with av.open(address, timeout=(_OPEN_TIMEOUT, _READ_TIMEOUT), options=options) as container:
             if not container.streams.video:
-                raise VideoError(f"{_shown(address)}: carries no pictures")
-            stored = container.duration is not None  # a file on a server: it is played, and has an end
+                raise VideoError(f"{_without_password(address)}: carries no pictures")
+            stored = container.duration is not None  # a file on a server is played at its own rate, and ends
             began: float | None = None
             for frame in container.decode(container.streams.video[0]):
                 if stored and frame.time is not None:
@@ -118,10 +129,10 @@ def _stream(address: str) -> Iterator[np.ndarray]:
                     time.sleep(max(0.0, began + frame.time - time.perf_counter()))
                 yield frame.to_ndarray(format="bgr24")
             if stored:
-                raise _OverError
+                raise _EndOfStreamError
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a video stream"
-        raise VideoError(f"{_shown(address)}: {reason}") from error
+        raise VideoError(f"{_without_password(address)}: {reason}") from error
 
 
 def _screen(name: str, numbers: list[int | None]) -> Iterator[np.ndarray]:
@@ -146,7 +157,7 @@ def _screen(name: str, numbers: list[int | None]) -> Iterator[np.ndarray]:
         raise VideoError(f"{name}: the screen cannot be read: {first_line(error)}") from error
 
 
-def _played(path: str, *, loop: bool) -> Iterator[np.ndarray]:
+def _play(path: str, *, loop: bool) -> Iterator[np.ndarray]:
     with open_source(path) as video:
         again = True
         while again:
@@ -161,26 +172,41 @@ def _played(path: str, *, loop: bool) -> Iterator[np.ndarray]:
 
 
 @dataclass(frozen=True)
-class Shot:
-    """One picture of a feed, and when it came by `time.perf_counter`."""
+class CapturedFrame:
+    """A frame of a feed.
+
+    Attributes:
+        image: BGR uint8 [H,W,3].
+        number: Counted from 1, dropped frames included.
+        time: When it arrived, by `time.perf_counter`.
+    """
 
     image: np.ndarray
-    number: int  # counted from 1, dropped ones included
+    number: int
     time: float
 
 
-class Latest:
-    """The newest picture of a feed; a context manager, and the thread that reads.
+class LatestFrame:
+    """The newest frame of a feed, which a thread reads while this context manager is entered.
 
-    A lasting feed that is lost is opened again and again, `on_loss` being told the reason, and given up when nothing
-    has come for `patience` seconds. One that cannot be opened in the first place is given up at once.
+    An endless feed that is lost is opened again and again. One that cannot be opened in the first place is given up at
+    once.
+
+    Args:
+        feed: The feed.
+        patience: Seconds without a frame after which a lost feed is given up.
+        on_loss: Called with the reason each time the feed is lost.
+
+    Attributes:
+        count: Frames that have arrived.
+        losses: How often the feed was lost.
     """
 
     def __init__(self, feed: Feed, *, patience: float = 30.0, on_loss: Callable[[str], None] | None = None) -> None:
         self.feed, self.patience = feed, patience
-        self.count = self.losses = 0  # pictures that came, times the feed was lost
+        self.count = self.losses = 0
         self._on_loss = on_loss
-        self._shot: Shot | None = None
+        self._newest: CapturedFrame | None = None
         self._taken = 0
         self._failure: Exception | None = None
         self._ended = False
@@ -188,7 +214,7 @@ class Latest:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read, daemon=True, name="capture")
 
-    def __enter__(self) -> Latest:
+    def __enter__(self) -> LatestFrame:
         self._thread.start()
         return self
 
@@ -198,13 +224,20 @@ class Latest:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will come any more."""
+        """Whether no more frames will arrive."""
         return self._ended
 
-    def take(self, timeout: float) -> Shot | None:
-        """The newest picture that was not taken before, or None when none comes within `timeout` seconds or ever.
+    def take(self, timeout: float) -> CapturedFrame | None:
+        """Take the newest frame.
 
-        Raises VideoError when the feed cannot be opened, or was lost and is given up.
+        Args:
+            timeout: Seconds to wait for a frame that was not taken before.
+
+        Returns:
+            The frame; None if none arrives in time or the feed has ended.
+
+        Raises:
+            VideoError: The feed cannot be opened, or was lost and is given up.
         """
         with self._change:
             self._change.wait_for(lambda: self.count > self._taken or self._ended, timeout)
@@ -213,12 +246,12 @@ class Latest:
                     raise self._failure
                 return None
             self._taken = self.count
-            return self._shot
+            return self._newest
 
     def _read(self) -> None:
         try:
             self._read_on()
-        except Exception as error:  # told to whoever takes the pictures
+        except Exception as error:  # raised in `take`
             self._failure = error
         finally:
             with self._change:
@@ -233,17 +266,17 @@ class Latest:
                     with self._change:
                         self.count += 1
                         wait, last = _FIRST_WAIT, time.perf_counter()
-                        self._shot = Shot(image, self.count, last)
+                        self._newest = CapturedFrame(image, self.count, last)
                         self._change.notify_all()
                     if self._stop.is_set():
                         return
-                if not self.feed.lasting:
+                if not self.feed.endless:
                     return
                 reason = f"{self.feed.name}: the stream ended"
-            except _OverError:
+            except _EndOfStreamError:
                 return
             except VideoError as error:
-                if not (self.feed.lasting and self.count):
+                if not (self.feed.endless and self.count):
                     raise
                 reason = str(error)
             if time.perf_counter() - last > self.patience:

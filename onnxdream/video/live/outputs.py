@@ -30,18 +30,26 @@ _FAST = {"preset": "veryfast"}  # the encoder must leave time for the dream
 
 
 class Output(ABC):
-    """Takes pictures as they are made; a context manager that finishes what it wrote."""
+    """Takes dreams as they are made; a context manager that finishes what it wrote."""
 
     @abstractmethod
     def put(self, image: np.ndarray, time: float) -> None:
-        """Take a picture, BGR uint8 [H,W,3], made from one that came at `time` in seconds. Raises OutputError."""
+        """Take a dream.
+
+        Args:
+            image: BGR uint8 [H,W,3].
+            time: When the frame that it was made from arrived, in seconds by `time.perf_counter`.
+
+        Raises:
+            WriteError: It cannot be written.
+        """
 
     def change(self, settings: Settings) -> None:  # noqa: B027  # most have no use for them
-        """Pictures are dreamed with other settings from now on."""
+        """Note that dreams are made with other settings from now on."""
 
     @abstractmethod
     def close(self) -> None:
-        """Finish. Raises OutputError."""
+        """Finish. Raises OutputError or WriteError."""
 
     def __enter__(self) -> Output:
         return self
@@ -50,49 +58,58 @@ class Output(ABC):
         self.close()
 
 
-def _info(image: np.ndarray, rate: Fraction) -> VideoInfo:
+def _video_info(image: np.ndarray, rate: Fraction) -> VideoInfo:
     height, width = image.shape[:2]
     return VideoInfo(width, height, rate, _TICK, None, None, 8, False, SRGB, "bgr24", "", False)
 
 
-def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A picture at the size (width, height) of the first one, should the source have changed."""
+def _fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image at the size (width, height) of the first one, in case the source has changed."""
     return image if image.shape[1::-1] == size else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 class Recording(Output):
-    """A video, GIF, WebP or folder of pictures, each picture shown at the time it came; whole once it is closed.
+    """A video, GIF, WebP or folder of pictures, with each frame at the time it arrived; it appears when it is closed.
 
-    It stores the `settings` that it began with, and under "at" what changed when, as a timeline's tables have it.
-    Raises OptionError or OutputError when `target` cannot be written so.
+    It stores the settings that it began with and, under "at", the later changes in the form of a timeline's tables.
+
+    Args:
+        target: The file or folder.
+        rate: Frames per second to declare; the frames keep their own times.
+        settings: The settings that it begins with.
+        codec: The codec of a video; the container's default if None.
+
+    Raises:
+        OptionError: The target cannot have that codec.
+        OutputError: The target cannot be written.
     """
 
     def __init__(self, target: Path, rate: Fraction, settings: Mapping[str, Any], codec: str | None = None) -> None:
         self.target, self.rate, self.settings = target, rate, dict(settings)
         faster = sink_kind(target) == "video" and codec in (None, "h264", "libx264") and target.suffix != ".webm"
         self.encoding = Encoding(codec, options=dict(_FAST) if faster else {})
-        check_encoding(target, _info(np.zeros((64, 64, 3), np.uint8), rate), self.encoding)
+        check_encoding(target, _video_info(np.zeros((64, 64, 3), np.uint8), rate), self.encoding)
         self._sink: FrameSink | None = None
-        self._now = dict(settings)  # what the newest picture was dreamed with
-        self._left = ExitStack()
+        self._current = dict(settings)  # what the newest frame was dreamed with
+        self._cleanup = ExitStack()
         self._last = -1
 
     def put(self, image: np.ndarray, time: float) -> None:
         """See Output."""
         if self._sink is None:
             self._folder = Path(
-                self._left.enter_context(tempfile.TemporaryDirectory(prefix=".onnxdream-", dir=self.target.parent))
+                self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix=".onnxdream-", dir=self.target.parent))
             )
-            self._began, self._of = time, _info(image, self.rate)
-            self._sink = open_sink(self._folder / "segment", self._of, self.encoding, self.target)
-        self._last = max(self._last + 1, round((time - self._began) / _TICK))
-        self._sink.write(_fitted(image, (self._of.width, self._of.height)), self._last)
+            self._start, self._info = time, _video_info(image, self.rate)
+            self._sink = open_sink(self._folder / "segment", self._info, self.encoding, self.target)
+        self._last = max(self._last + 1, round((time - self._start) / _TICK))
+        self._sink.write(_fit(image, (self._info.width, self._info.height)), self._last)
 
     def change(self, settings: Settings) -> None:
         """See Output."""
         stored = settings.stored()
-        changes = {name: value for name, value in stored.items() if value != self._now.get(name)}
-        self._now |= changes
+        changes = {name: value for name, value in stored.items() if value != self._current.get(name)}
+        self._current |= changes
         if self._sink is None:
             self.settings |= changes
         elif changes:
@@ -101,21 +118,28 @@ class Recording(Output):
 
     def close(self) -> None:
         """See Output."""
-        with self._left:
+        with self._cleanup:
             if self._sink is None:
                 return
             sink, self._sink = self._sink, None
             sink.close()
             metadata = settings_metadata(self.settings)
             segment = self._folder / "segment"
-            finish(self.target, [segment], None, self._of, metadata=metadata, scratch=self._folder)
+            finish(self.target, [segment], None, self._info, metadata=metadata, scratch=self._folder)
 
 
 class Pipe(Output):
-    """Standard output, as y4m or rawvideo (bgr24), at an even rate: a late picture is made up for by its forerunner.
+    """Standard output, as y4m or rawvideo (bgr24), at a constant rate: the frame before is repeated for a late one.
 
-    After a pause of more than a second the stream goes on as if there had been none. Raises OptionError for another
-    `codec`, OutputError when there is no standard output.
+    After a pause of more than a second the stream continues as if there had been none.
+
+    Args:
+        rate: Frames per second.
+        codec: "rawvideo", or y4m if None.
+
+    Raises:
+        OptionError: The codec is another one.
+        OutputError: Standard output is closed.
     """
 
     def __init__(self, rate: Fraction, codec: str | None = None) -> None:
@@ -124,18 +148,18 @@ class Pipe(Output):
         if sys.stdout is None:
             raise OutputError("-: standard output is closed")
         self._sink: PipeSink | None = None
-        self._count, self._began = 0, 0.0
+        self._count, self._start = 0, 0.0
 
     def put(self, image: np.ndarray, time: float) -> None:
         """See Output."""
         if self._sink is None:
-            self._of, self._began = replace(_info(image, self.rate), time_base=1 / self.rate), time
-            self._sink = PipeSink(self._of, self.encoding)
-        due = round((time - self._began) * self.rate) + 1
+            self._info, self._start = replace(_video_info(image, self.rate), time_base=1 / self.rate), time
+            self._sink = PipeSink(self._info, self.encoding)
+        due = round((time - self._start) * self.rate) + 1
         if due - self._count > self.rate:
-            self._began += float((due - self._count - 1) / self.rate)
+            self._start += float((due - self._count - 1) / self.rate)
             due = self._count + 1
-        fitted = _fitted(image, (self._of.width, self._of.height))
+        fitted = _fit(image, (self._info.width, self._info.height))
         while self._count < due:
             self._sink.write(fitted, self._count)
             self._count += 1
@@ -157,12 +181,19 @@ document.getElementById("about").textContent=s.text}catch{}},1000)</script></htm
 
 
 class Page(Output):
-    """A page on this machine alone that shows the pictures: `/`, and for programs `/stream.mjpg`, `/frame.jpg` and
+    """A page for this machine only that shows the dreams: `/`, and for programs `/stream.mjpg`, `/frame.jpg` and
     `/status.json`.
 
-    Who asks must call this machine localhost: a page of another name that leads here could otherwise watch the camera.
-    Port 0 takes a free one. `status` gives what the page says below the picture. Raises OutputError when the port is
-    taken.
+    A request must name this machine as localhost: otherwise a page under another name that resolves to it could watch
+    the camera.
+
+    Args:
+        port: The port; 0 for any free one.
+        status: Gives the content of `/status.json`; its "text" is shown below the picture.
+
+    Raises:
+        OptionError: There is no such port.
+        OutputError: The port is taken.
     """
 
     def __init__(self, port: int, status: Callable[[], Mapping[str, Any]]) -> None:
@@ -195,7 +226,15 @@ class Page(Output):
         self._server.server_close()
 
     def next(self, after: int, timeout: float = 5.0) -> tuple[bytes, int]:
-        """A JPEG newer than number `after`, and its number; nothing when none comes in time or the page is closed."""
+        """Wait for a new frame.
+
+        Args:
+            after: The number of the last one; 0 at first.
+            timeout: Seconds to wait.
+
+        Returns:
+            A newer frame as a JPEG and its number; b"" and `after` if none comes in time or the page is closed.
+        """
         with self._change:
             self._change.wait_for(lambda: self._number > after or not self._open, timeout)
             return (self._jpeg, self._number) if self._number > after and self._open else (b"", after)
@@ -203,7 +242,7 @@ class Page(Output):
     def _handler(page) -> type[BaseHTTPRequestHandler]:  # noqa: N805  # `self` is the handler's
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                with suppress(OSError):  # whoever asked has gone
+                with suppress(OSError):  # the client has gone
                     self._answer()
 
             def do_HEAD(self) -> None:
@@ -212,7 +251,7 @@ class Page(Output):
             def _answer(self) -> None:
                 path = self.path.partition("?")[0]
                 if not _LOCAL.fullmatch(self.headers.get("Host", "localhost")):
-                    self.send_error(403, explain="This page is for this machine alone: ask for 127.0.0.1.")
+                    self.send_error(403, explain="This page is for this machine only: ask for 127.0.0.1.")
                 elif path == "/":
                     self._send("text/html; charset=utf-8", _PAGE.encode())
                 elif path == "/status.json":

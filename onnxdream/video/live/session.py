@@ -1,4 +1,4 @@
-"""A live session: the newest picture of a feed is dreamed, shown and written until somebody stops it."""
+"""A live session: the newest frame of a feed is dreamed, shown and written until somebody stops it."""
 
 from __future__ import annotations
 
@@ -21,33 +21,44 @@ from ...errors import LayerError, OnnxDreamError
 from ...images import Picture, write_picture
 from ...settings import Settings, build_objective
 from ..dreamer import VideoDreamer
-from .capture import Latest, Shot
+from .capture import CapturedFrame, LatestFrame
 from .outputs import Output, Recording
-from .window import HELP, Window
+from .window import HELP, DisplayWindow
 
 _STRONGER = 1.25
 _FAINTEST, _STRONGEST = 1e-3, 1e3  # limits of strength and step size when changed by keys
-_PATIENCE = 0.05  # seconds between checks for keys while no picture comes
+_PATIENCE = 0.05  # seconds between checks for keys while no frame arrives
 
 
 @dataclass
 class LiveResult:
-    """What a session has dreamed so far, and how fast."""
+    """What a session has dreamed so far, and how fast.
 
-    frames: int = 0  # dreamed
-    dropped: int = 0  # arrived while another was being dreamed
-    losses: int = 0  # times the source was lost and found again
+    Attributes:
+        frames: How many were dreamed.
+        dropped: How many arrived while another was being dreamed.
+        losses: How often the source was lost.
+        seconds: How long the session has lasted.
+        files: Snapshots and recordings made by keys.
+        cancelled: Whether `on_frame` returned False.
+        latencies: Seconds from arrival to display of the newest frames.
+        times: When the newest frames were shown, by `time.perf_counter`.
+    """
+
+    frames: int = 0
+    dropped: int = 0
+    losses: int = 0
     seconds: float = 0.0
-    files: list[str] = field(default_factory=list)  # snapshots and recordings made by keys
-    cancelled: bool = False  # `on_frame` returned False
-    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=1000))  # of the newest, arrival to display
-    times: deque[float] = field(default_factory=lambda: deque(maxlen=50))  # when the newest were shown
+    files: list[str] = field(default_factory=list)
+    cancelled: bool = False
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
+    times: deque[float] = field(default_factory=lambda: deque(maxlen=50))
 
-    def shown(self, shot: Shot) -> None:
-        """Count a picture whose dream has just been shown and written."""
+    def add(self, frame: CapturedFrame) -> None:
+        """Count a frame whose dream has just been shown and written."""
         now = time.perf_counter()
         self.frames += 1
-        self.latencies.append(now - shot.time)
+        self.latencies.append(now - frame.time)
         self.times.append(now)
 
     @property
@@ -57,7 +68,7 @@ class LiveResult:
 
     @property
     def latency(self) -> float:
-        """Median seconds from the arrival of a picture until its dream was shown and written."""
+        """Median seconds from the arrival of a frame until its dream was shown and written."""
         return median(self.latencies) if self.latencies else 0.0
 
 
@@ -69,8 +80,8 @@ class Live:
     by l2.
 
     Args:
-        video: dreams the pictures.
-        latest: the feed's newest picture.
+        video: dreams the frames.
+        latest: the feed's newest frame.
         outputs: take every dream.
         window: shows every dream and tells which keys are pressed; None for no window.
         folder: where snapshots and recordings made by keys go.
@@ -81,9 +92,9 @@ class Live:
     def __init__(
         self,
         video: VideoDreamer,
-        latest: Latest,
+        latest: LatestFrame,
         outputs: Sequence[Output],
-        window: Window | None = None,
+        window: DisplayWindow | None = None,
         *,
         folder: Path = Path(),
         settings: Settings | None = None,
@@ -130,19 +141,19 @@ class Live:
         with ExitStack() as stack:
             stack.callback(self._stop_recording)
             while not self.stopped:
-                shot = self.latest.take(_PATIENCE)
-                if shot is None and self.latest.ended:
+                frame = self.latest.take(_PATIENCE)
+                if frame is None and self.latest.ended:
                     break
                 self._change_layer()
                 if self.frozen:
-                    shot = None
-                if shot is not None:
-                    self._dream_one(shot)
+                    frame = None
+                if frame is not None:
+                    self._dream_one(frame)
                 self._update_window()
-                if shot is not None:
-                    self.result.shown(shot)
+                if frame is not None:
+                    self.result.add(frame)
                 self.result.seconds = time.perf_counter() - began
-                if shot is not None and on_frame(self.result) is False:
+                if frame is not None and on_frame(self.result) is False:
                     self.result.cancelled = True
                     break
                 enough = frames is not None and self.result.frames >= frames
@@ -154,7 +165,7 @@ class Live:
 
     @property
     def rate(self) -> Fraction:
-        """Pictures per second: the feed's, or else the rate of the newest frames, rounded."""
+        """Frames per second: the feed's rate if known, otherwise that of the newest dreams, rounded."""
         return self.latest.feed.rate or Fraction(max(1, round(self.result.fps)))
 
     def status(self) -> dict[str, Any]:
@@ -179,7 +190,7 @@ class Live:
         }
 
     def act(self, action: str) -> None:
-        """Do what a key stands for; actions are the values of `window.KEYS`."""
+        """Do what a key stands for; `action` is one of the values of `window.KEYS`."""
         if action in ("stronger", "weaker"):
             factor = _STRONGER if action == "stronger" else 1 / _STRONGER
             self.video.setStrength(min(max(_FAINTEST, self.video.getStrength() * factor), _STRONGEST))
@@ -189,7 +200,7 @@ class Live:
             self._prepare_layer(1 if action == "next layer" else -1)
         elif action == "freeze":
             self.frozen = not self.frozen
-            self._notify("frozen" if self.frozen else "going on")
+            self._notify("frozen" if self.frozen else "resumed")
         elif action == "snapshot" and self._dream is not None:
             path = self._new_name(".png")
             rgb = cv2.cvtColor(self._dream, cv2.COLOR_BGR2RGB).astype(np.float32)
@@ -207,10 +218,10 @@ class Live:
         elif action == "quit":
             self.stopped = True
 
-    def _dream_one(self, shot: Shot) -> None:
-        dream = self._dream = self.video.apply(shot.image)
+    def _dream_one(self, frame: CapturedFrame) -> None:
+        dream = self._dream = self.video.apply(frame.image)
         for output in self._all_outputs():
-            output.put(dream, shot.time)
+            output.put(dream, frame.time)
 
     def _all_outputs(self) -> list[Output]:
         return [*self.outputs, *([self._recording] if self._recording else [])]
@@ -246,7 +257,7 @@ class Live:
             self._notify(f"preparing {self._next_layer}")
             executor = ThreadPoolExecutor(1, thread_name_prefix="layer")
             self._preparing = executor.submit(
-                _prepared, self.video, self._given, self._next_layer, self._dream.shape[:2]
+                _prepare_dreamer, self.video, self._given, self._next_layer, self._dream.shape[:2]
             )
             executor.shutdown(wait=False)  # once that is done
 
@@ -288,7 +299,7 @@ def _layers(dreamer: Dreamer) -> list[str]:
     return chosen if len(chosen) > 1 else [layer.name for layer in all_]
 
 
-def _prepared(
+def _prepare_dreamer(
     video: VideoDreamer, settings: Settings, layer: str, frame: tuple[int, ...]
 ) -> tuple[Dreamer, Settings, str]:
     """A Dreamer for another layer, with its sessions open for the size dreamed at now.
@@ -302,10 +313,10 @@ def _prepared(
     """
     changed, why = replace(settings, layers=(layer,)), ""
     try:
-        dreamer = _with(video.dreamer, changed)
+        dreamer = _with_objective(video.dreamer, changed)
     except LayerError as error:
         changed, why = replace(changed, objective="l2", channels=(), guide=""), f" by l2: {error}"
-        dreamer = _with(video.dreamer, changed)
+        dreamer = _with_objective(video.dreamer, changed)
     dreamer.check_size(dreamer.fixed_input_size or video.size or frame)
     if video.last is not None and dreamer.fixed_input_size is None:
         effort = video.getEffort()
@@ -314,5 +325,5 @@ def _prepared(
     return dreamer, changed, why
 
 
-def _with(dreamer: Dreamer, settings: Settings) -> Dreamer:
+def _with_objective(dreamer: Dreamer, settings: Settings) -> Dreamer:
     return dreamer.with_objective(build_objective(settings, dreamer.model, dreamer.device))

@@ -1,4 +1,4 @@
-"""A window with the picture in it, and the keys pressed there."""
+"""A window that shows the dream, and the keys pressed in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import BackendError
 
 _LEAST_WIDTH = 640
-# What each key means; arrows have different codes on X11 and Wayland, Windows, and macOS.
+# The keys of each action; arrows have different codes on X11 and Wayland, Windows, and macOS.
 _CODES: dict[str, tuple[int, ...]] = {
     "next layer": (65362, 2490368, 63232, ord("]")),
     "previous layer": (65364, 2621440, 63233, ord("[")),
@@ -28,19 +28,31 @@ KEYS = {code: action for action, codes in _CODES.items() for code in codes}
 HELP = "up/down layer   +/- strength   space freeze   s snapshot   r record   h hide   q quit"
 
 
-class Window:
-    """A window of OpenCV's; a context manager. Raises BackendError when none can be opened."""
+class DisplayWindow:
+    """A window of OpenCV; a context manager.
+
+    Args:
+        title: Its title.
+
+    Raises:
+        BackendError: No window can be opened.
+    """
 
     def __init__(self, title: str) -> None:
         self.title = title
-        os.environ.setdefault("QT_LOGGING_RULES", "*.warning=false")  # about fonts that its wheel comes without
-        _try_window()
+        os.environ.setdefault("QT_LOGGING_RULES", "*.warning=false")  # about fonts that its wheel lacks
+        _check_display()
         # Without the toolbar, whose shortcuts would take our keys.
         cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
         self._sized = False
 
     def show(self, image: np.ndarray, text: list[str]) -> None:
-        """Show a picture, BGR uint8 [H,W,3], with lines of `text` over it."""
+        """Show an image.
+
+        Args:
+            image: BGR uint8 [H,W,3].
+            text: Lines written over it.
+        """
         height, width = image.shape[:2]
         if width < _LEAST_WIDTH:
             scale = _LEAST_WIDTH / width
@@ -51,26 +63,26 @@ class Window:
             self._sized = True
         shown = image.copy() if text else image
         for number, line in enumerate(text):
-            for offset, color in ((1, (0, 0, 0)), (0, (255, 255, 255))):  # on a shadow, to be read on any picture
+            for offset, color in ((1, (0, 0, 0)), (0, (255, 255, 255))):  # on a shadow, to be legible on any image
                 at = (10 + offset, 24 + 22 * number + offset)
                 cv2.putText(shown, line, at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, 1, cv2.LINE_AA)
         cv2.imshow(self.title, shown)
 
     def pressed(self) -> list[str]:
-        """What the keys pressed since the last call mean; "quit" too when the window was closed."""
+        """The actions of the keys pressed since the last call; "quit" too if the window was closed."""
         actions = []
         while (code := cv2.waitKeyEx(1)) != -1:
-            action = KEYS.get(code) or KEYS.get(code & 0xFF)  # without NumLock and its like
+            action = KEYS.get(code) or KEYS.get(code & 0xFF)  # without NumLock and other modifiers
             actions += [action] if action else []
-        return actions if self._is_there() else [*actions, "quit"]
+        return actions if self._is_open() else [*actions, "quit"]
 
-    def _is_there(self) -> bool:
+    def _is_open(self) -> bool:
         try:
             return cv2.getWindowProperty(self.title, cv2.WND_PROP_VISIBLE) >= 1
-        except cv2.error:  # what Qt says of the last window, once it is closed
+        except cv2.error:  # raised by Qt once the last window is closed
             return False
 
-    def __enter__(self) -> Window:
+    def __enter__(self) -> DisplayWindow:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -78,8 +90,11 @@ class Window:
         cv2.waitKey(1)
 
 
-def _try_window() -> None:
-    """Open a window in another process: where there is no display, the window system ends the process."""
+def _check_display() -> None:
+    """Open a window in another process: without a display, the window system ends the process.
+
+    Raises BackendError.
+    """
     tried = subprocess.run(
         [sys.executable, "-c", "import cv2; cv2.namedWindow('onnxdream'); cv2.waitKey(1)"],
         capture_output=True,

@@ -16,12 +16,12 @@ from onnxdream.images import Picture, write_picture
 from onnxdream.settings import Settings, build_dreamer, build_objective, layered
 from onnxdream.video.dreamer import VideoDreamer
 from onnxdream.video.io.open import read_video_settings
-from onnxdream.video.live.capture import Latest, open_feed
+from onnxdream.video.live.capture import LatestFrame, open_feed
 from onnxdream.video.live.session import Live
-from onnxdream.video.live.window import Window
+from onnxdream.video.live.window import DisplayWindow
 
 
-class Keys(Window):
+class Keys(DisplayWindow):
     """Somebody without a display, who presses one key after the other, each when the last has done what it does."""
 
     def __init__(self, *actions: str) -> None:
@@ -44,7 +44,7 @@ def session(keys: Keys, folder: Path, layer: str, rate: Fraction | None = None, 
     settings = layered({"layers": [layer], "octaves": 1, "steps": 1, **look})
     video = VideoDreamer(build_dreamer(settings, max_memory=DEFAULT_MAX_MEMORY))
     feed = replace(open_feed(str(DATA / "clip.mp4"), longest=96, loop=True), rate=rate)
-    with Latest(feed) as latest:
+    with LatestFrame(feed) as latest:
         live = Live(video, latest, [], keys, folder=folder, settings=settings, note=keys.said.append)
         live.run()
     return live

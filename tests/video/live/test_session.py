@@ -28,7 +28,7 @@ from helpers.paths import DATA, ROOT
 from onnxdream.errors import OptionError, VideoError
 from onnxdream.video.dreamer import create_video_dreamer
 from onnxdream.video.io.open import read_video_settings
-from onnxdream.video.live.capture import Feed, Latest, open_feed
+from onnxdream.video.live.capture import Feed, LatestFrame, open_feed
 from onnxdream.video.live.outputs import Pipe
 from onnxdream.video.live.session import Live
 
@@ -89,7 +89,7 @@ def test_bare_frames_to_a_pipe() -> None:
 
 
 def test_who_is_slow_gets_the_newest_and_the_rest_is_dropped() -> None:
-    with Latest(open_feed(str(CLIP))) as latest:
+    with LatestFrame(open_feed(str(CLIP))) as latest:
         first = latest.take(5)
         time.sleep(0.5)
         newest = latest.count
@@ -109,7 +109,7 @@ def test_a_feed_that_fails_is_told_to_who_takes() -> None:
         yield np.zeros((4, 4, 3), np.uint8)
         raise MemoryError("too much")
 
-    with Latest(Feed("odd", images, lasting=True)) as latest:
+    with LatestFrame(Feed("odd", images, endless=True)) as latest:
         assert latest.take(5) is not None
         with pytest.raises(MemoryError):
             latest.take(5)
@@ -357,7 +357,7 @@ def test_no_display_no_window(tmp_path: Path) -> None:
 
 def test_names_of_sources() -> None:
     assert open_feed(str(CLIP)).rate == 25
-    assert not open_feed(str(CLIP)).lasting
+    assert not open_feed(str(CLIP)).endless
     assert open_feed("rtsp://me:pass@cam/1").name == "rtsp://me:…@cam/1"
     assert open_feed("rtsp://me:p@ss@cam:80/1?a=b:c@d").name == "rtsp://me:…@cam:80/1?a=b:c@d"
     assert open_feed("http://cam:80/me:you@home").name == "http://cam:80/me:you@home"
@@ -373,7 +373,7 @@ def test_a_layer_that_needs_larger_pictures_is_refused_and_the_dream_goes_on() -
     """Frames of 40x22 are enough for fire5, and too small for fire6; under a rate they are dreamed smaller still."""
     video = create_video_dreamer("fire5", octaves=1, steps=1, target_fps=500)
     said: list[str] = []
-    with Latest(open_feed(str(CLIP), longest=40, loop=True)) as latest:
+    with LatestFrame(open_feed(str(CLIP), longest=40, loop=True)) as latest:
         live = Live(video, latest, [], note=said.append)
         for action in ("previous layer", "next layer", "next layer"):
             live.run(frames=live.result.frames + 3)
@@ -385,3 +385,12 @@ def test_a_layer_that_needs_larger_pictures_is_refused_and_the_dream_goes_on() -
     assert said[1:5:2] == ["layer fire4", "layer fire5"]
     assert said[5].startswith("a picture of 40x22 is too small for fire6, which needs at least")
     assert video.getLayer() == "fire5"
+
+
+def test_a_session_ends_when_its_callback_returns_false() -> None:
+    video = create_video_dreamer("fire3", octaves=1, steps=1)
+    with LatestFrame(open_feed(str(CLIP), longest=40, loop=True)) as latest:
+        result = Live(video, latest, []).run(on_frame=lambda result: result.frames < 3)
+        assert (result.cancelled, result.frames) == (True, 3)
+        again = Live(video, latest, []).run(frames=2)
+        assert (again.cancelled, again.frames) == (False, 2)

@@ -134,7 +134,7 @@ def test_keys_do_what_they_say(driver: Driver, tmp_path: Path) -> None:
         driver.run("xdotool", "key", "h")
         driver.wait(lambda: not np.array_equal(driver.screen()[:60], still[:60]))
         np.testing.assert_array_equal(driver.screen()[80:], still[80:])  # only the text has gone
-        driver.press("space", until="note: going on")
+        driver.press("space", until="note: resumed")
         driver.wait(lambda: not np.array_equal(driver.screen()[80:], still[80:]))
         driver.run("xdotool", "key", "q")
         out, _ = live.communicate(timeout=30)
