@@ -144,7 +144,10 @@ def dream_picture(
     mask: np.ndarray | None = None,
     on_step: Callable[[Progress], bool | None] | None = None,
 ) -> tuple[Picture, Dream]:
-    """Dream one picture; depth, alpha and colour profile are kept, and its colours where the settings say so."""
+    """Dream one picture; depth, alpha and colour profile are kept, and its colours where the settings say so.
+
+    When `on_step` returns False the dream stops there and has `cancelled=True`.
+    """
     dream = dreamer.dream(picture.rgb, mask=mask, on_step=on_step)
     rgb = keep_colors(dream.exact, picture.rgb) if settings.keep_colors else dream.exact
     return dataclasses.replace(picture, rgb=rgb), dream
@@ -163,7 +166,8 @@ def zoom_sequence(
 ) -> Iterator[tuple[Picture, Dream]]:
     """`frames` dreams, each dreamed from the one before, enlarged `zoom` times and turned `rotate` degrees.
 
-    Raises OptionError or PictureError at once.
+    When `on_step` returns False the sequence ends with the dream that it stops, which has `cancelled=True`. Raises
+    OptionError or PictureError at once.
     """
     check_sequence(frames, zoom, rotate)
     if max(picture.rgb.shape) > _LONGEST_TURNED:
@@ -173,6 +177,8 @@ def zoom_sequence(
         for _ in range(frames):
             dreamed, dream = dream_picture(dreamer, picture, settings, mask=mask, on_step=on_step)
             yield dreamed, dream
+            if dream.cancelled:
+                return
             alpha = None if dreamed.alpha is None else np.clip(zoomed(dreamed.alpha, zoom, rotate), 0, 1)
             picture = dataclasses.replace(dreamed, rgb=np.clip(zoomed(dreamed.rgb, zoom, rotate), 0, 255), alpha=alpha)
 

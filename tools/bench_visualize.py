@@ -65,7 +65,7 @@ def quality(name: str, layer: str, channels: range, files: list[Path], steps: in
     rows = {}
     for recipe in RECIPES:
         visualizer = Visualizer(model, recipe=recipe, size=SIZE, steps=steps)
-        pictures = visualizer(goals)
+        pictures = visualizer(goals).pictures
         reached = visualizer.measure(goals, pictures)
         batch = pictures.transpose(0, 3, 1, 2).astype(np.float32)
         moved = [np.rint(warp(batch)).astype(np.uint8).transpose(0, 2, 3, 1) for warp in MOVED]

@@ -276,7 +276,7 @@ def _visualize(
 
         for facet in facets:
             goals = [goal.objective for goal in facet]
-            pictures.append(visualizer(goals, start=start, on_step=on_step, on_picture=keep))
+            pictures.append(visualizer(goals, start=start, on_step=on_step, on_picture=keep).pictures)
             reached = visualizer.measure(goals, pictures[-1])
             inactive += [len(values) + position for position in visualizer.find_inactive(goals, reached)]
             values += map(float, reached)

@@ -62,7 +62,7 @@ class Dream:
     steps: int
     seconds: float
     provider: str
-    cancelled: bool = False
+    cancelled: bool = False  # `on_step` returned False
 
 
 class Dreamer:
@@ -140,7 +140,8 @@ class Dreamer:
         """Dream `picture`, uint8 or float [H,W,3] RGB in 0..255.
 
         `mask` [H,W] in 0..1 says where to dream. `on_step` is called after each step; when it returns False the dream
-        stops there. Raises PictureError when the picture is smaller than the layer can work on.
+        stops there and has `cancelled=True`. Raises PictureError when the picture is smaller than the layer can work
+        on.
         """
         began = time.perf_counter()
         source = to_batch(picture)

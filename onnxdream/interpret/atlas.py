@@ -89,12 +89,18 @@ class AtlasResult:
         made: How many of their channels were visualised in this run.
         found: How many had been visualised before.
         inactive: {layer: channels} whose visualisation of this run leaves the channel inactive.
+        cancelled: Whether `on_progress` returned False; the rest can be made later.
     """
 
     layers: tuple[str, ...]
     made: int
     found: int
     inactive: dict[str, list[int]]
+    cancelled: bool = False
+
+
+class _CancelledError(Exception):
+    """`on_progress` returned False."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ class BatchVisualizer:
     def __call__(self, batch: ChannelBatch, report: ReportProgress | None = None) -> tuple[np.ndarray, list[int]]:
         """The pictures of a batch, uint8 [n,H,W,3], and the channels that stay inactive on their own."""
         visualizer, goals = self.visualizers[batch.size], [channel(batch.layer, c) for c in batch.channels]
-        pictures = visualizer(goals)
+        pictures = visualizer(goals).pictures
         inactive = visualizer.find_inactive(goals, visualizer.measure(goals, pictures))
         return pictures, [batch.channels[position] for position in inactive]
 
@@ -158,12 +164,12 @@ def make_atlas(
     device: str = "auto",
     threads: int = 0,
     cluster: RayCluster | None = None,
-    on_progress: Callable[[AtlasProgress], None] = lambda progress: None,
+    on_progress: Callable[[AtlasProgress], bool | None] = lambda progress: None,
     on_skip: Callable[[str], None] = lambda message: None,
 ) -> AtlasResult:
     """Make an atlas, or continue one that was interrupted.
 
-    If it is interrupted, the pages show what has been made so far.
+    If it is interrupted or cancelled, the pages show what has been made so far.
 
     Args:
         model: The network.
@@ -172,11 +178,11 @@ def make_atlas(
         device: The device to compute on.
         threads: The number of CPU threads, 0 for all.
         cluster: A cluster whose machines make the visualisations, each with the threads of its workers.
-        on_progress: Called after each picture and each batch of channels.
+        on_progress: Called after each picture and each batch of channels. If it returns False, no more are made.
         on_skip: Called with a message for each picture that cannot be read; the picture is skipped.
 
     Returns:
-        What was made and what was found.
+        What was made and what was found; with `cancelled=True` if `on_progress` returned False.
 
     Raises:
         OptionError: The folder contains an atlas with other settings, or `plan` is out of range; see `Visualizer`.
@@ -215,12 +221,14 @@ def make_atlas(
     missing = {name: [c for c in numbers[name] if not _is_nonempty(_picture_path(folder, name, c))] for name in numbers}
     looked_at = sum(len(read[input_size(model, layer.name)]) for layer in without_statistics)
     total, done = looked_at + sum(map(len, missing.values())), 0
+    created, cancelled = 0, False
     inactive: dict[str, list[int]] = defaultdict(list)
 
     def advance(layer: str, by: int = 1) -> None:
         nonlocal done
         done += by
-        on_progress(AtlasProgress(layer, done, total))
+        if on_progress(AtlasProgress(layer, done, total)) is False:
+            raise _CancelledError
 
     try:
         for layer in without_statistics:
@@ -238,14 +246,17 @@ def make_atlas(
                 inactive[batch.layer] += newly_inactive
             for c, picture in zip(batch.channels, made, strict=True):
                 _save_jpeg(_picture_path(folder, batch.layer, c), picture)
+            created += len(batch.channels)
             advance(batch.layer, len(batch.channels))
             unfinished[batch.layer] -= 1
             if not unfinished[batch.layer]:
                 _render(model, folder, plan, layers, numbers)
+    except _CancelledError:
+        cancelled = True
     finally:
         _render(model, folder, plan, layers, numbers)
-    created = sum(map(len, missing.values()))
-    return AtlasResult(plan.layers, created, sum(map(len, numbers.values())) - created, dict(inactive))
+    found = sum(len(numbers[name]) - len(missing[name]) for name in numbers)
+    return AtlasResult(plan.layers, created, found, dict(inactive), cancelled)
 
 
 def _visualize_batches(

@@ -249,7 +249,7 @@ def diverse_targets(
         raise OptionError(f"diversity is {count}; it must be between 2 and 16 pictures")
     visualizer.check([diversity(target.objective.layers[0])])
     rough = visualizer.with_steps(_SCALE_STEPS)
-    scale = abs(float(rough.measure([target.objective], rough([target.objective]))[0]))
+    scale = abs(float(rough.measure([target.objective], rough([target.objective]).pictures)[0]))
     goal = target.objective + (weight * scale) * diversity(target.objective.layers[0])
     return [VisualizationTarget(f"{target.label} {chr(97 + i)}", goal) for i in range(count)]
 

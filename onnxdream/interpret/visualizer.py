@@ -74,6 +74,19 @@ class StepProgress:
     pictures: int
 
 
+@dataclass(frozen=True)
+class Visualization:
+    """Pictures that maximise objectives.
+
+    Attributes:
+        pictures: Uint8 RGB [n,H,W,3]; of a cancelled run as far as they had come.
+        cancelled: Whether `on_step` returned False.
+    """
+
+    pictures: np.ndarray
+    cancelled: bool = False
+
+
 class Visualizer:
     """Maximises many objectives on one network, with several pictures in a batch and several batches at once.
 
@@ -135,7 +148,7 @@ class Visualizer:
         start: np.ndarray | None = None,
         on_step: Callable[[StepProgress], bool | None] | None = None,
         on_picture: Callable[[int, np.ndarray], None] | None = None,
-    ) -> np.ndarray:
+    ) -> Visualization:
         """Make a picture for each objective.
 
         Args:
@@ -147,7 +160,7 @@ class Visualizer:
             on_picture: Called with the position of each picture and the picture, as soon as it is finished.
 
         Returns:
-            Uint8 RGB [n,H,W,3].
+            The pictures; with `cancelled=True` if `on_step` returned False.
 
         Raises:
             LayerError: A layer or channel does not exist.
@@ -164,12 +177,14 @@ class Visualizer:
         for objective in objectives:
             repeats.append(seen[repr(objective)])
             seen[repr(objective)] += 1
-        stop, lock = threading.Event(), threading.Lock()
+        cancelled, stop, lock = False, threading.Event(), threading.Lock()
         initial = None if start is None else resize(to_batch(start), self.size)[0]
 
         def report(progress: StepProgress) -> None:
+            nonlocal cancelled
             with lock:
                 if on_step is not None and on_step(progress) is False:
+                    cancelled = True
                     stop.set()
 
         def ascend(group: list[int]) -> None:
@@ -187,7 +202,7 @@ class Visualizer:
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
-        return pictures
+        return Visualization(pictures, cancelled)
 
     def measure(self, objectives: Sequence[Objective], pictures: np.ndarray) -> np.ndarray:
         """Evaluate objectives on finished pictures, as the unmodified network gives them.
@@ -374,10 +389,10 @@ def visualize(
     device: str = "auto",
     threads: int = 0,
     on_step: Callable[[StepProgress], bool | None] | None = None,
-) -> np.ndarray:
+) -> Visualization:
     """Make pictures that maximise objectives: what a network's channels look for.
 
-        visualize("squeezenet1_1", [objectives.channel("fire8", c) for c in range(16)])
+        visualize("squeezenet1_1", [objectives.channel("fire8", c) for c in range(16)]).pictures
 
     Args:
         model: A network, or its name or ONNX file, see `load_model`.
@@ -392,7 +407,7 @@ def visualize(
         on_step: Called after each step of each batch. If it returns False, the ascent ends there.
 
     Returns:
-        Uint8 RGB [n,H,W,3].
+        The pictures; with `cancelled=True` if `on_step` returned False.
 
     Raises:
         OptionError: A setting is out of range.

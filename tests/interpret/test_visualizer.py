@@ -168,7 +168,7 @@ def test_what_holds_values_back_leaks_at_both_ends(rectifier: str, tmp_path: Pat
 def test_filters_behind_a_relu6_start(efficientnet: Model, layer: str) -> None:
     goals = [obj.channel(layer, c) for c in range(8)]
     visualizer = Visualizer(efficientnet, size=(64, 64), steps=24)
-    values = visualizer.measure(goals, visualizer(goals))
+    values = visualizer.measure(goals, visualizer(goals).pictures)
     assert (values > 0).sum() >= 6
     assert visualizer.find_inactive(goals, values) == list(np.flatnonzero(values == 0))
 
@@ -177,7 +177,7 @@ def test_a_visualisation_excites_its_channel_more_than_a_photograph(squeezenet: 
     channels = [3, 60, 125, 200]  # 60 and 125 answer to nearly everything
     goals = [obj.channel("fire5", c) for c in channels]
     visualizer = Visualizer(squeezenet, size=(80, 80), steps=64)
-    pictures = visualizer(goals)
+    pictures = visualizer(goals).pictures
     assert pictures.shape == (4, 80, 80, 3)
     assert pictures.dtype == np.uint8
     reached = visualizer.measure(goals, pictures)
@@ -186,7 +186,7 @@ def test_a_visualisation_excites_its_channel_more_than_a_photograph(squeezenet: 
     # Each is for its own channel.
     crossed = visualizer.measure(goals, np.roll(pictures, 1, 0))
     assert (reached > 2 * crossed).all()
-    np.testing.assert_array_equal(visualizer(goals), pictures)
+    np.testing.assert_array_equal(visualizer(goals).pictures, pictures)
 
 
 def test_recipes_signs_and_starts(squeezenet: Model, rocket: np.ndarray) -> None:
@@ -194,12 +194,11 @@ def test_recipes_signs_and_starts(squeezenet: Model, rocket: np.ndarray) -> None
     grey = np.full((1, 48, 48, 3), 128, np.uint8)
     for recipe in ("maco", "pixel"):
         visualizer = Visualizer(squeezenet, recipe=recipe, size=(48, 48), steps=40)
-        assert visualizer.measure([goal], visualizer([goal])) > 2 * visualizer.measure(
-            [goal], visualizer.with_steps(1)([goal])
-        )
+        pictures, begun = visualizer([goal]).pictures, visualizer.with_steps(1)([goal]).pictures
+        assert visualizer.measure([goal], pictures) > 2 * visualizer.measure([goal], begun)
     visualizer = Visualizer(squeezenet.with_leaky_rectifiers(("fire3",)), size=(48, 48), steps=40)
-    assert visualizer.measure([-goal], visualizer([-goal])) > visualizer.measure([-goal], grey)
-    near = Visualizer(squeezenet, size=(48, 48), steps=1)([goal], start=rocket)[0]
+    assert visualizer.measure([-goal], visualizer([-goal]).pictures) > visualizer.measure([-goal], grey)
+    near = Visualizer(squeezenet, size=(48, 48), steps=1)([goal], start=rocket).pictures[0]
     small = resize(to_batch(rocket), (48, 48))[0].transpose(1, 2, 0)
     assert np.corrcoef(near.ravel(), small.ravel())[0, 1] > 0.9
 
@@ -212,7 +211,7 @@ def test_diverse_pictures_of_one_channel_differ(squeezenet: Model) -> None:
     unlike = [w.objective for w in diverse_targets(visualizer, VisualizationTarget("7", goal), 3, weight=2)]
     measure = obj.diversity("fire4")
     apart, alike = (
-        float(visualizer.measure([measure] * 3, visualizer(goals)).mean()) for goals in (unlike, [goal] * 3)
+        float(visualizer.measure([measure] * 3, visualizer(goals).pictures).mean()) for goals in (unlike, [goal] * 3)
     )
     assert apart > alike + 0.02
 
@@ -222,7 +221,8 @@ def test_flattened_places_have_one_size(tmp_path: Path) -> None:
     model = onnxdream.load_model(tmp_path / "fixed.onnx")
     assert [model.fixed_input_size([layer]) for layer in ("a", "flat", "out")] == [None, None, (48, 64)]
     assert [model.fixed_input_size([layer], channels=True) for layer in ("a", "flat")] == [None, (48, 64)]
-    assert onnxdream.visualize(model, obj.channel("flat", 1500), size=(48, 64), steps=2).shape == (1, 48, 64, 3)
+    made = onnxdream.visualize(model, obj.channel("flat", 1500), size=(48, 64), steps=2)
+    assert made.pictures.shape == (1, 48, 64, 3)
     with pytest.raises(PictureError, match="only pictures of 64x48"):
         onnxdream.visualize(model, obj.channel("flat", 1500), size=32, steps=2)
     nodes = [*conv("x", "a", strides=[8, 8]), node("Flatten", ["a"], "flat"), node("GlobalAveragePool", ["a"], "mean")]
@@ -238,12 +238,14 @@ def test_flattened_places_have_one_size(tmp_path: Path) -> None:
 
 def test_large_pictures_are_climbed_a_few_at_a_time(squeezenet: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     goals = [obj.channel("fire4", c) for c in range(6)]
-    together = Visualizer(squeezenet, size=(64, 64), steps=4)(goals)
+    together = Visualizer(squeezenet, size=(64, 64), steps=4)(goals).pictures
     steps: list[StepProgress] = []
     monkeypatch.setattr("onnxdream.interpret.visualizer._MEMORY_LIMIT", 8 * 2**20)
     few = Visualizer(squeezenet, size=(64, 64), steps=4, threads=4)
     finished: dict[int, np.ndarray] = {}
-    np.testing.assert_array_equal(few(goals, on_step=steps.append, on_picture=finished.__setitem__), together)
+    made = few(goals, on_step=steps.append, on_picture=finished.__setitem__)
+    np.testing.assert_array_equal(made.pictures, together)
+    assert not made.cancelled
     assert max(step.pictures for step in steps) == 1
     assert sorted(finished) == list(range(6))
     np.testing.assert_array_equal(finished[3], together[3])
@@ -258,7 +260,7 @@ def test_a_gradient_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
 
 def test_diverse_pictures_from_one_start_differ(squeezenet: Model, rocket: np.ndarray) -> None:
     goals = [obj.channel("fire3", 7) + obj.diversity("fire3")] * 2
-    first, second = Visualizer(squeezenet, size=(48, 48), steps=4)(goals, start=rocket).astype(np.float32)
+    first, second = Visualizer(squeezenet, size=(48, 48), steps=4)(goals, start=rocket).pictures.astype(np.float32)
     assert 1 < np.abs(first - second).mean() < 20
 
 
@@ -269,8 +271,12 @@ def test_stopping_and_progress(squeezenet: Model) -> None:
         seen.append((progress.step, progress.pictures))
         return progress.step < 3
 
-    onnxdream.visualize(squeezenet, obj.channel("conv1", 1), size=32, steps=50, on_step=on_step)
+    made = onnxdream.visualize(squeezenet, obj.channel("conv1", 1), size=32, steps=50, on_step=on_step)
     assert seen == [(1, 1), (2, 1), (3, 1)]
+    assert made.cancelled
+    reached = onnxdream.visualize(squeezenet, obj.channel("conv1", 1), size=32, steps=3)
+    assert not reached.cancelled
+    np.testing.assert_array_equal(made.pictures, reached.pictures)
 
 
 def test_what_cannot_be_is_said(squeezenet: Model) -> None:
@@ -338,7 +344,7 @@ def test_visualisations_exceed_photographs_and_hold_under_moves(
     left = {}
     for recipe in ("fourier", "pixel"):
         visualizer = Visualizer(model, recipe=recipe, size=(112, 112), steps=96)
-        pictures = visualizer(goals)
+        pictures = visualizer(goals).pictures
         reached = visualizer.measure(goals, pictures)
         assert (reached > natural).all()
         batch = pictures.transpose(0, 3, 1, 2).astype(np.float32)
