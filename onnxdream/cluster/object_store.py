@@ -21,8 +21,8 @@ class ObjectStoreFiles:
 
     Args:
         files: the files by the names that they get there.
-        purpose: what they are for. The same purpose gives the same folder, so what a killed driver left behind is found
-            and deleted by the next.
+        purpose: what they are for. The same purpose gives the same folder, so the next driver finds and deletes what a
+            killed one left behind.
     """
 
     def __init__(self, files: dict[str, Path], purpose: str) -> None:

@@ -1,6 +1,6 @@
-"""Independent pieces of work spread over a Ray cluster; lost pieces are retried.
+"""Independent tasks spread over a Ray cluster; lost tasks are retried.
 
-A piece may be done twice, so one that writes files must write them under a name of its own and then rename them. The
+A task may run twice, so one that writes files must write them under a name of its own and then rename them. The
 machines of the cluster need the same version of onnxdream installed.
 """
 
@@ -26,19 +26,24 @@ log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-ReportProgress = Callable[[int], None]  # called with how much of its piece a worker has done, in any unit
+ReportProgress = Callable[[int], None]  # called with how much of its task a worker has done, in any unit
 
-_MAX_FAILED = 3  # pieces; after that no more are begun
-_MAX_LOST = 20  # times one piece may be lost with its worker
+_MAX_FAILED = 3  # tasks; after that no more are started
+_MAX_LOST = 20  # times one task may be lost with its worker
 _INTERVAL = 0.5  # seconds between progress reports
 
 
 @dataclass(frozen=True)
 class ClusterProgress:
-    """What the cluster is doing at this moment."""
+    """What the cluster is doing at this moment.
 
-    workers: int  # at work
-    amount: int  # sum of what they report as done of the pieces in hand
+    Attributes:
+        workers: How many are at work.
+        amount: The sum of what they report as done of their present tasks.
+    """
+
+    workers: int
+    amount: int
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,10 @@ class RayCluster:
     Args:
         address: "auto" (the cluster this machine belongs to, or $RAY_ADDRESS), host:port of the head of a cluster this
             machine belongs to, or ray://host:port of any cluster.
-        workers: the most pieces in hand at once; as many as fit if None.
-        cpus_per_worker: cores for each piece, at least 1.
-        gpus_per_worker: GPUs for each piece: a fraction below 1, or an integer.
-        retries: how often a failed piece is retried. One whose worker or node dies is retried more often.
+        workers: the most tasks submitted at once; as many as keep every worker busy if None.
+        cpus_per_worker: cores for each task, at least 1.
+        gpus_per_worker: GPUs for each task: a fraction below 1, or an integer.
+        retries: how often a failed task is retried. One whose worker or node dies is retried more often.
 
     Raises:
         OptionError: a setting is out of range.
@@ -114,23 +119,27 @@ class RayCluster:
     ) -> Generator[tuple[Item, Result], None, None]:
         """Yield (item, `work(item, report)`) for each item, in the order they are finished.
 
-        If `on_progress` returns False, or the generator is closed early, the pieces in hand are abandoned.
+        If `on_progress` returns False, or the generator is closed early, the submitted tasks are cancelled.
 
         Args:
-            work: the function. It is sent to each worker process once and keeps its state there between items.
-            items: may be found while the first are being worked on.
-            on_progress: called about twice a second. If it returns False, the generator ends.
+            work: the function. It is sent to each worker process once and keeps its state there between items. `report`
+                takes how much of the item is done, in any unit.
+            items: what to call it with; they may be found while the first are being worked on.
+            on_progress: called about twice a second. If it returns False, the generator ends without an error.
+
+        Yields:
+            An item and what `work` returned for it.
 
         Raises:
             ClusterError: some items failed too often. It is raised after all other items and names them by their str();
-                its cause is the group of their errors. After three such items no more are begun.
+                its cause is the group of their errors. After three such items no more are started.
         """
         with self.connected() as ray:
             run = _Map(self, ray, work, iter(items), on_progress)
             try:
                 yield from run.results()
             finally:
-                run.abandon()
+                run.cancel_tasks()
             if not run.cancelled:
                 run.check()
 
@@ -148,11 +157,13 @@ class RayCluster:
             ClusterError: it failed on a node.
         """
         with self.connected() as ray:
-            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
             task = ray.remote(function)
             calls = [
-                task.options(num_cpus=0, scheduling_strategy=On(node["NodeID"], soft=True)).remote(*arguments)
+                task.options(
+                    num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
+                ).remote(*arguments)
                 for node in self._nodes(ray)
             ]
             if not calls:
@@ -162,7 +173,7 @@ class RayCluster:
             try:
                 return list(ray.get(calls))
             except ray.exceptions.RayError as error:
-                raise ClusterError(f"a node of the cluster fails: {_cause(error)}") from error
+                raise ClusterError(f"a node of the cluster failed: {_cause(error)}") from error
 
     def _nodes(self, ray: Any) -> list[dict[str, Any]]:
         return [node for node in ray.nodes() if node["Alive"] and self._capacity(node)]
@@ -186,7 +197,7 @@ class RayCluster:
 
 
 @dataclass
-class _Piece(Generic[Item]):
+class _Task(Generic[Item]):
     """An item and how often it has failed."""
 
     number: int
@@ -204,22 +215,22 @@ class _Map(Generic[Item, Result]):
     work: Callable[[Item, ReportProgress], Result]
     items: Iterator[Item]
     on_progress: Callable[[ClusterProgress], bool | None]
-    failed: list[tuple[_Piece[Item], OnnxDreamError]] = field(default_factory=list)
+    failed: list[tuple[_Task[Item], OnnxDreamError]] = field(default_factory=list)
     cancelled: bool = False  # `on_progress` returned False
 
     def __post_init__(self) -> None:
         cluster, ray = self.cluster, self.ray
         self._work = ray.put(self.work)
         self._amounts = ray.remote(_Amounts).options(num_cpus=0, max_restarts=-1).remote()
-        self._task = ray.remote(_work_on).options(
+        self._remote = ray.remote(_run_task).options(
             num_cpus=cluster.cpus_per_worker,
             num_gpus=cluster.gpus_per_worker,
             max_retries=0,  # counted here
             scheduling_strategy="SPREAD",
         )
-        self._pending: dict[Any, _Piece[Item]] = {}
-        self._to_retry: deque[_Piece[Item]] = deque()
-        self._began = 0
+        self._pending: dict[Any, _Task[Item]] = {}
+        self._to_retry: deque[_Task[Item]] = deque()
+        self._submitted = 0
         self._exhausted = False
         if not cluster.room(ray):
             cluster.warn_no_room()
@@ -228,7 +239,7 @@ class _Map(Generic[Item, Result]):
         """Yield the results until all items are done or `on_progress` returns False."""
         query: Any = None
         while not self.cancelled:
-            self._begin()
+            self._submit_tasks()
             if not self._pending:
                 return
             ready, _ = self.ray.wait(list(self._pending), timeout=_INTERVAL)
@@ -236,12 +247,12 @@ class _Map(Generic[Item, Result]):
                 yield from self._finished(call, self._pending.pop(call))
             query = self._report(query)
 
-    def _begin(self) -> None:
-        """Submit pieces until twice as many are in hand as there is room for, so that no worker waits."""
+    def _submit_tasks(self) -> None:
+        """Submit tasks until there are twice as many as there is room for, so that no worker waits."""
         most = self.cluster.workers or max(2, 2 * self.cluster.room(self.ray))
         while len(self._pending) < most:
             if self._to_retry:
-                piece = self._to_retry.popleft()
+                task = self._to_retry.popleft()
             elif self._exhausted or len(self.failed) >= _MAX_FAILED:
                 return
             else:
@@ -250,31 +261,31 @@ class _Map(Generic[Item, Result]):
                 except StopIteration:
                     self._exhausted = True
                     return
-                piece = _Piece(self._began, item)
-                self._began += 1
+                task = _Task(self._submitted, item)
+                self._submitted += 1
             references = [self._work, self._amounts]  # in a list, so that Ray passes the references themselves
-            call = self._task.remote(references, piece.number, piece.item, self.cluster.cpus_per_worker)
-            self._pending[call] = piece
+            call = self._remote.remote(references, task.number, task.item, self.cluster.cpus_per_worker)
+            self._pending[call] = task
 
-    def _finished(self, call: Any, piece: _Piece[Item]) -> Iterator[tuple[Item, Result]]:
+    def _finished(self, call: Any, task: _Task[Item]) -> Iterator[tuple[Item, Result]]:
         errors = self.ray.exceptions
         try:
             result = self.ray.get(call)
         except (errors.RayTaskError, errors.RayError) as error:
             cause = _cause(error)
             if isinstance(error, errors.RayTaskError):
-                piece.failures += 1
+                task.failures += 1
             else:
-                piece.losses += 1
-            if piece.failures > self.cluster.retries or piece.losses > _MAX_LOST:
-                self.failed.append((piece, cause))
+                task.losses += 1
+            if task.failures > self.cluster.retries or task.losses > _MAX_LOST:
+                self.failed.append((task, cause))
             else:
-                self._to_retry.append(piece)
-                log.warning(f"{piece.item}: {cause}; it is retried")
+                self._to_retry.append(task)
+                log.warning(f"{task.item}: {cause}; it is retried")
             return
         finally:
-            self._amounts.forget.remote(piece.number)
-        yield piece.item, result
+            self._amounts.forget.remote(task.number)
+        yield task.item, result
 
     def _report(self, query: Any) -> Any:
         """Report the progress if the last query has been answered; return the next query."""
@@ -290,8 +301,8 @@ class _Map(Generic[Item, Result]):
             self.cancelled = self.on_progress(ClusterProgress(len(amounts), sum(amounts.values()))) is False
         return self._amounts.amounts.remote()
 
-    def abandon(self) -> None:
-        """Cancel the pieces in hand."""
+    def cancel_tasks(self) -> None:
+        """Cancel the submitted tasks."""
         if not self.ray.is_initialized():
             return  # any call would start a new cluster
         for call in self._pending:
@@ -301,32 +312,32 @@ class _Map(Generic[Item, Result]):
             self.ray.kill(self._amounts)
 
     def check(self) -> None:
-        """Raise ClusterError if pieces have failed."""
+        """Raise ClusterError if tasks have failed."""
         if not self.failed:
             return
-        reasons = (f"{piece.item} failed {piece.failures + piece.losses} times: {e}" for piece, e in self.failed)
-        causes = ExceptionGroup("pieces of the work failed", [error for _, error in self.failed])
+        reasons = (f"{task.item} failed {task.failures + task.losses} times: {e}" for task, e in self.failed)
+        causes = ExceptionGroup("tasks failed", [error for _, error in self.failed])
         raise ClusterError("; ".join(reasons)) from causes
 
 
 class _Amounts:
-    """An actor that knows how much of each piece in hand is done."""
+    """An actor that knows how much of each running task is done."""
 
     def __init__(self) -> None:
-        self._by_piece: dict[int, int] = {}
+        self._by_task: dict[int, int] = {}
 
     def note(self, number: int, amount: int) -> None:
-        self._by_piece[number] = amount
+        self._by_task[number] = amount
 
     def forget(self, number: int) -> None:
-        self._by_piece.pop(number, None)
+        self._by_task.pop(number, None)
 
     def amounts(self) -> dict[int, int]:
-        return self._by_piece
+        return self._by_task
 
 
-def _work_on(references: list[Any], number: int, item: Any, cpus: int) -> Any:
-    """Do one piece of work, in a worker process of the cluster."""
+def _run_task(references: list[Any], number: int, item: Any, cpus: int) -> Any:
+    """Run one task, in a worker process of the cluster."""
     work, amounts = references
     limit_threads(cpus)
     cv2.setNumThreads(cpus)
@@ -339,11 +350,11 @@ def _work_on(references: list[Any], number: int, item: Any, cpus: int) -> Any:
             amounts.note.remote(number, amount)
 
     report(0)
-    return _fetched(work)(item, report)
+    return _fetch_work(work)(item, report)
 
 
 @functools.lru_cache(maxsize=1)
-def _fetched(reference: Any) -> Any:
+def _fetch_work(reference: Any) -> Any:
     return ray_module().get(reference)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -251,7 +252,7 @@ def test_a_pipe_is_one_segment() -> None:
     assert [begins_segment(cut) for cut in (True, False, True)] == [True, False, False]
 
 
-def test_lost_pieces_are_done_again_and_failing_ones_reported(cluster: Any, tmp_path: Path) -> None:
+def test_lost_tasks_are_retried_and_failing_ones_reported(cluster: Any, tmp_path: Path) -> None:
     def work(number: int, report: Any) -> int:
         if number == 2 and not (tmp_path / "died").exists():
             (tmp_path / "died").touch()
@@ -281,6 +282,23 @@ def test_progress_tells_who_is_at_work(cluster: Any) -> None:
         list(RayCluster(cluster.address).map(work, range(2), on_progress=seen.append))
     assert max(progress.workers for progress in seen) == 2
     assert max(progress.amount for progress in seen) > 10
+
+
+def test_the_work_ends_when_the_callback_returns_false(cluster: Any) -> None:
+    def work(number: int, report: Any) -> int:
+        report(1)
+        time.sleep(0.3)
+        return number
+
+    told: list[ClusterProgress] = []
+
+    def stop(progress: ClusterProgress) -> bool:
+        told.append(progress)
+        return len(told) < 3
+
+    results = list(RayCluster(cluster.address).map(work, itertools.count(), on_progress=stop))
+    assert len(told) == 3
+    assert sorted(results) == [(n, n) for n in sorted(n for n, _ in results)]
 
 
 def test_no_more_at_once_than_asked_for(cluster: Any, tmp_path: Path) -> None:
