@@ -20,8 +20,8 @@ class ObjectStoreFiles:
     Created where the files are, while connected. Anywhere in the cluster, `unpack` writes them into a folder.
 
     Args:
-        files: the files by the names that they get there.
-        purpose: what they are for. The same purpose gives the same folder, so the next driver finds and deletes what a
+        files: The files by the names that they get there.
+        purpose: What they are for. The same purpose gives the same folder, so the next driver finds and deletes what a
             killed one left behind.
     """
 

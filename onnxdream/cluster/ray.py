@@ -53,13 +53,13 @@ class RayCluster:
     Args:
         address: "auto" (the cluster this machine belongs to, or $RAY_ADDRESS), host:port of the head of a cluster this
             machine belongs to, or ray://host:port of any cluster.
-        workers: the most tasks submitted at once; as many as keep every worker busy if None.
-        cpus_per_worker: cores for each task, at least 1.
+        workers: The most tasks submitted at once; as many as keep every worker busy if None.
+        cpus_per_worker: Cores for each task, at least 1.
         gpus_per_worker: GPUs for each task: a fraction below 1, or an integer.
-        retries: how often a failed task is retried. One whose worker or node dies is retried more often.
+        retries: How often a failed task is retried. One whose worker or node dies is retried more often.
 
     Raises:
-        OptionError: a setting is out of range.
+        OptionError: A setting is out of range.
     """
 
     address: str = "auto"
@@ -122,16 +122,16 @@ class RayCluster:
         If `on_progress` returns False, or the generator is closed early, the submitted tasks are cancelled.
 
         Args:
-            work: the function. It is sent to each worker process once and keeps its state there between items. `report`
+            work: The function. It is sent to each worker process once and keeps its state there between items. `report`
                 takes how much of the item is done, in any unit.
-            items: what to call it with; they may be found while the first are being worked on.
-            on_progress: called about twice a second. If it returns False, the generator ends without an error.
+            items: What to call it with; they may be found while the first are being worked on.
+            on_progress: Called about twice a second. If it returns False, the generator ends without an error.
 
         Yields:
             An item and what `work` returned for it.
 
         Raises:
-            ClusterError: some items failed too often. It is raised after all other items and names them by their str();
+            ClusterError: Some items failed too often. It is raised after all other items and names them by their str();
                 its cause is the group of their errors. After three such items no more are started.
         """
         with self.connected() as ray:
@@ -147,14 +147,14 @@ class RayCluster:
         """Call a function on each node that has room for a worker; if none has, on the first node that does.
 
         Args:
-            function: the function.
-            *arguments: its arguments.
+            function: The function.
+            *arguments: Its arguments.
 
         Returns:
             What it returned on each node.
 
         Raises:
-            ClusterError: it failed on a node.
+            ClusterError: It failed on a node.
         """
         with self.connected() as ray:
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

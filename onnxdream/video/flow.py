@@ -1,4 +1,4 @@
-"""Optical flow between frames: estimating it, warping with it, and knowing where it cannot be trusted.
+"""Optical flow between frames: estimating it, warping with it, and telling where it cannot be trusted.
 
 A flow [H,W,2] float32 holds (dx, dy) in pixels: pixel (x, y) of the first picture is found at (x + dx, y + dy) in the
 second.
@@ -26,11 +26,19 @@ METHODS = (*_DIS, "farneback", "none")
 
 
 def estimator(method: str, *, rough: bool = False) -> Estimator:
-    """The function (first, second grey uint8 [H,W]) -> flow [H,W,2] for a method's name.
+    """Choose a way to estimate the flow.
 
-    dis-*: dense inverse search (Kroeger et al. 2016); farneback: polynomial expansion (Farnebäck 2003); none: no
-    motion. A `rough` one takes half the time where there is a faster way, and is good enough to tell what is
-    occluded. Raises OptionError for an unknown name.
+    Args:
+        method: "dis-ultrafast", "dis-fast" or "dis-medium" (dense inverse search, Kroeger et al. 2016), "farneback"
+            (polynomial expansion, Farnebäck 2003), or "none" (no motion).
+        rough: Whether to take half the time if there is a faster way. The flow is then good enough to tell what is
+            occluded.
+
+    Returns:
+        The function (first, second) -> flow; pictures are grey uint8 [H,W], the flow is float32 [H,W,2].
+
+    Raises:
+        OptionError: There is no such method.
     """
     if method in _DIS:
         search = cv2.DISOpticalFlow.create(_DIS[method])
@@ -40,7 +48,7 @@ def estimator(method: str, *, rough: bool = False) -> Estimator:
             search.setVariationalRefinementIterations(2)
 
         def dis(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-            flow = search.calc(_at_least(_DIS_LEAST, first), _at_least(_DIS_LEAST, second), None)  # type: ignore[call-overload]
+            flow = search.calc(_pad_to(_DIS_LEAST, first), _pad_to(_DIS_LEAST, second), None)  # type: ignore[call-overload]
             return np.ascontiguousarray(flow[: first.shape[0], : first.shape[1]])
 
         return dis
@@ -53,15 +61,24 @@ def estimator(method: str, *, rough: bool = False) -> Estimator:
     raise OptionError(f"unknown flow method {method!r}; methods are {', '.join(METHODS)}")
 
 
-def _at_least(side: int, picture: np.ndarray) -> np.ndarray:
+def _pad_to(side: int, picture: np.ndarray) -> np.ndarray:
     """`picture` [H,W], its edge repeated below and to the right where it is smaller than `side`."""
     down, right = (max(0, side - length) for length in picture.shape)
     return cv2.copyMakeBorder(picture, 0, down, 0, right, cv2.BORDER_REPLICATE) if down or right else picture
 
 
 def warp(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """`picture` [H,W] or [H,W,C] sampled where `flow` [H,W,2] points, cubic, so that texture carried along for many
-    frames does not blur away; outside of it, its edge.
+    """Move a picture along a flow.
+
+    The interpolation is cubic, so that texture carried along for many frames does not blur away.
+
+    Args:
+        picture: The second picture, uint8 or float32 [H,W] or [H,W,C].
+        flow: Float32 [H,W,2] from the first picture to the second.
+
+    Returns:
+        The second picture as the first sees it, of its shape and type. Where the flow leaves the picture, its edge is
+        repeated.
     """
     height, width = flow.shape[:2]
     places = flow + _grid(height, width)
@@ -75,11 +92,19 @@ def _grid(height: int, width: int) -> np.ndarray:
 
 
 def visible(flow: np.ndarray, reverse: np.ndarray, *, spacing: int = 1) -> np.ndarray:
-    """Where `flow` [H,W,2] can be trusted, as uint8 [H,W]: 255 there, 0 elsewhere. `reverse` is the flow the other way.
+    """Tell where a flow can be trusted, as in Ruder et al. 2016.
 
-    Not trusted: what leaves the frame; what is occluded, |w + ŵ|² >= 0.01 (|w|² + |ŵ|²) + 0.5 with ŵ the reverse flow
-    at the target (Sundaram et al. 2010, eq. 5); motion boundaries, |∇u|² + |∇v|² > 0.01 |w|² + 0.002 (eq. 6), as in
-    Ruder et al. 2016. Looked at on a grid of so many pixels' `spacing`.
+    Not trusted are places that leave the frame; occlusions, |w + ŵ|² >= 0.01 (|w|² + |ŵ|²) + 0.5 with ŵ the reverse
+    flow at the place that w points to (Sundaram et al. 2010, eq. 5); and motion boundaries,
+    |∇u|² + |∇v|² > 0.01 |w|² + 0.002 (eq. 6).
+
+    Args:
+        flow: Float32 [H,W,2].
+        reverse: The flow the other way, float32 [H,W,2].
+        spacing: Pixels between the places that are examined.
+
+    Returns:
+        uint8 [H,W]: 255 where the flow can be trusted, 0 elsewhere.
     """
     full = flow.shape[1::-1]
     width, height = (-(-length // spacing) for length in full)
@@ -103,22 +128,34 @@ def _length2(flow: np.ndarray) -> np.ndarray:
 
 
 def soften(mask: np.ndarray, radius: int = 2) -> np.ndarray:
-    """A uint8 mask as float32 [H,W] in 0..1, shrunk a little and blurred, so that no edge of it shows."""
+    """Shrink a mask a little and blur it, so that no edge of it shows.
+
+    Args:
+        mask: Uint8 [H,W] in 0..255.
+        radius: Of the blur, in pixels.
+
+    Returns:
+        float32 [H,W] in 0..1.
+    """
     size = 2 * radius + 1
     shrunk = cv2.erode(mask, np.ones((3, 3), np.uint8))
     return cv2.GaussianBlur(shrunk.astype(np.float32) / 255, (size, size), 0)
 
 
 def grey(frame: np.ndarray) -> np.ndarray:
-    """Luminance uint8 [H,W] of an RGB frame, uint8 or float in 0..255."""
+    """The luminance, uint8 [H,W], of an RGB frame [H,W,3], uint8 or float32 in 0..255."""
     return cv2.cvtColor(cv2.convertScaleAbs(frame), cv2.COLOR_RGB2GRAY)
 
 
 class CutDetector:
-    """Tells scene cuts: the picture has changed more than its own motion and its recent changes explain.
+    """Detects scene cuts: the picture changes more than its motion and its recent changes explain.
 
-    The change is the mean absolute difference of small pictures in HSV and luminance, as in PySceneDetect's content
-    detector, over that of the last few frames, as in its adaptive one.
+    The change is the mean absolute difference of small pictures in hue, saturation and value, as in PySceneDetect's
+    content detector, compared with that of the last few frames, as in its adaptive one.
+
+    Args:
+        threshold: The least change of a cut, in 0..255.
+        ratio: The least change of a cut, as a multiple of the mean of the last few.
     """
 
     def __init__(self, threshold: float = 22.0, ratio: float = 2.2) -> None:
@@ -142,13 +179,13 @@ class CutDetector:
         return cut
 
     def state(self) -> dict[str, np.ndarray]:
-        """What it remembers, as arrays."""
+        """What it remembers, as arrays for `restored`."""
         last = np.zeros((0, 0, 3), np.int16) if self._last is None else self._last
         return {"cut_last": last, "cut_recent": np.array(self._recent, np.float64)}
 
     @classmethod
     def restored(cls, state: Mapping[str, np.ndarray]) -> CutDetector:
-        """A detector that goes on from a `state`."""
+        """A detector that continues from a `state`."""
         detector = cls()
         detector._last = state["cut_last"] if state["cut_last"].size else None
         detector._recent = [float(v) for v in state["cut_recent"]]

@@ -14,10 +14,18 @@ WHITE = {"uint8": 255.0, "uint16": 65535.0, "float16": 1.0, "float32": 1.0, "flo
 
 
 def as_bgr(frame: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """A frame as BGR [H,W,3], uint8 or float32 in 0..255, and what turns such a picture into the frame's own kind.
+    """Convert a frame to BGR.
 
-    A frame is [H,W] or [H,W,1] grey, [H,W,3] BGR or [H,W,4] BGRA, of uint8, uint16, or floating point in 0..1. Opacity
-    stays as it is. Raises PictureError for anything else; floating point may overshoot 0..1 by half, and is clipped.
+    Args:
+        frame: [H,W] or [H,W,1] grey, [H,W,3] BGR or [H,W,4] BGRA, of uint8, uint16, or floating point in 0..1. The last
+            may overshoot that range by half and is clipped.
+
+    Returns:
+        The frame as BGR [H,W,3], uint8 or float32 in 0..255, and the function that converts such a picture into the
+        frame's own format; it keeps the frame's opacity.
+
+    Raises:
+        PictureError: It is no such frame.
     """
     if not isinstance(frame, np.ndarray):
         raise PictureError(f"a frame is a NumPy array, not {type(frame).__name__}; has the capture ended?")
@@ -52,9 +60,17 @@ def as_bgr(frame: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.nda
 
 
 def as_weight(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """A mask of `size` (height, width), bool, uint8 in 0..255 or floating point in 0..1, as float32 [H,W,1] in 0..1.
+    """Convert a mask to weights.
 
-    Raises PictureError for another size or type, and for NaN.
+    Args:
+        mask: [H,W] or [H,W,1], bool, uint8, uint16, or floating point in 0..1.
+        size: The (height, width) that it must have.
+
+    Returns:
+        float32 [H,W,1] in 0..1.
+
+    Raises:
+        PictureError: It has another size or type, or contains NaN.
     """
     if not isinstance(mask, np.ndarray):
         raise PictureError(f"a mask is a NumPy array, not {type(mask).__name__}")
@@ -70,7 +86,15 @@ def as_weight(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 
 def add(frame: np.ndarray, residual: np.ndarray) -> np.ndarray:
-    """A frame, uint8 or float32, plus a residual of its size, float32 or int16, within 0..255 and of the same type."""
+    """Add a residual to a frame.
+
+    Args:
+        frame: [H,W,3], uint8 or float32 in 0..255.
+        residual: Float32 or int16 [H,W,3].
+
+    Returns:
+        The sum, clipped to 0..255, of the frame's type.
+    """
     if frame.dtype == np.uint8:
         return cv2.add(frame, residual, dtype=cv2.CV_8U)  # rounds and saturates
     total = cv2.add(frame, residual)

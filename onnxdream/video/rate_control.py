@@ -21,20 +21,33 @@ _PATIENCE = 12  # frames between two choices; twice as many before a dearer one
 
 @dataclass(frozen=True)
 class Effort:
-    """How a frame is dreamed."""
+    """How a frame is dreamed.
 
-    size: tuple[int, int]  # (height, width)
-    steps: tuple[int, ...]  # ascent steps in each octave, smallest octave first
+    Attributes:
+        size: (height, width) in pixels.
+        steps: Ascent steps in each octave, smallest octave first.
+    """
+
+    size: tuple[int, int]
+    steps: tuple[int, ...]
 
     def __str__(self) -> str:
         return f"{self.size[1]}x{self.size[0]}, {'+'.join(map(str, self.steps))} steps"
 
     def cost(self, frame: tuple[int, int], octave_scale: float) -> float:
-        """The cost of a frame of size `frame` (height, width), in pixels times ascent steps."""
+        """The cost of a frame.
+
+        Args:
+            frame: Its own (height, width).
+            octave_scale: Ratio between the sizes of two octaves.
+
+        Returns:
+            Pixels times ascent steps.
+        """
         return self.ascent(octave_scale) + _FLOW * math.prod(self.size) + _FRAME * math.prod(frame)
 
     def ascent(self, octave_scale: float) -> float:
-        """The part of the cost that is ascent steps."""
+        """The part of the cost that is ascent steps, in pixels times steps."""
         octaves = sum(n / octave_scale ** (2 * i) for i, n in enumerate(reversed(self.steps)))
         return octaves * math.prod(self.size)
 
@@ -49,10 +62,13 @@ def efforts(
 
     Args:
         size: (height, width) of the best effort.
-        octaves: number of octaves of the best effort.
-        frame_steps: its steps at full size.
-        octave_scale: ratio between the sizes of two octaves.
+        octaves: Number of octaves of the best effort.
+        frame_steps: Its steps at full size.
+        octave_scale: Ratio between the sizes of two octaves.
         smallest: (height, width) that no octave may fall below.
+
+    Returns:
+        At least one effort.
     """
     best = [(1.0, (*[1] * (octaves - 1), frame_steps)), (1.0, (1,) * min(octaves, 3)), (0.8, (1,) * min(octaves, 3))]
     rest = [(scale, (1,) * min(octaves, 2)) for scale in _SIZES]
@@ -71,10 +87,10 @@ class RateControl:
     The effort changes at most every dozen frames.
 
     Args:
-        target_fps: the rate to keep, in frames per second, above 0 and below 1000.
+        target_fps: The rate to keep, in frames per second, above 0 and below 1000.
 
     Raises:
-        OptionError: the rate is out of range.
+        OptionError: The rate is out of range.
     """
 
     def __init__(self, target_fps: float) -> None:
@@ -96,11 +112,25 @@ class RateControl:
         self._recent.clear()
 
     def record(self, seconds: float, cost: float) -> None:
-        """Record how long a frame of this cost took."""
+        """Record how long a frame took.
+
+        Args:
+            seconds: The time.
+            cost: The frame's cost, from `Effort.cost`.
+        """
         self._recent.append(seconds / cost)
 
     def choose(self, options: Sequence[Effort], frame: tuple[int, int], octave_scale: float) -> Effort:
-        """The effort for the next frame of size `frame` (height, width), one of `options` (from `efforts`)."""
+        """Choose the effort for the next frame.
+
+        Args:
+            options: The efforts to choose from, best first (see `efforts`).
+            frame: (height, width) of the frame.
+            octave_scale: Ratio between the sizes of two octaves.
+
+        Returns:
+            One of the options.
+        """
         costs = {option: option.cost(frame, octave_scale) for option in options}
         if self.effort not in costs:
             self.effort = None

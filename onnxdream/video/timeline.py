@@ -27,14 +27,14 @@ def read_timeline(path: Path, settings: Settings) -> list[tuple[Fraction, Settin
     """Read a timeline: a TOML file of `[[at]]` tables, each with a `time` in seconds and the settings that change then.
 
     Args:
-        path: the file.
-        settings: the settings at time 0; each table changes those of the table before.
+        path: The file.
+        settings: The settings at time 0; each table changes those of the table before.
 
     Returns:
         (time in seconds, the settings from then on), in order of time.
 
     Raises:
-        OptionError: the file cannot be read, or something in it is wrong.
+        OptionError: The file cannot be read, or something in it is wrong.
     """
     try:
         tables = tomllib.loads(path.read_text()).get("at", [])
@@ -64,14 +64,14 @@ class Timeline:
     All are built at once, so that a mistake in one is found before any work.
 
     Args:
-        settings: the settings at time 0.
-        path: a file for `read_timeline`; None if the settings never change.
-        max_memory: bytes a dream may take before it is split into tiles.
-        device: what to dream on, see `Dreamer`.
+        settings: The settings at time 0.
+        path: A file for `read_timeline`; None if the settings never change.
+        max_memory: Bytes a dream may take before it is split into tiles.
+        device: What to dream on, see `Dreamer`.
         threads: CPU threads, 0 for one per core.
 
     Raises:
-        OptionError: a setting is wrong, or not for video.
+        OptionError: A setting is wrong, or not for video.
     """
 
     def __init__(self, settings: Settings, path: Path | None, *, max_memory: int, device: str, threads: int) -> None:

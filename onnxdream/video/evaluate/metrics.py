@@ -16,15 +16,25 @@ from ..flow import CutDetector, estimator, grey, visible, warp
 
 @dataclass(frozen=True)
 class Metrics:
-    """The metrics of one dreamed video against its source."""
+    """The metrics of one dreamed video against its source.
+
+    Attributes:
+        frames: How many frames were compared.
+        warp_error: The warp error of the dream, in squared RGB 0..1 (see `compare`).
+        source_warp_error: The source's own, caused by noise, water and the like.
+        flicker: Mean absolute change per frame, in 0..255, where the source stands still, beyond the source's own.
+        strength: Mean of the objective.
+        color_drift: CIE ΔE between the mean colours of dream minus source in the first and the last tenth.
+        brightness_drift: The same in L* alone, signed: positive if the dream grows brighter.
+    """
 
     frames: int
-    warp_error: float  # E_warp of the video
-    source_warp_error: float  # the source's own, of noise, water and the like
-    flicker: float  # mean absolute change per frame where the source stands still, beyond the source's own
-    strength: float  # mean objective
-    color_drift: float  # CIE ΔE between the mean colours of dream minus source in the first and the last tenth
-    brightness_drift: float  # the same in L* alone, signed: positive means it grows brighter
+    warp_error: float
+    source_warp_error: float
+    flicker: float
+    strength: float
+    color_drift: float
+    brightness_drift: float
 
     @property
     def excess(self) -> float:
@@ -50,8 +60,8 @@ def compare(
 
     Args:
         pairs: (source, dream) for each frame, RGB float32 [H,W,3] in 0..255.
-        measure: gives the objective of a dreamed frame; without it the strength is NaN.
-        flow: the optical flow, one of `flow.METHODS`.
+        measure: Gives the objective of a dreamed frame; without it the strength is NaN.
+        flow: The optical flow, one of `flow.METHODS`.
 
     Returns:
         The metrics; NaN where no frame allows one.

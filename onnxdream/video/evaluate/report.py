@@ -26,17 +26,17 @@ def measure_videos(
     """Measure dreamed videos against their source.
 
     Args:
-        source: the video the dreams were made from.
-        dreams: the dreamed videos.
-        given: model and layers of the objective that measures the strength. If empty, it is the one stored in the first
+        source: The video the dreams were made from.
+        dreams: The dreamed videos.
+        given: Model and layers of the objective that measures the strength. If empty, it is the one stored in the first
             dream that has one.
-        device: what to run the network on, see `Dreamer`.
+        device: What to run the network on, see `Dreamer`.
 
     Returns:
         The metrics (`Metrics.as_dict`) of each dream, by its name.
 
     Raises:
-        VideoError: a video cannot be read, or a dream does not have the size and the frames of the source.
+        VideoError: A video cannot be read, or a dream does not have the size and the frames of the source.
     """
     settings = Settings().updated(given or _stored(dreams), "option")
     model = load_model(settings.model)
@@ -61,7 +61,7 @@ def _stored(dreams: list[str]) -> dict[str, Any]:
 
 def _pairs(source: str, dream: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (source, dream) for each frame of a dream."""
-    start, end = _part(dream)
+    start, end = _time_range(dream)
     with open_source(source) as first, open_source(dream) as second:
         if (first.info.width, first.info.height) != (second.info.width, second.info.height):
             raise VideoError(
@@ -80,7 +80,7 @@ def _pairs(source: str, dream: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             raise VideoError(f"{dream}: has no frames")
 
 
-def _part(dream: str) -> tuple[Fraction | None, Fraction | None]:
+def _time_range(dream: str) -> tuple[Fraction | None, Fraction | None]:
     """The start and end in seconds that a dream was made with, if it stores them."""
     try:
         stored = read_video_settings(Path(dream))
@@ -101,12 +101,13 @@ def plot_metrics(path: Path, videos: Mapping[str, Mapping[str, float]]) -> None:
     """Draw a bar chart of each metric, one bar per video.
 
     Args:
-        path: a PNG.
-        videos: what `measure_videos` returned.
+        path: A PNG.
+        videos: What `measure_videos` returned.
 
     Raises:
         OptionError: `path` is no .png.
-        OutputError: it cannot be written.
+        OutputError: Its folder does not exist.
+        WriteError: It cannot be written.
     """
     check_chart(path)
     names = ("excess", "flicker", "strength", "color_drift")

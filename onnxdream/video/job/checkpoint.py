@@ -1,7 +1,7 @@
 """The folder of an unfinished video job: finished segments, the states to continue from, and a manifest.
 
 The manifest has one JSON line for the job and one for each finished segment, in the order they were finished. A line
-counts once it is written whole. It names only files that are on the disk by then, with a digest of each.
+counts once all of it is written. The files that it names are on the disk by then; it has a digest of each.
 """
 
 from __future__ import annotations
@@ -103,11 +103,17 @@ _HEADER, _SEGMENT = TypeAdapter(dict[str, Any]), TypeAdapter(Segment)
 
 @dataclasses.dataclass
 class Manifest:
-    """What a manifest says."""
+    """What a manifest says.
 
-    job: dict[str, Any] | None = None  # None if there is no manifest
-    segments: list[Segment] = dataclasses.field(default_factory=list)  # ordered by their files' names
-    damaged: bool = False  # some lines cannot be read
+    Attributes:
+        job: The record of the job, from this or an earlier version; None if there is none.
+        segments: The finished segments, ordered by their files' names.
+        damaged: Whether some lines cannot be read.
+    """
+
+    job: dict[str, Any] | None = None
+    segments: list[Segment] = dataclasses.field(default_factory=list)
+    damaged: bool = False
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -161,7 +167,12 @@ class FramesDigest:
 
 
 def same_frames(segments: list[Segment], frames: Iterator[VideoFrame]) -> bool:
-    """Whether `frames` begin with the frames that `segments` were made from."""
+    """Whether a source still has the frames that segments were made from.
+
+    Args:
+        segments: The segments.
+        frames: The source's frames from the beginning of the job on.
+    """
     for segment in segments:
         digest = FramesDigest()
         try:
@@ -177,7 +188,7 @@ def same_frames(segments: list[Segment], frames: Iterator[VideoFrame]) -> bool:
 def source_stamp(source: str | Path) -> list[str]:
     """The source's name and a digest of its files' names, sizes and times, to tell cheaply whether it may have changed.
 
-    Two sources of one stamp are taken for the same; whether one of another stamp has changed, its frames tell.
+    Sources of equal stamps are taken for the same. If a stamp differs, the frames tell whether the source has changed.
     """
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in source_files(source)]
     return [str(source), hashlib.blake2b(repr(stats).encode(), digest_size=16).hexdigest()]
@@ -209,18 +220,18 @@ class Checkpoint:
         """Open the checkpoint of `target`, with the segments that are finished and whole.
 
         Args:
-            target: the job's result; the folder lies beside it.
-            job: what identifies the job.
-            resume: whether to continue an unfinished job; otherwise its folder is emptied.
-            chain: each segment continues from the state after the one before, so whatever follows a damaged segment is
-                lost too.
-            unchanged: tells whether the source's frames are still those that the given segments were made from. Called
+            target: The job's result; the folder lies beside it.
+            job: What identifies the job.
+            resume: Whether to continue an unfinished job; otherwise its folder is emptied.
+            chain: Whether each segment continues from the state after the one before, so that all segments after a
+                damaged one are lost too.
+            unchanged: Tells whether the source's frames are still those that the given segments were made from. Called
                 if the job's "source" has changed, which is then allowed.
 
         Raises:
-            OptionError: the unfinished job is another one.
-            OutputError: another run is at work in the folder.
-            WriteError: the folder cannot be created or written.
+            OptionError: The unfinished job is another one.
+            OutputError: Another run is at work in the folder.
+            WriteError: The folder cannot be created or written.
         """
         checkpoint = cls(target.parent / f".{target.name}.onnxdream")
         try:
@@ -308,7 +319,7 @@ class Checkpoint:
             state_digest = digest_of(self.folder / segment.state) if segment.state else ""
             segment = replace(segment, file_digest=digest_of(self.folder / segment.file), state_digest=state_digest)
             keep_entries(self.folder)
-        # In memory first: an interruption here must not make the folder look empty.
+        # In memory first, so that an interruption here does not make the folder look empty.
         before = self.segments
         self.segments = sorted([*(s for s in before if s.file != segment.file), segment], key=lambda s: s.file)
         try:
@@ -363,7 +374,7 @@ class Checkpoint:
 
 
 class PipeCheckpoint(Checkpoint):
-    """Replaces the checkpoint of a job whose frames go into a pipe: it counts segments and keeps nothing."""
+    """The checkpoint of a job whose frames go into a pipe: it counts segments and keeps nothing."""
 
     def __init__(self) -> None:
         super().__init__(Path(os.devnull))

@@ -29,7 +29,7 @@ class SegmentSplitter:
     A segment ends at a cut once it has a quarter of `segment_frames`, and within a shot after `segment_frames` of it.
 
     Args:
-        segment_frames: frames in the longest segment within a shot; None for one segment without end.
+        segment_frames: Frames in the longest segment within a shot; None for one segment without end.
     """
 
     def __init__(self, segment_frames: int | None) -> None:
@@ -37,7 +37,7 @@ class SegmentSplitter:
         self._length = self._shot = 0  # frames of this segment, and of its last shot
 
     def __call__(self, cut: bool) -> bool:
-        """Whether the next frame begins a segment; `cut` says whether it begins a scene."""
+        """Whether the next frame begins a segment; `cut` tells whether it begins a scene."""
         if cut:
             self._shot = 0
         begins = self._length == 0
@@ -116,12 +116,12 @@ def find_chunks(
 
     Args:
         frames: (index, whether it begins a scene, its time in seconds) for each frame.
-        segment_frames: frames in the longest segment within a shot.
-        overlap: frames by which chunks within a shot overlap; with 0 a chunk ends only at a cut.
-        last_duration: seconds that the last frame is shown.
+        segment_frames: Frames in the longest segment within a shot.
+        overlap: Frames by which chunks within a shot overlap; with 0 a chunk ends only at a cut.
+        last_duration: Seconds that the last frame is shown.
 
     Raises:
-        VideoError: iterating over `frames` did; the chunks of the frames before are yielded first.
+        VideoError: `frames` raised it; the chunks of the frames before are yielded first.
     """
     begins_segment = SegmentSplitter(segment_frames)
     number, segments = 0, 0

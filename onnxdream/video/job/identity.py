@@ -30,8 +30,8 @@ def identify_inputs(dreamers: Iterable[Dreamer], guides: Iterable[str] = ()) -> 
     """Describe what the dreams of a job depend on; the job is resumed only if this is the same.
 
     Args:
-        dreamers: the Dreamers of the job.
-        guides: paths of the guide pictures.
+        dreamers: The Dreamers of the job.
+        guides: Paths of the guide pictures.
 
     Returns:
         Digests of the networks and guide pictures, and the engines' names.

@@ -1,4 +1,4 @@
-"""A whole video: dreamed segment by segment, here or on a cluster, and put together at the end.
+"""A whole video: dreamed segment by segment, here or on a cluster, and concatenated at the end.
 
 A job that is started again dreams the segments that are missing (see `checkpoint`). Its frames are the same as without
 the interruption.
@@ -43,34 +43,57 @@ _PREVIEW_INTERVAL = 1.0  # seconds
 
 @dataclass(frozen=True)
 class VideoProgress:
-    """How far a job is: reported after each frame, or about twice a second on a cluster."""
+    """How far a job is: reported after each frame, or about twice a second on a cluster.
 
-    frame: int  # frames finished so far, including resumed ones
-    frames: int | None  # how many there will be, if known
+    Attributes:
+        frame: Frames finished so far, including resumed ones.
+        frames: How many there will be, if known.
+        objective: Of the dreamed frame.
+        fps: Frames per second of this run.
+        image: The dreamed frame, BGR uint8 or uint16 [H,W,3]; on a cluster the newest that was returned.
+        workers: How many are at work.
+    """
+
+    frame: int
+    frames: int | None
     objective: float
-    fps: float  # of this run
-    image: np.ndarray  # the dreamed frame, BGR uint8 or uint16 [H,W,3]; on a cluster the newest that has come back
-    workers: int = 1  # at work
+    fps: float
+    image: np.ndarray
+    workers: int = 1
 
 
 @dataclass(frozen=True)
 class VideoResult:
-    """A video and what it took; if `cancelled`, what is finished of it."""
+    """A finished video, or the state of a cancelled job.
+
+    Attributes:
+        target: The video.
+        frames: How many it has; of a cancelled job, how many are kept for the next run.
+        resumed_frames: How many of these are from earlier runs.
+        segments: In how many segments it was dreamed.
+        seconds: How long this run took.
+        objective: Mean over the frames.
+        provider: What it was dreamed on (see `Dreamer.provider`).
+        cancelled: Whether `on_frame` returned False; there is no video yet.
+    """
 
     target: Path
-    frames: int  # in the video; of a cancelled job those that are kept for the next run
-    resumed_frames: int  # of these, from earlier runs
+    frames: int
+    resumed_frames: int
     segments: int
     seconds: float
-    objective: float  # mean over the frames
+    objective: float
     provider: str
-    cancelled: bool = False  # `on_frame` returned False; there is no video yet
+    cancelled: bool = False
 
 
 def limit_opencv_threads(engine: str) -> None:
-    """Let OpenCV in this process use few threads if `engine` (`Dreamer.engine`) dreams on the CPU.
+    """Let OpenCV use few threads in this process if the dream runs on the CPU.
 
-    Beside an ascent that keeps every core busy, optical flow on more threads only takes more CPU time.
+    While the ascent keeps every core busy, optical flow on more threads only takes more CPU time.
+
+    Args:
+        engine: The engine's name, from `Dreamer.engine`.
     """
     if engine in ("cpu", "openvino"):
         cv2.setNumThreads(max(1, cv2.getNumThreads() // 8))
@@ -103,7 +126,7 @@ def dream_video(
 
     The video is dreamed in segments. A segment ends at a cut once it has a quarter of `segment_frames`, and within a
     shot after `segment_frames`. There the next segment continues from the state of the last one or, with an `overlap`
-    of K frames, begins K frames earlier and is faded into over those. Such segments do not depend on each other, so a
+    of K frames, starts K frames earlier and is faded into over those. Such segments do not depend on each other, so a
     `cluster` dreams many at once. If no shot is longer than `segment_frames`, all ways give the same frames. With the
     same `overlap` above 0 a cluster always gives the same frames as one machine, and each can resume a job of the
     other.
@@ -113,38 +136,39 @@ def dream_video(
     source is repaired, the same job continues from there.
 
     Args:
-        source: anything that `open_source` opens.
-        target: a video, GIF, WebP, folder of pictures, pattern of pictures, or "-" for standard output.
-        dreamer: dreams the frames.
-        encoding: codec, quality and pixel format of the video.
-        start: first time to dream, in seconds; the beginning if None.
-        end: time to end at, in seconds; the end of the source if None.
-        every: only each `every`-th frame takes ascent steps; on the others the dream moves along.
-        scale: the size to dream at, as a share of the source's, above 0 and at most 1. The video has the source's size.
-        longest: the longer side to dream at, in pixels; replaces `scale`.
-        timeline: gives the Dreamer for a time in seconds, if it changes.
-        resume: whether to resume an unfinished job rather than start over.
-        overwrite: whether to replace an existing `target`.
-        settings: stored in the video; an unfinished job is resumed only with the same settings.
-        inputs: what else the job depends on, from `identify_inputs`; by default that of `dreamer`.
-        on_frame: called for each finished frame, on a cluster about twice a second. If it returns False, the job stops;
+        source: Anything that `open_source` opens.
+        target: A video, GIF, WebP, folder of pictures, pattern of pictures, or "-" for standard output.
+        dreamer: Dreams the frames.
+        encoding: Codec, quality and pixel format of the video.
+        start: First time to dream, in seconds; the beginning if None.
+        end: Time to end at, in seconds; the end of the source if None.
+        every: Only each `every`-th frame takes ascent steps; on the others the dream moves along.
+        scale: The size to dream at, as a share of the source's, above 0 and at most 1. The video has the source's size.
+        longest: The longer side to dream at, in pixels; replaces `scale`.
+        timeline: Gives the Dreamer for a time in seconds, if it changes.
+        resume: Whether to resume an unfinished job rather than start over.
+        overwrite: Whether to replace an existing `target`.
+        settings: Stored in the video; an unfinished job is resumed only with the same settings.
+        inputs: What else the job depends on, from `identify_inputs`; by default that of `dreamer`.
+        on_frame: Called for each finished frame, on a cluster about twice a second. If it returns False, the job stops;
             it can be resumed later.
-        preview: a JPEG that shows the newest frame, rewritten about once a second.
-        source_options: keyword arguments for `open_source`.
-        segment_frames: longest segment within a shot, in frames.
-        overlap: frames by which segments within a shot overlap, at most `segment_frames`. The default is 24 on a
+        preview: A JPEG that shows the newest frame, rewritten about once a second.
+        source_options: Keyword arguments for `open_source`.
+        segment_frames: Longest segment within a shot, in frames.
+        overlap: Frames by which segments within a shot overlap, at most `segment_frames`. The default is 24 on a
             cluster and 0 elsewhere; with 0 a cluster leaves each long shot to one worker.
-        cluster: dream on its machines.
+        cluster: Dream on its machines.
 
     Returns:
         The result; with `cancelled=True` if `on_frame` returned False.
 
     Raises:
-        OptionError: a setting is out of range, contradicts another, or the unfinished job has other settings.
-        OutputError: `target` is the source, exists without `overwrite`, or cannot be written.
-        VideoError: the source cannot be read, or is damaged.
-        PictureError: there is no frame between `start` and `end`, or frames are too small.
-        ClusterError: the cluster cannot be reached, or parts failed again and again; it names their times.
+        OptionError: A setting is out of range, contradicts another, or the unfinished job has other settings.
+        OutputError: `target` is the source, exists without `overwrite`, or another run is making it.
+        WriteError: `target`, its folder or the preview cannot be written.
+        VideoError: The source cannot be read, or is damaged.
+        PictureError: There is no frame between `start` and `end`, or frames are too small.
+        ClusterError: The cluster cannot be reached, or parts failed again and again; it names their times.
     """
     encoding = encoding or Encoding()
     if overlap is None:
@@ -270,7 +294,7 @@ class _Preview:
         self._written = 0.0
 
     def show(self, image: np.ndarray) -> None:
-        """Take a dreamed frame, BGR uint8 or uint16 [H,W,3]. Raises OutputError."""
+        """Take a dreamed frame, BGR uint8 or uint16 [H,W,3]. Raises WriteError."""
         now = time.perf_counter()
         if now - self._written < _PREVIEW_INTERVAL:
             return
@@ -301,7 +325,7 @@ class _Run:
         self.provider = ""
         self.began = time.perf_counter()
         self.cancelled = False
-        self._broken_off: list[Path] = []  # the segment that ended at damage
+        self._truncated: list[Path] = []  # the segment that ended at damage
         self._objective, self._image = 0.0, np.zeros((0, 0, 3), np.uint8)
 
     def __call__(self, settings: Mapping[str, Any]) -> VideoResult:
@@ -322,11 +346,11 @@ class _Run:
             else:
                 self._dream_chain()
         except VideoError as error:
-            # What could be read is dreamed and delivered before the damage is reported.
+            # What could be read is dreamed and written before the damage is reported.
             damage = error
         if self.cancelled:
             return self._result()
-        files = self.checkpoint.files() + self._broken_off
+        files = self.checkpoint.files() + self._truncated
         if not files:
             raise damage or PictureError(f"{spec.source}: there is no frame in that range")
         metadata = settings_metadata(dict(settings)) if settings else {}
@@ -380,7 +404,7 @@ class _Run:
             for segment in pipeline:
                 self.checkpoint.add(segment)
         finally:
-            self._broken_off = [pipeline.broken_off] if pipeline.broken_off else []
+            self._truncated = [pipeline.truncated] if pipeline.truncated else []
 
     def _pipeline(self, chunk: Chunk, *, state: State | None = None, keep_state: bool = False) -> SegmentPipeline:
         folder = self.checkpoint.folder

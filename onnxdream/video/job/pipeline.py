@@ -1,6 +1,6 @@
-"""From source frames to finished segment files, on this machine or on a cluster's.
+"""From source frames to finished segment files, on this machine or one of a cluster.
 
-Decoding and optical flow run in one thread, the ascent in another, encoding in the caller's.
+Decoding and optical flow run in one thread, the ascent in another, and encoding in the caller's.
 """
 
 from __future__ import annotations
@@ -32,14 +32,21 @@ from .chunks import Chunk, SegmentSplitter, find_chunks
 State = dict[str, np.ndarray]
 T = TypeVar("T")
 
-_PREFETCHED = 3  # frames that a stage may run ahead of the next
+_PREFETCH = 3  # frames that a stage may run ahead of the next
 _DONE = object()
 _POLL = 0.1  # seconds between checks whether the consumer has stopped
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """What all segments of a job have in common (see `dream_video`); it can be sent to another machine."""
+    """What all segments of a job have in common; it can be sent to another machine.
+
+    Most attributes are arguments of `dream_video`.
+
+    Attributes:
+        segment_frames: Frames in the longest segment within a shot; None for one segment without end.
+        overlap: Frames by which chunks within a shot overlap.
+    """
 
     source: str | Path
     source_options: Mapping[str, Any]
@@ -50,7 +57,7 @@ class JobSpec:
     end: Fraction | None = None
     every: int = 1
     timeline: Callable[[Fraction], Dreamer] | None = None
-    segment_frames: int | None = None  # in the longest segment; None: one segment without end
+    segment_frames: int | None = None
     overlap: int = 0
 
     def open(self) -> VideoSource:
@@ -64,41 +71,60 @@ class JobSpec:
 
         def cuts() -> Iterator[tuple[int, bool, Fraction]]:
             for frame in video.frames(start=self.start, end=self.end):
-                yield frame.index, is_cut(_eight_bit(frame.image)), frame.pts * info.time_base - info.start
+                yield frame.index, is_cut(_to_uint8(frame.image)), frame.pts * info.time_base - info.start
 
-        frames = prefetch(cuts(), _PREFETCHED)
+        frames = prefetch(cuts(), _PREFETCH)
         return find_chunks(frames, self.segment_frames, self.overlap, last_duration=1 / (info.rate or Fraction(25)))
 
 
 @dataclass
 class FrameInFlight:
-    """A frame on its way through the stages."""
+    """A frame on its way through the stages.
+
+    Attributes:
+        source: The source's frame.
+        prepared: What is known from the source alone.
+        begins_segment: Whether it is the first of a segment.
+        state: The dreamer's before this frame, if it begins a segment.
+        dreamed: The dream, BGR uint8 or uint16 [H,W,3]; the source's image before the ascent.
+        objective: The objective's value in it; NaN before the ascent.
+    """
 
     source: VideoFrame
     prepared: Prepared
     begins_segment: bool
-    state: State  # the dreamer's before this frame, if it begins a segment
+    state: State
     dreamed: np.ndarray
     objective: float = math.nan
 
 
 @dataclass
 class SegmentPipeline:
-    """Dreams a chunk into segment files in `folder`; iterating yields each segment once it is whole.
+    """Dreams a chunk into segment files; iterating yields each segment once it is complete.
 
-    If `on_frame` returns False, the segment at hand is discarded and the iteration ends.
-    Where the source is damaged, VideoError is raised and `broken_off` is the file of the frames before the damage. That
-    file is no finished segment, since a mended source may continue differently.
+    Where the source is damaged, iterating raises VideoError, and `truncated` is the file of the frames before the
+    damage. That file is no finished segment, since a repaired source may continue differently.
+
+    Attributes:
+        spec: The job.
+        video: The source.
+        chunk: The chunk.
+        folder: Where the files are written.
+        state: The dreamer's state to continue from; None if the chunk begins a scene.
+        keep_state: Whether each segment but the last gets a file with the state after it.
+        on_frame: Called for each written frame. If it returns False, the unfinished segment is discarded and the
+            iteration ends.
+        truncated: The file of the frames before the damage, if there is damage.
     """
 
     spec: JobSpec
     video: VideoSource
     chunk: Chunk
     folder: Path
-    state: State | None = None  # the dreamer's to continue from; None: the chunk begins a scene
-    keep_state: bool = False  # each segment but the last gets a file with the state after it
-    on_frame: Callable[[FrameInFlight], bool | None] = lambda frame: None  # called for each written frame
-    broken_off: Path | None = field(default=None, init=False)
+    state: State | None = None
+    keep_state: bool = False
+    on_frame: Callable[[FrameInFlight], bool | None] = lambda frame: None
+    truncated: Path | None = field(default=None, init=False)
 
     def __iter__(self) -> Iterator[Segment]:
         dreamer, number = self.spec.dreamer, self.chunk.number
@@ -108,7 +134,7 @@ class SegmentPipeline:
         writer: FrameSink | None = None
         segment = _empty_segment(number)
         digest = FramesDigest()
-        frames = prefetch(self._dreamed(prefetch(self._prepared(), _PREFETCHED)), _PREFETCHED)
+        frames = prefetch(self._dreamed(prefetch(self._prepared(), _PREFETCH)), _PREFETCH)
         try:
             for frame in frames:
                 if frame.begins_segment:
@@ -134,7 +160,7 @@ class SegmentPipeline:
         except VideoError:
             if writer is not None:
                 writer.close()
-                self.broken_off = self.folder / segment_name(number)
+                self.truncated = self.folder / segment_name(number)
             raise
         except BaseException:
             if writer is not None:
@@ -171,12 +197,12 @@ class SegmentPipeline:
         cuts = None if chunk.cuts is None else set(chunk.cuts)
         for source in self.video.frames(spec.start, spec.end, skip_to=chunk.first - chunk.warm_up):
             state = dreamer.source_state() if self.keep_state else {}
-            cut = dreamer.cuts(_eight_bit(source.image)) if cuts is None else source.index in cuts
+            cut = dreamer.cuts(_to_uint8(source.image)) if cuts is None else source.index in cuts
             prepared = dreamer.prepare(source.rgb, cut)
             begins = source.index >= chunk.first and begins_segment(prepared.cut)
             yield FrameInFlight(source, prepared, begins, state if begins else {}, source.image)
             if chunk.stop is not None and source.index + 1 >= chunk.stop:
-                return  # what comes after may be damaged
+                return  # the frames after it may be damaged
 
     def _dreamed(self, frames: Generator[FrameInFlight, None, None]) -> Iterator[FrameInFlight]:
         """Dream the prepared frames."""
@@ -213,10 +239,16 @@ def _empty_segment(number: int) -> Segment:
 
 
 def prefetch(stage: Iterator[T], depth: int) -> Generator[T, None, None]:
-    """Yield the items of `stage`, computed in a thread of its own at most `depth` items ahead.
+    """Compute the items of a stage in a thread of its own.
 
-    An exception in the stage is raised here, after the items before it. If the consumer stops early, the thread stops
-    and the stage is closed.
+    If the consumer stops early, the thread stops and the stage is closed.
+
+    Args:
+        stage: The stage; an exception in it is raised here, after the items before it.
+        depth: How many items it may be ahead of the consumer.
+
+    Yields:
+        The items.
     """
     ready: queue.Queue[object] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
@@ -257,10 +289,19 @@ def prefetch(stage: Iterator[T], depth: int) -> Generator[T, None, None]:
 
 
 def crossfade(source: np.ndarray, old: np.ndarray, new: np.ndarray, share: float) -> np.ndarray:
-    """Blend two dreams of `source`, `share` of the way from `old` to `new`; all RGB float32 [H,W,3] in 0..255.
+    """Blend two dreams of the same frame.
 
     The residuals of two different dreams partly cancel out when mixed. The mixture is amplified to their own strength
     (root mean square).
+
+    Args:
+        source: The frame, RGB float32 [H,W,3] in 0..255.
+        old: One dream, likewise.
+        new: The other, likewise.
+        share: How far to go from `old` to `new`, 0 to 1.
+
+    Returns:
+        RGB float32 [H,W,3] in 0..255.
     """
     residuals = (old - source, new - source)
     mixed = cv2.addWeighted(residuals[0], 1 - share, residuals[1], share, 0)
@@ -269,5 +310,5 @@ def crossfade(source: np.ndarray, old: np.ndarray, new: np.ndarray, share: float
     return np.asarray(np.clip(source + np.float32(gain) * mixed, 0, 255))
 
 
-def _eight_bit(image: np.ndarray) -> np.ndarray:
+def _to_uint8(image: np.ndarray) -> np.ndarray:
     return image if image.dtype == np.uint8 else cv2.convertScaleAbs(image, alpha=255 / 65535)

@@ -1,7 +1,7 @@
 """Chunks of a video dreamed on the machines of a cluster.
 
-If all of them see the source and the job's folder, they read and write there. Otherwise both travel through the
-cluster's object store.
+If all machines share the source and the job's folder, they read and write there. Otherwise source and results travel
+through the cluster's object store.
 """
 
 from __future__ import annotations
@@ -30,26 +30,40 @@ from .pipeline import FrameInFlight, JobSpec, SegmentPipeline
 
 @dataclass(frozen=True)
 class SegmentResult:
-    """What a worker has dreamed of a chunk."""
+    """What a worker has dreamed of a chunk.
+
+    Attributes:
+        segments: Its segments.
+        image: Its last dreamed frame, BGR uint8 or uint16 [H,W,3].
+        provider: What it was dreamed on (see `Dreamer.provider`).
+        files: The segments' files by name; empty if they are in the job's folder.
+    """
 
     segments: list[Segment]
-    image: np.ndarray  # its last dreamed frame, BGR uint8 or uint16 [H,W,3]
+    image: np.ndarray
     provider: str
-    files: dict[str, bytes]  # by name, unless they are in the job's folder
+    files: dict[str, bytes]
 
 
 @dataclass
 class SegmentWorker:
-    """Dreams chunks in a process of a cluster."""
+    """Dreams chunks in a process of a cluster.
+
+    Attributes:
+        spec: The job.
+        folder: Where segments are written; None if they are returned.
+        source_files: The source; None if the worker can open it by its name.
+        pictures: Whether the source is a sequence of pictures.
+    """
 
     spec: JobSpec
-    folder: Path | None  # where segments are written; None: they are handed back
-    source_files: ObjectStoreFiles | None  # the source, unless the worker sees it on a disk
-    pictures: bool  # the source is a sequence of pictures
+    folder: Path | None
+    source_files: ObjectStoreFiles | None
+    pictures: bool
 
     @cached_property
     def _video(self) -> VideoSource:
-        """Opened once: finding its way in a file may mean reading all of it."""
+        """The source, opened once: seeking in a file may mean reading all of it."""
         if self.source_files is None:
             return self.spec.open()
         folder = self.source_files.unpack()
@@ -57,7 +71,19 @@ class SegmentWorker:
         return replace(self.spec, source=source).open()
 
     def __call__(self, chunk: Chunk, report: ReportProgress) -> SegmentResult:
-        """Dream one chunk; `report` is called with the number of frames done."""
+        """Dream one chunk.
+
+        Args:
+            chunk: The chunk.
+            report: Called with the number of frames done.
+
+        Returns:
+            What was dreamed.
+
+        Raises:
+            VideoError: The source is damaged, or has fewer frames than the chunk.
+            WriteError: A segment cannot be written.
+        """
         image, done = np.zeros((0, 0, 3), np.uint8), 0
 
         def on_frame(frame: FrameInFlight) -> None:
@@ -65,7 +91,7 @@ class SegmentWorker:
             image, done = frame.dreamed, done + 1
             report(done)
 
-        # A folder of its own, since two workers may dream the same chunk.
+        # Another worker may be dreaming the same chunk.
         with tempfile.TemporaryDirectory(prefix="task-", dir=self.folder, ignore_cleanup_errors=True) as own:
             segments = list(SegmentPipeline(self.spec, self._video, chunk, Path(own), on_frame=on_frame))
             files: dict[str, bytes] = {}
@@ -85,18 +111,21 @@ def dream_chunks(
     chunks: Iterable[Chunk],
     on_progress: Callable[[ClusterProgress], bool | None],
 ) -> Generator[SegmentResult, None, None]:
-    """Dream chunks on a cluster; their segments are whole files in `folder` by the time a result is yielded.
+    """Dream chunks on a cluster; when a result is yielded, its segments are complete files in `folder`.
 
     Args:
-        cluster: the cluster.
-        spec: the job.
-        folder: the job's folder.
-        chunks: what to dream; they may be found while the first are being dreamed.
-        on_progress: see `RayCluster.map`.
+        cluster: The cluster.
+        spec: The job.
+        folder: The job's folder.
+        chunks: What to dream; they may be found while the first are being dreamed.
+        on_progress: See `RayCluster.map`.
+
+    Yields:
+        What was dreamed of each chunk, in the order they are finished.
 
     Raises:
-        ClusterError: see `RayCluster.map`.
-        WriteError: a segment cannot be written.
+        ClusterError: See `RayCluster.map`.
+        WriteError: A segment cannot be written.
     """
     with cluster.connected():
         source = _absolute(spec.source)
@@ -119,7 +148,7 @@ def dream_chunks(
 
 
 def _is_shared(cluster: RayCluster, source: str | Path, folder: Path) -> bool:
-    """Whether every node sees the job's folder, and the source just as it is here."""
+    """Whether every node sees the job's folder, and the same source under its name."""
     token = folder.absolute() / f"seen-{uuid.uuid4().hex}"
     try:
         token.touch()

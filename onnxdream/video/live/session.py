@@ -80,13 +80,13 @@ class Live:
     by l2.
 
     Args:
-        video: dreams the frames.
-        latest: the feed's newest frame.
-        outputs: take every dream.
-        window: shows every dream and tells which keys are pressed; None for no window.
-        folder: where snapshots and recordings made by keys go.
-        settings: those that `video` was created with.
-        note: called with a line of text about each event.
+        video: Dreams the frames.
+        latest: The feed's newest frame.
+        outputs: Take every dream.
+        window: Shows every dream and tells which keys are pressed; None for no window.
+        folder: Where snapshots and recordings made by keys go.
+        settings: Those that `video` was created with.
+        note: Called with a line of text about each event.
     """
 
     def __init__(
@@ -126,16 +126,16 @@ class Live:
         Recordings made by keys are finished however it ends.
 
         Args:
-            frames: the number of frames to dream, counted over all calls.
-            seconds: how long to dream.
-            on_frame: called after each dreamed frame. If it returns False, the session ends.
+            frames: The number of frames to dream, counted over all calls.
+            seconds: How long to dream.
+            on_frame: Called after each dreamed frame. If it returns False, the session ends.
 
         Returns:
             The result so far; with `cancelled=True` if `on_frame` returned False.
 
         Raises:
-            VideoError: the feed cannot be opened, or is lost for good.
-            OutputError: an output or a recording cannot be written.
+            VideoError: The feed cannot be opened, or is lost for good.
+            OutputError: An output or a recording cannot be written.
         """
         began = time.perf_counter()
         with ExitStack() as stack:
@@ -309,7 +309,7 @@ def _prepare_dreamer(
         if they do.
 
     Raises:
-        PictureError: frames of size `frame` (height, width) are too small for the layer.
+        PictureError: Frames of size `frame` (height, width) are too small for the layer.
     """
     changed, why = replace(settings, layers=(layer,)), ""
     try:
