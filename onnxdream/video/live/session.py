@@ -135,7 +135,8 @@ class Live:
 
         Raises:
             VideoError: The feed cannot be opened, or is lost for good.
-            OutputError: An output or a recording cannot be written.
+            OutputError: A recording cannot go where it should.
+            WriteError: An output or a recording cannot be written.
         """
         began = time.perf_counter()
         with ExitStack() as stack:
