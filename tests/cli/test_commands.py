@@ -17,15 +17,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from helpers.command_line import onnxdream
 from helpers.paths import DATA
 from onnxdream.networks import registry
 
 QUICK = ["-l", "fire3", "--octaves", "2", "--steps", "2"]
-
-
-def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "onnxdream.cli.app", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
 
 
 @pytest.fixture
@@ -35,14 +31,14 @@ def folder(tmp_path: Path, rocket: np.ndarray) -> Path:
     return tmp_path
 
 
-def good(*arguments: str | Path, cwd: Path) -> str:
-    done = run(*arguments, cwd=cwd)
+def good(*arguments: str | Path, folder: Path) -> str:
+    done = onnxdream(*arguments, folder=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_one_picture_and_its_record(folder: Path) -> None:
-    record = json.loads(good("image", "in.png", "-o", "out.png", *QUICK, "--json", "--quiet", cwd=folder))
+    record = json.loads(good("image", "in.png", "-o", "out.png", *QUICK, "--json", "--quiet", folder=folder))
     assert record["model"] == "squeezenet1_1"
     assert record["layer"] == "fire3"
     assert record["provider"] == "CPUExecutionProvider"
@@ -53,9 +49,9 @@ def test_one_picture_and_its_record(folder: Path) -> None:
 
 
 def test_the_same_settings_give_the_same_bytes(folder: Path) -> None:
-    good("image", "in.png", "-o", "a.png", *QUICK, "--seed", "3", cwd=folder)
-    good("image", "in.png", "-o", "b.png", "--like", "a.png", cwd=folder)
-    good("image", "in.png", "-o", "c.png", *QUICK, "--seed", "4", cwd=folder)
+    good("image", "in.png", "-o", "a.png", *QUICK, "--seed", "3", folder=folder)
+    good("image", "in.png", "-o", "b.png", "--like", "a.png", folder=folder)
+    good("image", "in.png", "-o", "c.png", *QUICK, "--seed", "4", folder=folder)
     assert (folder / "a.png").read_bytes() == (folder / "b.png").read_bytes()
     assert (iio.imread(folder / "a.png") != iio.imread(folder / "c.png")).any()
 
@@ -63,7 +59,7 @@ def test_the_same_settings_give_the_same_bytes(folder: Path) -> None:
 def test_several_pictures_into_a_folder_past_a_bad_one(folder: Path) -> None:
     (folder / "bad.png").write_text("no picture")
     (folder / "out").mkdir()
-    done = run("image", "in.png", "bad.png", "other.png", "-o", "out", *QUICK, cwd=folder)
+    done = onnxdream("image", "in.png", "bad.png", "other.png", "-o", "out", *QUICK, folder=folder)
     assert done.returncode == 2
     assert "bad.png" in done.stderr
     assert sorted(p.name for p in (folder / "out").iterdir()) == ["in-dream.png", "other-dream.png"]
@@ -72,12 +68,12 @@ def test_several_pictures_into_a_folder_past_a_bad_one(folder: Path) -> None:
 def test_looks(folder: Path) -> None:
     (folder / "look.toml").write_text('layers = ["fire3"]\noctaves = 1\nsteps = 2\n')
     iio.imwrite(folder / "mask.png", np.repeat(np.repeat(np.uint8([[0, 255]]), 120, 0), 80, 1))
-    good("image", "in.png", "--config", "look.toml", "--mask", "mask.png", "-o", "masked.png", cwd=folder)
+    good("image", "in.png", "--config", "look.toml", "--mask", "mask.png", "-o", "masked.png", folder=folder)
     source, masked = (iio.imread(folder / n).astype(int) for n in ("in.png", "masked.png"))
     assert np.abs(masked - source)[:, :70].max() <= 1
     assert np.abs(masked - source)[:, 90:].mean() > 0.5
-    good("image", "in.png", *QUICK, "--guide", "other.png", "-o", "guided.png", cwd=folder)
-    good("image", "in.png", *QUICK, "--keep-colors", "--smooth", "1", "-o", "kept.jpg", cwd=folder)
+    good("image", "in.png", *QUICK, "--guide", "other.png", "-o", "guided.png", folder=folder)
+    good("image", "in.png", *QUICK, "--keep-colors", "--smooth", "1", "-o", "kept.jpg", folder=folder)
     good(
         "image",
         "in.png",
@@ -91,29 +87,29 @@ def test_looks(folder: Path) -> None:
         "1",
         "-o",
         "two.png",
-        cwd=folder,
+        folder=folder,
     )
-    good("image", "in.png", *QUICK, "--channels", "3,5-8", "-o", "channels.webp", cwd=folder)
-    good("image", "in.png", "-p", "ribbons", "--steps", "1", "--size", "96", "-o", "preset.png", cwd=folder)
+    good("image", "in.png", *QUICK, "--channels", "3,5-8", "-o", "channels.webp", folder=folder)
+    good("image", "in.png", "-p", "ribbons", "--steps", "1", "--size", "96", "-o", "preset.png", folder=folder)
     assert iio.imread(folder / "preset.png").shape == (72, 96, 3)
 
 
 def test_sequences_from_noise(folder: Path) -> None:
     zoom = ["--from-noise", "96x64", "--frames", "3", "--zoom", "1.1", "--rotate", "5", *QUICK]
-    good("image", *zoom, "-o", "frames", cwd=folder)
+    good("image", *zoom, "-o", "frames", folder=folder)
     assert sorted(p.name for p in (folder / "frames").iterdir()) == ["00000.png", "00001.png", "00002.png"]
     for name in ("tunnel.gif", "tunnel.webp"):
-        good("image", *zoom, "-o", name, cwd=folder)
+        good("image", *zoom, "-o", name, folder=folder)
         assert iio.imread(folder / name, index=..., plugin="pillow").shape[:3] == (3, 64, 96)
 
 
 def test_models_layers_info(tmp_path: Path) -> None:
-    assert "squeezenet1_1" in good("models", cwd=tmp_path)
-    layers = json.loads(good("layers", "squeezenet1_1", "--json", cwd=tmp_path))["layers"]
+    assert "squeezenet1_1" in good("models", folder=tmp_path)
+    layers = json.loads(good("layers", "squeezenet1_1", "--json", folder=tmp_path))["layers"]
     fire6 = next(layer for layer in layers if layer["name"] == "fire6")
     assert (fire6["operator"], fire6["channels"], fire6["stride"], fire6["recommended"]) == ("Concat", 384, 16, True)
-    assert "cpu" in json.loads(good("info", "--json", cwd=tmp_path))["devices"]
-    assert good("--version", cwd=tmp_path).strip()
+    assert "cpu" in json.loads(good("info", "--json", folder=tmp_path))["devices"]
+    assert good("--version", folder=tmp_path).strip()
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -207,7 +203,7 @@ def hostile(folder: Path) -> Path:
 )
 def test_bad_input_is_one_clear_line(hostile: Path, arguments: str, says: str) -> None:
     before = sorted(hostile.iterdir())
-    done = run(*arguments.split(), cwd=hostile)
+    done = onnxdream(*arguments.split(), folder=hostile)
     assert done.returncode == 2, done.stderr
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr
@@ -218,8 +214,8 @@ def test_bad_input_is_one_clear_line(hostile: Path, arguments: str, says: str) -
 
 
 def test_a_missing_device_is_a_failure_that_names_the_extra(folder: Path) -> None:
-    done = run("image", "in.png", "-o", "out.png", "--device", "cuda", cwd=folder)
-    if "CUDAExecutionProvider" not in json.loads(good("info", "--json", cwd=folder))["devices"].values():
+    done = onnxdream("image", "in.png", "-o", "out.png", "--device", "cuda", folder=folder)
+    if "CUDAExecutionProvider" not in json.loads(good("info", "--json", folder=folder))["devices"].values():
         assert done.returncode == 1
         assert "onnxdream[gpu]" in done.stderr
 

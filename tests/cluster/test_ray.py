@@ -24,7 +24,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from helpers.command_line import command, onnxdream
+from helpers.command_line import command, onnxdream_process
 from helpers.paths import DATA
 from onnxdream import objectives
 from onnxdream.cli.exit_codes import BAD_INPUT, exit_code
@@ -348,8 +348,8 @@ def test_pictures_are_the_same_from_a_cluster(cluster: Any, tmp_path: Path) -> N
     sources = ["a.jpg", "broken.jpg", "b.jpg", "c.jpg"]
     (tmp_path / "here").mkdir()
     (tmp_path / "far").mkdir()
-    here = onnxdream("image", *sources, "-o", "here", *look, folder=tmp_path)
-    far = onnxdream("image", *sources, "-o", "far", *look, "--ray", cluster.address, folder=tmp_path)
+    here = onnxdream_process("image", *sources, "-o", "here", *look, folder=tmp_path)
+    far = onnxdream_process("image", *sources, "-o", "far", *look, "--ray", cluster.address, folder=tmp_path)
     assert here.returncode == far.returncode == 2
     assert here.stderr == far.stderr
     assert "broken.jpg" in far.stderr
@@ -376,8 +376,8 @@ def test_an_atlas_is_the_same_from_a_cluster(cluster: Any, tmp_path: Path) -> No
         "--json",
         "-q",
     ]
-    here = onnxdream("atlas", *look, "-o", "here", folder=tmp_path)
-    far = onnxdream("atlas", *look, "-o", "far", "--ray", cluster.address, folder=tmp_path)
+    here = onnxdream_process("atlas", *look, "-o", "here", folder=tmp_path)
+    far = onnxdream_process("atlas", *look, "-o", "far", "--ray", cluster.address, folder=tmp_path)
     assert (here.returncode, far.returncode) == (0, 0), far.stderr
     assert json.loads(far.stdout)["made"] == 20
     pictures = sorted(p.relative_to(tmp_path / "here") for p in (tmp_path / "here").glob("*/channel-*.jpg"))
@@ -489,7 +489,7 @@ def test_a_gpu_per_worker(cluster: Any, film: Path, tmp_path: Path) -> None:
     options = ["--segment-frames", 16, "--end", 1, "--ray", cluster.address, "--gpus-per-worker", 0.5]
     try:
         told = [v for v in LOOK if v != "--quiet"]
-        done = onnxdream("video", film, "-o", "out.mkv", *told, *options, folder=tmp_path)
+        done = onnxdream_process("video", film, "-o", "out.mkv", *told, *options, folder=tmp_path)
     finally:
         cluster.remove_node(node)
     assert done.returncode == 0, done.stderr

@@ -19,6 +19,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
+from helpers.command_line import onnxdream
 from helpers.films import write_video
 from helpers.paths import CLIP, ROOT
 from onnxdream.video.io.open import open_source, read_video_settings
@@ -28,7 +29,7 @@ LOOK = ["-l", "fire3", "--octaves", "1", "--steps", "3", "--frame-steps", "1", "
 
 
 def dream(source: Path | str, out: Path | str, *more: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*COMMAND, str(source), "-o", str(out), *LOOK, *more], capture_output=True, text=True)
+    done = onnxdream("video", source, "-o", out, *LOOK, *more)
     assert not check or done.returncode == 0, done.stderr
     return done
 
@@ -278,8 +279,7 @@ def test_every_other_frame_and_a_preview(tmp_path: Path) -> None:
 def test_compare_measures_and_draws(whole: tuple[Path, dict], tmp_path: Path) -> None:
     alone = tmp_path / "alone.mp4"
     dream(CLIP, alone, "--method", "independent")
-    command = [sys.executable, "-m", "onnxdream.cli.app", "compare", str(CLIP), str(whole[0]), str(alone)]
-    done = subprocess.run([*command, "--json", "--plot", str(tmp_path / "chart.png")], capture_output=True, text=True)
+    done = onnxdream("compare", CLIP, whole[0], alone, "--json", "--plot", tmp_path / "chart.png")
     assert done.returncode == 0, done.stderr
     videos = json.loads(done.stdout)["videos"]
     assert videos[str(whole[0])]["excess"] < videos[str(alone)]["excess"]
@@ -288,8 +288,7 @@ def test_compare_measures_and_draws(whole: tuple[Path, dict], tmp_path: Path) ->
 
 
 def measured(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "onnxdream.cli.app", "compare", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+    return onnxdream("compare", *arguments)
 
 
 def test_compare_pairs_a_part_with_the_frames_it_was_made_from(tmp_path: Path) -> None:
@@ -327,7 +326,7 @@ def test_settings_stored_in_a_video_dream_the_same_again(tmp_path: Path, kept_in
     if kept_in != first.name:
         dream(CLIP, tmp_path / kept_in, "--end", "0.1", "--seed", "5", "--smooth", "0.8")
     like = ["--like", str(tmp_path / kept_in)]
-    done = subprocess.run([*COMMAND, str(CLIP), "-o", str(again), *like, *options], capture_output=True)
+    done = onnxdream("video", CLIP, "-o", again, *like, *options)
     assert done.returncode == 0, done.stderr
     for ours, theirs in zip(frames_of(first), frames_of(again), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -412,7 +411,7 @@ def test_bad_input_is_one_line(tmp_path: Path, arguments: list[str], says: str) 
     keeps = "[[at]]\ntime = 1\nkeep_colors = true\n" if "--timeline" in arguments else "keep_colors = true\n"
     (tmp_path / "keep.toml").write_text(keeps)
     before = sorted(tmp_path.iterdir())
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    done = onnxdream("video", *arguments, folder=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert says in done.stderr

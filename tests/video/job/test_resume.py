@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from helpers.command_line import PYTHONPATH, onnxdream
+from helpers.command_line import PYTHONPATH, onnxdream, onnxdream_process
 from helpers.films import packets, write_video
 from helpers.jobs import (
     LOOK,
@@ -120,7 +120,7 @@ def test_two_runs_of_one_job_do_not_mix(tmp_path: Path, look: Dreamer) -> None:
     def again(progress: Any) -> None:
         if progress.frame == 8:
             for options in ({}, {"resume": False}):
-                other = onnxdream(
+                other = onnxdream_process(
                     "video", source, "-o", "b.mp4", *LOOK, *(["--restart"] if options else []), folder=tmp_path
                 )
                 assert (other.returncode, other.stderr.count("\n")) == (2, 1)

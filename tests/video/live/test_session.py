@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers.command_line import command, onnxdream
+from helpers.command_line import command, onnxdream, onnxdream_process
 from helpers.paths import DATA, ROOT
 from onnxdream.errors import OptionError, VideoError
 from onnxdream.video.dreamer import create_video_dreamer
@@ -42,7 +42,7 @@ def times(path: Path) -> list[float]:
 
 
 def test_a_file_is_dreamed_as_it_plays(tmp_path: Path) -> None:
-    done = onnxdream("live", CLIP, "--headless", "-o", "out.mp4", "--json", *LITTLE, folder=tmp_path)
+    done = onnxdream_process("live", CLIP, "--headless", "-o", "out.mp4", "--json", *LITTLE, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
     assert record["frames"] + record["dropped"] == 48
@@ -346,7 +346,7 @@ def test_nohup_is_heeded(tmp_path: Path) -> None:
 
 
 def test_no_display_no_window(tmp_path: Path) -> None:
-    done = onnxdream("live", CLIP, folder=tmp_path, DISPLAY="", WAYLAND_DISPLAY="")
+    done = onnxdream_process("live", CLIP, folder=tmp_path, DISPLAY="", WAYLAND_DISPLAY="")
     assert done.returncode == 1
     assert re.fullmatch(
         r"error: (no window can be opened: there is no display here; use --headless with -o or --serve|"
