@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -32,7 +31,6 @@ def onnxdream(*arguments: object, folder: Path | None = None, **environment: str
             patch.dict(os.environ, environment),
             patch.object(sys, "argv", ["onnxdream", *given]),
             patch.object(terminal, "quiet", False),
-            warnings.catch_warnings(),
             _redirected("stdout", 1, out),
             _redirected("stderr", 2, err),
         ):
