@@ -53,7 +53,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; every error on purpose is one line and an exit code."""
-    download.watch(download_bar)
+    download.report_to(download_bar)
     with warnings.catch_warnings(), show_notes():
         if not sys.warnoptions:
             warnings.simplefilter("ignore")  # the libraries underneath warn programmers

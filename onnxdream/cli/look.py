@@ -42,12 +42,12 @@ def _network(name: str, card_path: Path) -> dict[str, Any]:
     if card_path.is_file():
         card = Card.read(card_path)
         about = {field: getattr(card, field) for field in fields}
-    file = registry.beside(card_path)
+    file = registry.network_file(card_path)
     if file:
         return {"name": name, **about, "bytes": file.stat().st_size, "downloaded": True, "file": str(file), "urls": []}
     source = download.Source.read(card_path)
     return {
-        "name": name, **about, "bytes": source.bytes, "downloaded": source.is_there(), "file": str(source.path),
+        "name": name, **about, "bytes": source.bytes, "downloaded": source.is_cached(), "file": str(source.path),
         "urls": source.urls,
     }  # fmt: skip
 

@@ -83,11 +83,11 @@ def pool_before_concat(graph: ir.Graph, kept: set[ir.Value]) -> None:
         if concat is None or concat.op_type != "Concat" or concat.attributes.get_int("axis", 0) != 1 or pooled in kept:
             continue
         pools = [ir.Node("", "MaxPool", [x], pool.attributes.values()) for x in concat.inputs]
-        beside = ir.Node("", "Concat", [p.outputs[0] for p in pools], concat.attributes.values(), name=pool.name)
+        stacked = ir.Node("", "Concat", [p.outputs[0] for p in pools], concat.attributes.values(), name=pool.name)
         for number, part in enumerate(pools):
             part.name = part.outputs[0].name = f"{pooled.name}/{number}"
-        graph.insert_after(pool, [*pools, beside])
-        replace(graph, pool, beside.outputs)
+        graph.insert_after(pool, [*pools, stacked])
+        replace(graph, pool, stacked.outputs)
 
 
 def pool_before_relu(graph: ir.Graph, kept: set[ir.Value]) -> None:

@@ -17,7 +17,7 @@ _PASSING = {
 }  # fmt: skip
 
 
-def leak_rectifiers(network: onnx.ModelProto, tensors: Iterable[str], slope: float) -> onnx.ModelProto:
+def make_rectifiers_leaky(network: onnx.ModelProto, tensors: Iterable[str], slope: float) -> onnx.ModelProto:
     """`network` with the last rectifier before each of `tensors` leaking, and nothing else changed.
 
     Rectifiers are ReLU, and Clip, Max and Min with constants, which leak wherever they hold their input back. Where

@@ -82,10 +82,10 @@ def _by_phases(op: Ops, dy: ir.Value, kernel: Kernel) -> ir.Value:
         for weight, (row, column) in zip(weights, phases, strict=True):
             part = adjoint[:, :, row::stride, column::stride]
             weight[:, :, : part.shape[2], : part.shape[3]] = part
-        beside = convolved(weights.reshape(-1, *weights.shape[2:]))
+        stacked = convolved(weights.reshape(-1, *weights.shape[2:]))
     else:
-        beside = op.Concat(*(convolved(adjoint[:, :, row::stride, column::stride]) for row, column in phases), axis=1)
-    return op.DepthToSpace(beside, blocksize=stride, mode="DCR")
+        stacked = op.Concat(*(convolved(adjoint[:, :, row::stride, column::stride]) for row, column in phases), axis=1)
+    return op.DepthToSpace(stacked, blocksize=stride, mode="DCR")
 
 
 def crop_to(op: Ops, full: ir.Value, x: ir.Value, kernel: Kernel) -> ir.Value:

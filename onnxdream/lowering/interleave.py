@@ -56,10 +56,10 @@ def repeated(op: Ops, v: ir.Value, times: list[int]) -> ir.Value:
 
 def interleaved(op: Ops, parts: list[ir.Value], axis: int) -> ir.Value:
     """The first samples of all parts along `axis`, then the second ones, and so on."""
-    beside = op.Concat(*(op.Unsqueeze(p, [axis + 1]) for p in parts), axis=axis + 1)
+    stacked = op.Concat(*(op.Unsqueeze(p, [axis + 1]) for p in parts), axis=axis + 1)
     shape = op.Shape(parts[0])
     after = op.Slice(shape, [axis + 1], [END])
-    return op.Reshape(beside, op.Concat(op.Slice(shape, [0], [axis]), [-1], after, axis=0))
+    return op.Reshape(stacked, op.Concat(op.Slice(shape, [0], [axis]), [-1], after, axis=0))
 
 
 def interleaved_by_masks(op: Ops, parts: list[ir.Value], axis: int, spatial: int) -> ir.Value:

@@ -1,4 +1,4 @@
-"""Cards: what is known about a network besides its graph, in a JSON file beside it (`name.json` for `name.onnx`)."""
+"""Cards: what is known about a network besides its graph, in a JSON file next to it (`name.json` for `name.onnx`)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Card:
         source: Where it comes from.
         licence: Under which terms it is distributed.
         sha256: Of its file, 64 hexadecimal digits.
-        urls: Mirrors to download it from, in the order they are tried; none where the file lies beside the card.
+        urls: Mirrors to download it from, in the order they are tried; none where the file is next to the card.
         bytes: The size of its file; needed, as `sha256` is, where there are `urls`.
         size: (height, width) in pixels of the pictures it was trained on.
         recommended: Layers that dream well, from the shallowest to the deepest.
@@ -96,8 +96,8 @@ class Card:
         """Read a card.
 
         Args:
-            path: The JSON file. Its entries are the attributes above, but for `assumed`; only `preprocessing` is
-                required, and unknown ones are ignored. `labels` may name a text file beside the card, a class a line.
+            path: The JSON file. Its entries are the attributes above, except `assumed`; only `preprocessing` is
+                required, and unknown ones are ignored. `labels` may name a text file next to it, one class a line.
 
         Raises:
             ModelError: The card cannot be read, or an entry of it is missing or wrong; the message names it.
@@ -109,7 +109,7 @@ class Card:
             labels = fields.get("labels", ())
             if isinstance(labels, str):
                 if Path(labels).name != labels:
-                    raise ModelError(f"{path}: labels {labels!r} must be a file beside the card")
+                    raise ModelError(f"{path}: labels {labels!r} must be a file next to the card")
                 labels = (path.parent / labels).read_text(encoding="utf-8").splitlines()
             return TypeAdapter(cls).validate_python({"name": path.stem, **fields, "labels": labels, "assumed": False})
         except ValidationError as error:

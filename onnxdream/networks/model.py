@@ -1,6 +1,6 @@
 """A network to dream with: its ONNX graph, its card and its layers.
 
-A *layer* is a tensor of the graph: the output of one operator, under the name its file gives it. The *card* says how a
+A *layer* is a tensor of the graph: the output of an operator, under the name it has in the file. The *card* says how a
 picture must be preprocessed; see `Card`.
 """
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import LayerError, ModelError, NoGradientError
 from ..graph.canonicalize import read_onnx
-from ..graph.leaky_relu import leak_rectifiers
+from ..graph.leaky_relu import make_rectifiers_leaky
 from ..graph.shapes import Shape, is_control_flow, keep_only, probe_shapes
 from . import registry
 from .card import IMAGENET, Card, Preprocessing
@@ -28,26 +28,44 @@ from .receptive_field import geometry, smallest_picture
 if TYPE_CHECKING:
     import onnx
 
-# A size that tells axes apart: no two of batch, height and width are alike, and both sides survive five halvings.
+# A size that distinguishes the axes: batch, height and width all differ, and both sides can be halved five times.
 PROBE = (2, 352, 416)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One tensor of the network that a dream can aim at."""
+    """A tensor of the network that an objective can use.
+
+    Attributes:
+        name: Its name in the graph.
+        operator: The operator that computes it.
+        channels: The number of its channels.
+        spatial: Whether it has the shape [N,C,h,w] rather than [N,C] or [N,tokens,C].
+        stride: The distance between neighbouring positions, in pixels of the picture.
+        receptive_field: The width of what one position sees, in pixels of the picture; `math.inf` for all of it.
+        recommended: Whether the card recommends it for dreams.
+    """
 
     name: str
     operator: str
     channels: int
-    spatial: bool  # [N,C,h,w] rather than [N,C] or [N,tokens,C]
-    stride: float  # picture pixels between neighbouring places
-    receptive_field: float  # picture pixels one place sees; math.inf: all of them
+    spatial: bool
+    stride: float
+    receptive_field: float
     recommended: bool
 
 
 @dataclass(frozen=True)
 class Model:
-    """A network in canonical form. Made by `load_model`."""
+    """A network in canonical form, as `load_model` returns it.
+
+    Attributes:
+        name: The network's name.
+        card: What is known about it besides its graph.
+        proto: Its graph in canonical form.
+        input_name: The name of the input that takes the picture.
+        path: Its file.
+    """
 
     name: str
     card: Card
@@ -57,15 +75,16 @@ class Model:
 
     @property
     def probe(self) -> tuple[int, int, int, int]:
-        """[N,C,H,W] that the graph's shapes are taken at: 2 pictures of 352x416, or the only size that the file allows.
+        """The size [N,C,H,W] at which shapes are taken: 2 pictures of 352x416, or the only size that the file allows.
 
-        Raises ValueError when the graph does not even accept that.
+        Raises:
+            ValueError: The graph does not accept that size either.
         """
         return self._probed[0]
 
     @property
     def shapes(self) -> dict[str, Shape]:
-        """Concrete shape of every tensor for pictures of the size `probe`."""
+        """The shape of every tensor for pictures of the size `probe`, by name."""
         return self._probed[1]
 
     @functools.cached_property
@@ -80,11 +99,17 @@ class Model:
             return own, probe_shapes(self.proto, {self.input_name: own})
 
     def fixed_input_size(self, layers: Sequence[str], *, channels: bool = False) -> tuple[int, int] | None:
-        """The one picture size (height, width) at which `layers` can be computed; None where they take any.
+        """The only picture size at which layers can be computed, if they do not take any size.
 
-        With `channels` they must also have the channels that `Layer` says: flattened places have as many as fit.
+        Args:
+            layers: The layers' names.
+            channels: Whether the layers must also have the number of channels that `Layer` says; flattened layers have
+                more channels for larger pictures.
+
+        Returns:
+            (height, width) in pixels, or None if any size will do.
         """
-        wanted = set(map(self._own_name, layers))
+        wanted = set(map(self._graph_name, layers))
         flat = {name for name in wanted if channels and len(self.shapes.get(name, ())) == 2}
         free = self.probe[2:] == PROBE[1:]
         if free and not flat:
@@ -102,14 +127,14 @@ class Model:
 
     @property
     def input_dims(self) -> tuple[int, int, int, int]:
-        """[N,C,H,W] of the network's input, 0 where it is free."""
+        """The shape [N,C,H,W] of the network's input, 0 where it is free."""
         value = next(i for i in self.proto.graph.input if i.name == self.input_name)
         n, c, h, w = (d.dim_value for d in value.type.tensor_type.shape.dim)
         return n, c, h, w
 
     @functools.cached_property
     def layers(self) -> dict[str, Layer]:
-        """Every layer a dream can aim at, by name, in the order the network computes them."""
+        """All layers that an objective can use, by name, in the order in which they are computed."""
         found: dict[str, Layer] = {}
         geometries = geometry(self.proto.graph, self.input_name)
         for node in self.proto.graph.node:
@@ -130,8 +155,19 @@ class Model:
         return found
 
     def layer(self, name: str) -> Layer:
-        """The layer called `name`. Raises LayerError with the nearest names when there is none."""
-        name = self._own_name(name)
+        """The layer with a name.
+
+        Args:
+            name: The name in the graph, or one that the card gives it.
+
+        Returns:
+            The layer.
+
+        Raises:
+            LayerError: There is none; the message suggests similar names.
+            NoGradientError: An operator before it has no derivative rule.
+        """
+        name = self._graph_name(name)
         if name in self.layers:
             return self.layers[name]
         called = self.name if self.name in registry.networks() else self.path or self.name
@@ -146,15 +182,15 @@ class Model:
             )
         if node is not None:
             raise LayerError(
-                f"{name} of {self.name} (operator {node.op_type}) is no layer to dream with: it does not depend on the "
+                f"{name} of {self.name} (operator {node.op_type}) cannot be dreamed with: it does not depend on the "
                 f"picture or is not shaped [N,C], [N,tokens,C] or [N,C,h,w]; see `onnxdream layers {called}`"
             )
         near = difflib.get_close_matches(name, self.layers, n=4, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else f"see `onnxdream layers {called}`"
         raise LayerError(f"{self.name} has no layer {name!r}; {hint}")
 
-    def _own_name(self, name: str) -> str:
-        """The graph's name of a layer that the card may know by others."""
+    def _graph_name(self, name: str) -> str:
+        """The name in the graph of a layer to which the card may give others."""
         return self.card.aliases.get(name, name)
 
     @property
@@ -163,12 +199,27 @@ class Model:
         return str(self.proto.graph.output[0].name)
 
     def with_leaky_rectifiers(self, layers: Sequence[str], slope: float = 0.1) -> Model:
-        """This network with the last rectifier before each of `layers` leaking; see `leak_rectifiers`."""
+        """This network with the last rectifier before each of some layers replaced by a leaky one.
+
+        Args:
+            layers: The layers' names.
+            slope: The slope of the rectifiers where they would be constant; see `make_rectifiers_leaky`.
+
+        Returns:
+            A new network.
+
+        Raises:
+            LayerError: There is no such layer.
+        """
         names = [self.layer(name).name for name in layers]
-        return dataclasses.replace(self, proto=leak_rectifiers(self.proto, names, slope))
+        return dataclasses.replace(self, proto=make_rectifiers_leaky(self.proto, names, slope))
 
     def default_layer(self) -> str:
-        """The layer to dream with when none is named: recommended, else the one two thirds of the way in."""
+        """The layer to dream with if none is named: a recommended one, or the spatial one two thirds of the way in.
+
+        Raises:
+            ModelError: The network has no spatial layer.
+        """
         if self.card.recommended:
             return self.card.recommended[len(self.card.recommended) // 2]
         spatial = [layer.name for layer in self.layers.values() if layer.spatial and layer.receptive_field < math.inf]
@@ -178,34 +229,54 @@ class Model:
         return spatial[len(spatial) * 2 // 3]
 
     def output_layer(self) -> str:
-        """The classifier's output [N,classes], before its softmax. Raises LayerError when there is none."""
-        flat = [n for n, at in self.layers.items() if len(self.shapes[n]) == 2 and at.operator not in _SQUASHING]
+        """The name of the classifier's output [N,classes], before its softmax.
+
+        Raises:
+            LayerError: The network is not a classifier.
+        """
+        flat = [n for n, at in self.layers.items() if len(self.shapes[n]) == 2 and at.operator not in _PROBABILITIES]
         if not flat:
             raise LayerError(f"{self.name} has no classifier's output; name the layer to take the logit from")
         return flat[-1]
 
     def smallest_picture(self, layers: Sequence[str]) -> tuple[int, int]:
-        """The smallest picture (height, width) on which each of `layers` has at least one place."""
-        sizes = [smallest_picture(self.proto.graph, self.input_name, self._own_name(name)) for name in layers]
+        """The smallest picture on which layers have at least one position.
+
+        Args:
+            layers: The layers' names.
+
+        Returns:
+            (height, width) in pixels.
+        """
+        sizes = [smallest_picture(self.proto.graph, self.input_name, self._graph_name(name)) for name in layers]
         return max(s[0] for s in sizes), max(s[1] for s in sizes)
 
 
-# Not activations, or not of floating-point numbers.
+# Their outputs are not activations, or not in floating point.
 _NOT_LAYERS = {"Shape", "Constant", "Identity", "Cast", "QuantizeLinear", "ArgMax", "ArgMin"}
-_SQUASHING = {"Softmax", "LogSoftmax", "Sigmoid", "ArgMax"}
+_PROBABILITIES = {"Softmax", "LogSoftmax", "Sigmoid", "ArgMax"}
 
 
 def load_model(name: str | Path) -> Model:
-    """Load a network by name (downloading it if need be, see `download`), or any CNN from an ONNX file.
+    """Load a network.
 
-    A card beside the file (`x.json` for `x.onnx`) gives the preprocessing; without one ImageNet's is assumed, and
-    `Model.card.assumed` is true. Raises ModelError when the file is missing, damaged, or takes no picture,
-    and DownloadError when it cannot be fetched.
+    Args:
+        name: The name of a network, which is downloaded if necessary, or the path of an ONNX file. A card next to the
+            file (`x.json` for `x.onnx`) gives the preprocessing. Without one, that of ImageNet is assumed, and
+            `Model.card.assumed` is true.
+
+    Returns:
+        The network in canonical form.
+
+    Raises:
+        ModelError: The file is missing or damaged, or does not take a picture.
+        DownloadError: The network cannot be downloaded.
+        OutputError: The cache folder cannot be written.
     """
     path, card_path = registry.locate(name)
     proto = read_onnx(path)
     input_name = _picture_input(proto, path)
-    _channels_first(proto, input_name)
+    _to_channels_first(proto, input_name)
     if card_path.is_file():
         card = Card.read(card_path)
     else:
@@ -217,16 +288,16 @@ def load_model(name: str | Path) -> Model:
     if channels and channels != len(card.preprocessing.channels):
         raise ModelError(f"{path}: takes {channels} channels but its card gives {card.preprocessing.channels}")
     try:
-        model.probe  # noqa: B018  (a graph that does not fit together is found here)
+        model.probe  # noqa: B018  (finds a graph whose shapes do not match)
     except ValueError as error:
-        return _pinned(model, error)
+        return _with_fixed_size(model, error)
     return model
 
 
-def _pinned(model: Model, reason: ValueError) -> Model:
-    """`model`, whose file leaves a picture size open that its graph does not, fixed at the one that works.
+def _with_fixed_size(model: Model, reason: ValueError) -> Model:
+    """`model` with its picture size fixed, where the file leaves the size open but the graph accepts only one.
 
-    Tried are the card's size and the usual ones. Raises ModelError when none fits.
+    The card's size and the usual ones are tried. Raises ModelError if none fits.
     """
     h, w = model.input_dims[2:]
     sizes = [model.card.size, (224, 224), (227, 227), (256, 256), (299, 299), (32, 32), (28, 28)]
@@ -234,15 +305,15 @@ def _pinned(model: Model, reason: ValueError) -> Model:
         proto = copy.deepcopy(model.proto)
         dims = next(i for i in proto.graph.input if i.name == model.input_name).type.tensor_type.shape.dim
         dims[2].dim_value, dims[3].dim_value = h or size[0], w or size[1]
-        pinned = dataclasses.replace(model, proto=proto)
+        fixed = dataclasses.replace(model, proto=proto)
         with contextlib.suppress(ValueError):
-            pinned.probe  # noqa: B018
-            return pinned
-    raise ModelError(f"{model.path}: its graph does not fit together: {reason}") from reason
+            fixed.probe  # noqa: B018
+            return fixed
+    raise ModelError(f"{model.path}: the shapes in its graph do not match: {reason}") from reason
 
 
 def _picture_input(proto: onnx.ModelProto, path: Path) -> str:
-    """The name of the one input that takes a picture."""
+    """The name of the only input, which takes a picture. Raises ModelError if there is none or several."""
     weights = {t.name for t in proto.graph.initializer}
     inputs = [i for i in proto.graph.input if i.name not in weights]
     described = [f"{i.name} {_dims(i)}" for i in inputs]
@@ -260,8 +331,8 @@ def _picture_input(proto: onnx.ModelProto, path: Path) -> str:
     return str(inputs[0].name)
 
 
-def _channels_first(proto: onnx.ModelProto, input_name: str) -> None:
-    """Let a network that takes [N,H,W,C], as those from TensorFlow do, take [N,C,H,W]."""
+def _to_channels_first(proto: onnx.ModelProto, input_name: str) -> None:
+    """Make a network that takes [N,H,W,C], as those from TensorFlow do, take [N,C,H,W]."""
     import onnx
 
     value = next(i for i in proto.graph.input if i.name == input_name)
@@ -272,8 +343,8 @@ def _channels_first(proto: onnx.ModelProto, input_name: str) -> None:
         return
     for node in proto.graph.node:
         node.input[:] = [f"{input_name}/nhwc" if name == input_name else name for name in node.input]
-    turn = onnx.helper.make_node("Transpose", [input_name], [f"{input_name}/nhwc"], perm=[0, 2, 3, 1])
-    proto.graph.node.insert(0, turn)
+    transpose = onnx.helper.make_node("Transpose", [input_name], [f"{input_name}/nhwc"], perm=[0, 2, 3, 1])
+    proto.graph.node.insert(0, transpose)
     del value.type.tensor_type.shape.dim[:]
     value.type.tensor_type.shape.dim.extend([n, rest[2], rest[0], rest[1]])
 

@@ -1,4 +1,4 @@
-"""Where a layer looks: stride, receptive field and the smallest picture it can work on.
+"""Strides and receptive fields of layers, and the smallest picture that a layer can work on.
 
 Receptive fields compose as in Araujo et al. 2019, "Computing Receptive Fields of Convolutional Neural Networks"
 (Distill): going forward, `field += (kernel - 1) * dilation * stride_so_far` and `stride_so_far *= stride`.
@@ -35,14 +35,22 @@ _WHOLE_PICTURE = {
 
 @dataclass(frozen=True)
 class Geometry:
-    """How one tensor lies over the picture, in picture pixels, larger of the two axes."""
+    """How a tensor's grid lies on the picture, in pixels of the picture; the larger of the two axes."""
 
     stride: float
     receptive_field: float  # math.inf: the whole picture
 
 
 def geometry(graph: onnx.GraphProto, source: str) -> dict[str, Geometry]:
-    """Stride and receptive field of every tensor that depends on the tensor `source`, up to control flow (If, Loop)."""
+    """The strides and receptive fields of a graph's tensors.
+
+    Args:
+        graph: The graph, in canonical form.
+        source: The name of the picture's tensor.
+
+    Returns:
+        The geometry of each tensor that depends on `source`, by name, except behind control flow (If, Loop, Scan).
+    """
     kernels = {name: shape[2:] for name, shape in known_shapes(graph).items()}
     known = {source: Geometry(1, 1)}
     for node in graph.node:
@@ -67,7 +75,16 @@ def geometry(graph: onnx.GraphProto, source: str) -> dict[str, Geometry]:
 
 
 def smallest_picture(graph: onnx.GraphProto, source: str, target: str) -> tuple[int, int]:
-    """The smallest picture (height, width) on which the tensor `target` has at least one place."""
+    """The smallest picture on which a tensor has at least one position.
+
+    Args:
+        graph: The graph, in canonical form.
+        source: The name of the picture's tensor.
+        target: The name of the tensor.
+
+    Returns:
+        (height, width) in pixels.
+    """
     kernels = {name: shape[2:] for name, shape in known_shapes(graph).items()}
     need: dict[str, tuple[int, int]] = {target: (1, 1)}
     for node in reversed(graph.node):

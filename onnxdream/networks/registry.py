@@ -1,7 +1,7 @@
-"""Names of networks to files: bundled ones, one's own, ones fetched on demand, or a path.
+"""From the name of a network to its file: bundled, the user's own, or downloaded on demand.
 
-A folder of networks holds cards (`name.json`), each with its network beside it (`name.onnx`) or with the `urls` to
-fetch it from (see `download`). The bundled folder is one; ONNXDREAM_MODELS can name others, which go before it.
+A folder of networks contains cards (`name.json`), each with its network next to it (`name.onnx`) or with the `urls` to
+download it from (see `download`). One such folder is bundled; ONNXDREAM_MODELS can name others, which take precedence.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ DEFAULT = "squeezenet1_1"
 
 
 def folder() -> Path:
-    """Where the bundled networks lie: inside the installed package, or beside it in a source checkout."""
+    """The folder of the bundled networks: inside the installed package, or next to it in a source checkout."""
     package = Path(__file__).parent.parent
     installed = package / "models"
     return installed if installed.is_dir() else package.parent / "models"
 
 
 def folders() -> list[Path]:
-    """Every folder of networks, later ones hiding earlier ones' names. Raises ModelError when one cannot be read."""
+    """All folders of networks, where later ones take precedence. Raises ModelError if one cannot be read."""
     own = [Path(name).expanduser() for name in os.environ.get("ONNXDREAM_MODELS", "").split(os.pathsep) if name]
     for path in own:
         if not (path.is_dir() and os.access(path, os.R_OK | os.X_OK)):
@@ -33,36 +33,45 @@ def folders() -> list[Path]:
 
 
 def networks() -> dict[str, Path]:
-    """Every network's card by the network's name; a network of one's own may lack the card, not the file beside it."""
+    """All networks by name, with the path of the card; where an ONNX file has no card, that path does not exist."""
     files = [path for place in folders() for path in sorted(place.iterdir()) if path.suffix in (".json", ".onnx")]
     return {path.stem: path.with_suffix(".json") for path in files if not path.name.startswith(".")}
 
 
 def bundled() -> dict[str, Path]:
-    """The bundled networks' files by name."""
+    """The files of the bundled networks, by name."""
     return {path.stem: path for path in sorted(folder().glob("*.onnx"))}
 
 
-def beside(card: Path) -> Path | None:
-    """The network beside `card`; None when it is one to be fetched."""
+def network_file(card: Path) -> Path | None:
+    """The network's file next to its card; None if it has to be downloaded."""
     path = card.with_suffix(".onnx")
     return path if path.is_file() else None
 
 
 def find(name: str | Path) -> Path:
-    """The ONNX file for a network's name or a path; see `locate`."""
+    """The ONNX file of a network; see `locate`."""
     return locate(name)[0]
 
 
 def locate(name: str | Path) -> tuple[Path, Path]:
-    """The ONNX file for a network's name or a path, fetched if need be, and where its card would be.
+    """The ONNX file of a network, which is downloaded if necessary, and the path of its card.
 
-    Raises ModelError when there is neither, and what `download.fetch` raises.
+    Args:
+        name: The network's name, or the path of an ONNX file.
+
+    Returns:
+        The path of the file, and that of its card, which need not exist.
+
+    Raises:
+        ModelError: There is no such network or file, or downloads are forbidden.
+        DownloadError: No mirror provides the file.
+        OutputError: The cache folder cannot be written.
     """
     known = networks()
     if str(name) in known:
         card = known[str(name)]
-        return beside(card) or download.fetch(download.Source.read(card)), card
+        return network_file(card) or download.fetch(download.Source.read(card)), card
     try:
         path = Path(name).expanduser()
         if path.exists():

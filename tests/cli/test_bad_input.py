@@ -190,7 +190,8 @@ NETWORKS = {
     "vector.onnx": r"vector.onnx: input x \[N,10\] is not a float picture",
     "two.onnx": r"two.onnx: takes several inputs \(x \[N,3,H,W\], other \[1,7\]\)",
     "none.onnx": "none.onnx: takes no input, so no picture",
-    "misfit.onnx": "misfit.onnx: its graph does not fit together: the convolution out_before takes 5 channels, not 3",
+    "misfit.onnx": "misfit.onnx: the shapes in its graph do not match: "
+    "the convolution out_before takes 5 channels, not 3",
     "outside.onnx": r"outside.onnx: weight w_out lies outside the model's folder \(../weights.bin\); put the weights",
     "absent.onnx": "absent.onnx: its weights lie in another file that cannot be read: .*absent.bin",
     "short.onnx": "short.onnx: its weights lie in another file that cannot be read",
@@ -200,7 +201,7 @@ NETWORKS = {
     "card_std.onnx": "card_std.json: not a usable card: preprocessing: channels RGB need one mean and one non-zero std",
     "card_grey.onnx": "card_grey.onnx: takes 3 channels but its card gives L",
     "card_nan.onnx": "card_nan.json: not a usable card: preprocessing.mean.2 is nan; input should be a finite number",
-    "card_labels.onnx": "card_labels.json: labels '../../secret.txt' must be a file beside the card",
+    "card_labels.onnx": "card_labels.json: labels '../../secret.txt' must be a file next to the card",
     "card_missing_labels.onnx": "card_missing_labels.json: not a usable card: .*none.txt",
     "flat.onnx": "flat: no layer keeps a spatial grid, so there is nothing to dream with",
 }

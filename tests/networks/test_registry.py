@@ -94,7 +94,7 @@ class TestOnDemand:
 
     def test_a_later_run_goes_on_where_one_gave_up(self, server: Shelf, tmp_path: Path) -> None:
         server.offer("served", server.plan("a", HALF, 404, "whole"))
-        with pytest.raises(DownloadError, match=r"127.0.0.1:\d+: it answers 404 Not Found\); 4[89] % is there already"):
+        with pytest.raises(DownloadError, match=r"127.0.0.1:\d+: it answers 404 Not Found\); 4[89] % has arrived"):
             registry.find("served")
         (part,) = cached(tmp_path)
         there = (tmp_path / "cache" / part).stat().st_size
@@ -129,7 +129,7 @@ class TestOnDemand:
         assert start_of(server.log[2][1]) > 0
 
     def test_a_server_that_falls_silent(self, server: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(http, "SILENT_SECONDS", 0.5)
+        monkeypatch.setattr(http, "READ_SECONDS", 0.5)
         server.offer("served", server.plan("a", "held", "whole"))
         assert good(registry.find("served"))
         assert not server.gate.is_set()
@@ -190,7 +190,7 @@ class TestOnDemand:
     def test_what_is_told_while_it_downloads(self, server: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
         told: list[int] = []
 
-        class Watcher:
+        class Reporter:
             def __init__(self, name: str, size: int) -> None:
                 assert (name, size) == ("served", len(NETWORK))
 
@@ -200,8 +200,8 @@ class TestOnDemand:
             def __exit__(self, *_: object) -> None:
                 told.append(-1)
 
-        monkeypatch.setattr(download, "_watcher", download._watcher)
-        download.watch(Watcher)  # type: ignore[arg-type]
+        monkeypatch.setattr(download, "_reporter", download._reporter)
+        download.report_to(Reporter)  # type: ignore[arg-type]
         server.offer("served", server.plan("a", HALF, "whole"))
         registry.find("served")
         assert told[0] == 0
@@ -233,7 +233,7 @@ class TestFailures:
         [
             (404, "it answers 404 Not Found"),
             (503, "it answers 503 Service Unavailable"),
-            ("damaged", "the file is damaged or another one (its sha256 differs)"),
+            ("damaged", "the file is damaged or a different one (its sha256 differs)"),
             (0, "the connection broke off"),
             ("endless", f"its file has more than {len(NETWORK)} bytes"),
         ],
@@ -263,11 +263,11 @@ class TestFailures:
         server.offer("served", "a", "b")
         path = download.Source.read(server.models / "served.json").path
         assert self.failure(2) == (
-            f"served: {path} is not there, and downloads are forbidden (offline); save {server.address}/a as {path}"
+            f"served: {path} does not exist, and downloads are forbidden (offline); save {server.address}/a as {path}"
         )
         path.parent.mkdir()
         path.write_bytes(NETWORK[:-1])
-        assert f"{path} is not the file it should be" in self.failure(2)
+        assert f"{path} has the wrong content" in self.failure(2)
         path.write_bytes(NETWORK)
         assert registry.find("served") == path
         assert server.log == []
@@ -311,7 +311,7 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
-            ({"urls": None}, "served.onnx is not beside it, and it has no urls to download it from"),
+            ({"urls": None}, "served.onnx is not next to it, and it has no urls to download it from"),
             ({"urls": "http://a/b"}, "urls is 'http://a/b'; input should be a valid tuple"),
             ({"urls": ["ftp://a/b"]}, "urls.0 is 'ftp://a/b'; string should match pattern '^https?://.'"),
             ({"sha256": "12"}, "sha256 is '12'; string should match pattern '^([0-9a-f]{64})?$'"),
@@ -391,7 +391,7 @@ class TestCommandLine:
 
         forbidden = self.run(tmp_path, *dream, "--offline")
         assert forbidden.returncode == 2
-        assert forbidden.stderr.startswith(f"error: served: {listed['served']['file']} is not there, and downloads are")
+        assert forbidden.stderr.startswith(f"error: served: {listed['served']['file']} does not exist, and downloads")
         assert self.run(tmp_path, *dream, ONNXDREAM_OFFLINE="1").stderr == forbidden.stderr
         assert server.log == []
 
