@@ -44,7 +44,7 @@ from onnxdream.images import to_batch
 from onnxdream.networks.model import load_model
 from onnxdream.video.dreamer import VideoDreamer
 from onnxdream.video.evaluate.metrics import compare
-from onnxdream.video.io.open import Encoding, finish, open_sink, open_source
+from onnxdream.video.io.open import Encoding, finish, open_source, open_writer
 from onnxdream.video.job.job import dream_video
 from onnxdream.video.job.pipeline import JobSpec
 from onnxdream.video.timeline import SMOOTH
@@ -66,17 +66,17 @@ def shrunk(clip: Path, folder: Path, frames: int, width: int) -> Path:
     with open_source(clip) as video:
         height = round(width * video.info.height / video.info.width / 2) * 2
         info = replace(video.info, width=width, height=height, aspect=Fraction(1))
-        sink = open_sink(folder / "segment", info, Encoding("ffv1"), target)
+        writer = open_writer(folder / "segment", info, Encoding("ffv1"), target)
         for frame in islice(video.frames(), frames):
-            sink.write(cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_AREA), frame.pts)
-        sink.close()
+            writer.write(cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_AREA), frame.pts)
+        writer.close()
         finish(target, [folder / "segment"], None, info, metadata={})
     return target
 
 
 def frames_of(path: Path) -> list[np.ndarray]:
     with open_source(path) as video:
-        return [cv2.cvtColor(frame.image, cv2.COLOR_BGR2RGB).astype(np.float32) for frame in video.frames()]
+        return [frame.rgb for frame in video.frames()]
 
 
 def seams(clip: Path, frames: int, width: int, layer: str, folder: Path) -> Iterator[tuple[int, float, float]]:
@@ -178,7 +178,7 @@ def terms(clip: Path, layer: str, folder: Path) -> Terms:
 
         decode = timed(lambda: list(video.frames()))
         cuts = timed(lambda: list(spec.find_chunks(video)))
-        pictures = [cv2.cvtColor(f.image, cv2.COLOR_BGR2RGB).astype(np.float32) for f in decoded[:9]]
+        pictures = [f.rgb for f in decoded[:9]]
         prepared = [dreamer.prepare(pictures[0])]
         flow = timed(lambda: prepared.extend(dreamer.prepare(p) for p in pictures[1:]), 8)
         dreamer.develop(prepared[0])  # opens the sessions
@@ -186,9 +186,9 @@ def terms(clip: Path, layer: str, folder: Path) -> Terms:
         further = timed(lambda: [dreamer.develop(p) for p in prepared[1:]], 8)
 
         def encoded() -> None:
-            with open_sink(folder / "segment", info, Encoding(), target) as sink:
+            with open_writer(folder / "segment", info, Encoding(), target) as writer:
                 for frame in decoded:
-                    sink.write(frame.image, frame.pts)
+                    writer.write(frame.image, frame.pts)
 
         encode = timed(encoded)
         join = timed(lambda: finish(target, [folder / "segment"], clip, info, metadata={}))

@@ -40,7 +40,7 @@ from onnxdream.images import to_batch
 from onnxdream.networks.model import load_model
 from onnxdream.video.dreamer import VideoDreamer
 from onnxdream.video.evaluate.metrics import compare
-from onnxdream.video.io.open import Encoding, finish, open_sink, open_source
+from onnxdream.video.io.open import Encoding, finish, open_source, open_writer
 from onnxdream.video.job.job import dream_video, limit_opencv_threads
 from onnxdream.video.timeline import SMOOTH
 
@@ -78,10 +78,7 @@ def load(path: Path, frames: int, width: int) -> list[np.ndarray]:
     with open_source(path) as video:
         size = (width, round(width * video.info.height / video.info.width / 2) * 2)
         images = [frame.image for frame in islice(video.frames(), frames)]
-    return [
-        cv2.resize(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), size, interpolation=cv2.INTER_AREA).astype(np.float32)
-        for image in images
-    ]
+    return [cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.float32) for image in images]
 
 
 def measure(frames: list[np.ndarray], layer: str) -> dict[str, dict[str, float]]:
@@ -112,10 +109,10 @@ def overhead(clip: Path, frames: int, layer: str, folder: Path) -> dict[str, flo
     small, target = folder / "small.mp4", folder / "dream.mp4"
     with open_source(clip) as video:
         info = dataclasses.replace(video.info, width=640, height=360)
-        sink = open_sink(folder / "segment", info, Encoding(), small)
+        writer = open_writer(folder / "segment", info, Encoding(), small)
         for frame in islice(video.frames(), frames):
-            sink.write(cv2.resize(frame.image, (640, 360), interpolation=cv2.INTER_AREA), frame.pts, None)
-        sink.close()
+            writer.write(cv2.resize(frame.image, (640, 360), interpolation=cv2.INTER_AREA), frame.pts, None)
+        writer.close()
         finish(small, [folder / "segment"], clip, info, metadata={}, start=None, end=None)
     limit_opencv_threads("cpu")
     times: dict[str, list[float]] = {"job": [], "ascent": []}

@@ -29,7 +29,7 @@ from ..errors import OptionError
 from ..images import from_batch, to_batch
 from ..settings import Settings, build_dreamer, build_objective, layered
 from . import frame_formats
-from .flow import CutDetector, estimator, grey, soften, visible, warp
+from .flow import CutDetector, estimator, soften, visible, warp
 from .rate_control import Effort, RateControl, efforts
 from .timeline import video_defaults
 
@@ -124,7 +124,7 @@ class VideoDreamer:
         self._effort: Effort | None = None  # for this frame, with a target rate
         self._estimate, self._estimate_back = estimator(flow), estimator(flow, rough=True)
         self.cuts = CutDetector()
-        self.last: np.ndarray | None = None  # the previous source frame, at the working size
+        self.last: np.ndarray | None = None  # luminance uint8 [h,w] of the previous source frame, at the working size
         self.memory: Memory | None = None
         self.count = 0  # frames before this one
         self.objective = float("nan")  # of the last frame, before its last step
@@ -252,19 +252,19 @@ class VideoDreamer:
 
     def _prepare(self, small: np.ndarray, cut: bool | None = None) -> Prepared:
         """Prepare a frame that has the working size."""
-        before, self.last = self.last, small
-        same_size = before is not None and before.shape == small.shape
+        eight_bit = cv2.convertScaleAbs(small)
+        light = cv2.cvtColor(eight_bit, cv2.COLOR_RGB2GRAY)
+        before, self.last = self.last, light
         if cut is None:
-            cut = self.cuts(cv2.cvtColor(cv2.convertScaleAbs(small), cv2.COLOR_RGB2BGR))
-        if cut or not same_size:
+            cut = self.cuts(eight_bit)
+        if cut or before is None or before.shape != light.shape:
             return Prepared(small, small, cut=True)
         if self.method not in ("flow", "warp"):
             return Prepared(small, small, cut=False)
-        light, light_before = grey(small), grey(before)  # type: ignore[arg-type]
-        backward = self._estimate(light, light_before)
+        backward = self._estimate(light, before)
         if self.method == "warp":
             return Prepared(small, small, cut=False, motion=backward)
-        forward = self._estimate_back(light_before, light)
+        forward = self._estimate_back(before, light)
         trust = soften(visible(backward, forward, spacing=2))
         return Prepared(small, small, cut=False, motion=backward, trust=trust)
 

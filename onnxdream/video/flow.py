@@ -164,9 +164,9 @@ class CutDetector:
         self._recent: list[float] = []
 
     def __call__(self, frame: np.ndarray) -> bool:
-        """Whether `frame` BGR uint8 [H,W,3] begins a new scene; the first frame does."""
+        """Whether `frame`, RGB uint8 [H,W,3], begins a new scene; the first frame does."""
         small = cv2.resize(frame, (64, 36), interpolation=cv2.INTER_AREA)
-        hsv = cv2.cvtColor(small, cv2.COLOR_BGR2HSV).astype(np.int16)
+        hsv = cv2.cvtColor(small, cv2.COLOR_RGB2HSV).astype(np.int16)
         last, self._last = self._last, hsv
         if last is None:
             return True

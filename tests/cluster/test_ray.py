@@ -34,7 +34,7 @@ from onnxdream.errors import ClusterError, OptionError, VideoError
 from onnxdream.images import read_picture
 from onnxdream.networks.model import Model
 from onnxdream.video.dreamer import VideoDreamer
-from onnxdream.video.io.open import Encoding, finish, open_sink, open_source, read_segment
+from onnxdream.video.io.open import Encoding, finish, open_source, open_writer, read_segment
 from onnxdream.video.job.chunks import Chunk, SegmentSplitter, find_chunks
 from onnxdream.video.job.pipeline import JobSpec, SegmentPipeline
 from onnxdream.video.job.worker import SegmentWorker
@@ -69,10 +69,10 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     the clip's sound.
     """
     folder = tmp_path_factory.mktemp("film")
-    rocket = read_picture(DATA / "rocket.jpg").rgb.astype(np.uint8)[..., ::-1]
+    rocket = read_picture(DATA / "rocket.jpg").rgb.astype(np.uint8)
     with open_source(DATA / "clip.mp4") as clip:
         info = clip.info
-        sink = open_sink(folder / "segment", info, Encoding(), folder / "film.mkv")
+        writer = open_writer(folder / "segment", info, Encoding(), folder / "film.mkv")
         for frame in clip.frames():
             scene = sum(frame.index >= cut for cut in CUTS)
             image = frame.image
@@ -80,8 +80,8 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 image = 255 - image[:, ::-1]
             elif scene == 3:
                 image = rocket[60 : 60 + info.height, 4 * frame.index : 4 * frame.index + info.width]
-            sink.write(np.ascontiguousarray(image), frame.pts)
-        sink.close()
+            writer.write(np.ascontiguousarray(image), frame.pts)
+        writer.close()
     finish(folder / "film.mkv", [folder / "segment"], DATA / "clip.mp4", replace(info), metadata={})
     return folder / "film.mkv"
 
@@ -412,7 +412,7 @@ def test_machines_without_a_common_disk(
         source, options = tmp_path / "pictures", [*options, "--rate", 10, "--end", "2.5"]
         source.mkdir()
         for number, frame in enumerate(content(film)[0]):
-            iio.imwrite(source / f"{number}.png", frame[..., ::-1])
+            iio.imwrite(source / f"{number}.png", frame)
         alone = tmp_path / "alone.mkv"
         dream(source, alone, *options)
     hidden = film.parent.parent

@@ -19,8 +19,8 @@ from onnxdream.video.io.open import (
     VideoInfo,
     check_encoding,
     finish,
-    open_sink,
     open_source,
+    open_writer,
     settings_metadata,
 )
 
@@ -38,7 +38,7 @@ def info_of(width: int = 64, height: int = 48, **changes: Any) -> VideoInfo:
 
 
 def picture(number: int, width: int = 64, height: int = 48, deep: bool = False) -> np.ndarray:
-    """A smooth picture that is different for every number, BGR."""
+    """A smooth picture that is different for every number, RGB."""
     y, x = np.mgrid[:height, :width].astype(np.float64)
     waves = [np.sin(x / (9 + c) + number * 0.7) + np.cos(y / (7 + c) - number * 0.4 + c) for c in range(3)]
     top = 65535 if deep else 255
@@ -66,7 +66,7 @@ def write_video(
                 stream.width, stream.height, stream.pix_fmt = image.shape[1], image.shape[0], pix_fmt
                 stream.codec_context.time_base = time_base
                 setup(stream)
-            frame = av.VideoFrame.from_ndarray(image, "bgr24" if image.dtype == np.uint8 else "bgr48le")
+            frame = av.VideoFrame.from_ndarray(image, "rgb24" if image.dtype == np.uint8 else "rgb48le")
             frame = frame.reformat(format=pix_fmt, threads=1)
             frame.pts = number if times is None else list(times)[number]
             frame.time_base = time_base
@@ -88,16 +88,16 @@ def encode(
     """Frames to a result, a new segment beginning at each of `cuts`."""
     check_encoding(target, info, encoding)
     parts: list[Path] = []
-    sink = None
+    writer = None
     for number, (image, pts, alpha) in enumerate(frames):
-        if sink is None or number in set(cuts):
-            if sink is not None:
-                sink.close()
+        if writer is None or number in set(cuts):
+            if writer is not None:
+                writer.close()
             parts.append(target.parent / f"{target.name}-{len(parts)}")
-            sink = open_sink(parts[-1], info, encoding, target)
-        sink.write(image, pts, alpha)
-    assert sink is not None
-    sink.close()
+            writer = open_writer(parts[-1], info, encoding, target)
+        writer.write(image, pts, alpha)
+    assert writer is not None
+    writer.close()
     finish(target, parts, source, info, metadata=settings_metadata(SETTINGS), **finishing)
     for part in parts:
         part.unlink()
@@ -158,7 +158,7 @@ def flash_film(path: Path, *, frames: int, at: int, size: tuple[int, int], level
         sound: Any = out.add_stream("pcm_s16le", 48000, layout="mono")
         for number in range(frames):
             image = np.full((*size[::-1], 3), levels[number == at], np.uint8)
-            frame = av.VideoFrame.from_ndarray(image, "bgr24")
+            frame = av.VideoFrame.from_ndarray(image, "rgb24")
             frame.pts, frame.time_base = number, Fraction(1, 25)
             out.mux(video.encode(frame))
             wave = np.full((1, 1920), 20000 if number == at else 0, np.int16)

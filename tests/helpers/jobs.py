@@ -25,7 +25,7 @@ LOSSLESS = Encoding(codec="ffv1")
 
 
 def clip_pictures(count: int = 12, width: int = 96, height: int = 54, deep: bool = False) -> list[np.ndarray]:
-    """The first frames of the clip, BGR, small."""
+    """The first frames of the clip, RGB, small."""
     with open_source(CLIP) as video:
         frames = [f.image for f, _ in zip(video.frames(), range(count), strict=False)]
     small = [cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) for f in frames]
@@ -90,7 +90,7 @@ def film(path: Path) -> Path:
             for n, name in enumerate(("one", "two"))
         ])  # fmt: skip
         for number, image in enumerate(clip_pictures(24)):
-            frame = av.VideoFrame.from_ndarray(image, "bgr24").reformat(format="yuv420p", threads=1)
+            frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format="yuv420p", threads=1)
             frame.pts, frame.time_base = number, Fraction(1, 25)
             out.mux(video.encode(frame))
         out.mux(video.encode(None))
@@ -126,8 +126,7 @@ def flash_times(path: Path) -> tuple[Fraction, float]:
 def stills(folder: Path, count: int = 12, bits: int = 8) -> Path:
     folder.mkdir()
     for number, image in enumerate(clip_pictures(count)):
-        rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.float32)
-        write_picture(folder / f"p{number}.png", Picture(rgb, None, bits), {})
+        write_picture(folder / f"p{number}.png", Picture(image.astype(np.float32), None, bits), {})
     return folder
 
 

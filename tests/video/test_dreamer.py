@@ -28,7 +28,7 @@ def clip() -> list[np.ndarray]:
     """Real frames, RGB float32 [90,160,3]."""
     with open_source(DATA / "clip.mp4") as video:
         frames = [cv2.resize(f.image, SIZE, interpolation=cv2.INTER_AREA) for f in islice(video.frames(), 16)]
-    return [cv2.cvtColor(f, cv2.COLOR_BGR2RGB).astype(np.float32) for f in frames]
+    return [f.astype(np.float32) for f in frames]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from helpers.paths import DATA, ROOT
-from onnxdream.video.io.open import Encoding, finish, open_sink, open_source
+from onnxdream.video.io.open import Encoding, finish, open_source, open_writer
 
 EXAMPLES = ROOT / "tests" / "examples"
 
@@ -75,10 +75,10 @@ def test_loudness(tmp_path: Path) -> None:
     source = tmp_path / "in.mp4"
     with open_source(DATA / "clip.mp4") as video:  # half as large, a quarter as long, with its sound
         info = replace(video.info, width=160, height=90)
-        sink = open_sink(tmp_path / "segment", info, Encoding(), source)
+        writer = open_writer(tmp_path / "segment", info, Encoding(), source)
         for frame in islice(video.frames(), 12):
-            sink.write(cv2.resize(frame.image, (160, 90)), frame.pts)
-        sink.close()
+            writer.write(cv2.resize(frame.image, (160, 90)), frame.pts)
+        writer.close()
         finish(source, [tmp_path / "segment"], DATA / "clip.mp4", info, metadata={})
     example("loudness.py", source, tmp_path / "out.mp4")
     before, after = frames(source), frames(tmp_path / "out.mp4")

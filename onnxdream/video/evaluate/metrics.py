@@ -77,7 +77,7 @@ def compare(
         colors.append(_mean_lab(dream) - _mean_lab(source))
         if measure is not None:
             strengths.append(measure(dream))
-        is_cut = cut(np.ascontiguousarray(cv2.convertScaleAbs(source[..., ::-1])))
+        is_cut = cut(cv2.convertScaleAbs(source))
         if last is not None and not is_cut:
             before, dreamed_before, light_before = last
             forward, backward = estimate(light_before, light), estimate(light, light_before)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from ...errors import OptionError, OutputError
-from .color import FULL, LIMITED, matrix_of
-from .frames import ColorTags, VideoInfo
+from .color import FULL, LIMITED, ColorTags, matrix_of
+from .frames import VideoInfo
 
 Kind = Literal["video", "animation", "pictures", "pipe"]
 
@@ -60,7 +60,7 @@ _USABLE = re.compile(
 
 @dataclass(frozen=True)
 class Encoding:
-    """What the user asks of the encoder; what is None is chosen by `plan`.
+    """What the user asks of the encoder; what is None is chosen by `plan_encoding`.
 
     `codec` is a name such as h264, hevc, vp9, av1, prores, ffv1, png or that of an encoder (libx264, h264_nvenc); `crf`
     its constant quality, lower is better; `options` are handed to the encoder as they are.
@@ -81,7 +81,7 @@ class Encoder:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EncodingPlan:
     """An encoding with nothing left open. `alpha`: opacity is kept; `full`: codes span the full range."""
 
     codec: str
@@ -93,7 +93,7 @@ class Plan:
     full: bool
 
 
-def sink_kind(target: str | Path) -> Kind:
+def target_kind(target: str | Path) -> Kind:
     """What `target` names: a video file, an animation, a folder or pattern of pictures, or standard output (-).
 
     A pattern is a picture's name with a printf number, out/f_%05d.png; a name without an ending is a folder. Raises
@@ -117,7 +117,9 @@ def sink_kind(target: str | Path) -> Kind:
     raise OutputError(f"{name}: cannot write {suffix}; use {known}, a folder, or a pattern such as f_%05d.png")
 
 
-def plan(target: str | Path, info: VideoInfo, encoding: Encoding, find: Callable[[str], Encoder | None]) -> Plan:
+def plan_encoding(
+    target: str | Path, info: VideoInfo, encoding: Encoding, find: Callable[[str], Encoder | None]
+) -> EncodingPlan:
     """Fill in what `encoding` leaves open; `find` knows the encoders there are.
 
     .mp4, .mkv and .mov get H.264 (libx264, crf 13.5), .webm VP9; a source of more than 8 bits gets HEVC or H.264 of 10
@@ -126,7 +128,7 @@ def plan(target: str | Path, info: VideoInfo, encoding: Encoding, find: Callable
     4:4:4, which alone allows it. GIF, WebP and pictures pass through lossless FFV1. Raises OptionError for an unknown
     codec, a crf out of range, or a pixel format it does not take.
     """
-    if sink_kind(target) in ("animation", "pictures"):
+    if target_kind(target) in ("animation", "pictures"):
         if encoding != Encoding():
             raise OptionError(f"{target}: codec, crf and pixel format are for video files")
         encoding = Encoding(codec="ffv1", pix_fmt=_lossless(info))
@@ -149,7 +151,7 @@ def plan(target: str | Path, info: VideoInfo, encoding: Encoding, find: Callable
         if not 0 <= encoding.crf <= most:
             raise OptionError(f"crf={encoding.crf:g} is out of range; {encoder.name} takes 0 to {most}")
         options["crf"] = f"{encoding.crf:g}"
-    return Plan(encoder.name, pix_fmt, options, alpha, *_colors(pix_fmt, encoder.name, info))
+    return EncodingPlan(encoder.name, pix_fmt, options, alpha, *_colors(pix_fmt, encoder.name, info))
 
 
 def _lossless(info: VideoInfo) -> str:

@@ -16,7 +16,7 @@ from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
 from ...errors import OutputError, VideoError
-from . import pixels
+from .color import read_frame
 from .frames import VideoFrame, VideoInfo
 from .mux import Timed, decode_times
 
@@ -36,12 +36,12 @@ _LONGEST = 10  # seconds the last picture may stay, by what the source says of i
 _MP4_TAGS = {"title", "artist", "album", "comment", "date", "genre", "copyright", "description", "synopsis", "grouping"}
 
 
-def note(first: int, info: VideoInfo) -> dict[str, str]:
+def first_tick_tag(first: int, info: VideoInfo) -> dict[str, str]:
     """The tag of a segment that says when it begins, in ticks."""
     return {"comment": json.dumps({"first": first, "unit": str(info.time_base)})}
 
 
-def noted(packet: av.Packet[Any], number: int, kind: str) -> None:
+def stamp(packet: av.Packet[Any], number: int, kind: str) -> None:
     """Prepare the `number`-th packet of an encoder for a segment in a container of `kind`.
 
     Decoding times are made anew when segments are joined, and x265 leaves those of a very short run to chance. Here
@@ -51,7 +51,7 @@ def noted(packet: av.Packet[Any], number: int, kind: str) -> None:
     packet.dts = number - (1 << 40) if kind == "matroska" else packet.pts
 
 
-def times(container: InputContainer, name: str, info: VideoInfo) -> list[int]:
+def packet_ticks(container: InputContainer, name: str, info: VideoInfo) -> list[int]:
     """The time of every packet of a segment, in ticks, in decoding order. Raises VideoError when it is no segment."""
     text = next((value for key, value in container.metadata.items() if key.lower() == "comment"), "")
     try:
@@ -80,7 +80,7 @@ def muxer_options(kind: str, metadata: dict[str, str], clocks: list[Fraction]) -
     return options
 
 
-class Joined:
+class JoinedSegments:
     """The frames of several segments as one run.
 
     `shown` holds their times in ticks, rising; the last one stays until `end`. Raises OutputError when the segments do
@@ -95,7 +95,7 @@ class Joined:
         alike: Any = None
         for part in parts:
             with reopen(part) as container:
-                found = times(container, str(part), info)
+                found = packet_ticks(container, str(part), info)
                 context: Any = container.streams.video[0].codec_context
                 kind = context.name, context.width, context.height, context.extradata
             if alike is not None and kind != alike:
@@ -174,6 +174,6 @@ class Joined:
         for part in self.parts:
             with self._reopen(part) as container:
                 for frame in container.decode(video=0):
-                    image, alpha = pixels.read(frame, (frame.width, frame.height), 1, alpha=self.info.alpha)
+                    image, alpha = read_frame(frame, (frame.width, frame.height), 1, alpha=self.info.alpha)
                     yield VideoFrame(image, alpha, self.shown[index], index)
                     index += 1

@@ -9,37 +9,30 @@ from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
-import cv2
 import numpy as np
 
-UNKNOWN = 2  # "unspecified" among the code points below
-
-
-@dataclass(frozen=True)
-class ColorTags:
-    """How a source says its colours are meant: code points of ITU-T H.273, 2 where it says nothing.
-
-    `range` is 1 for limited (16..235 of 8 bits), 2 for full, 0 where the source says nothing.
-    """
-
-    primaries: int = UNKNOWN
-    transfer: int = UNKNOWN
-    matrix: int = UNKNOWN
-    range: int = 0
-
-
-SRGB = ColorTags(primaries=1, transfer=13, matrix=1, range=0)  # pictures; as video they get the BT.709 matrix
+from .color import ColorTags, to_float
 
 
 @dataclass(frozen=True)
 class VideoInfo:
     """What the pipeline must know about a source.
 
-    `width` and `height` are upright, after rotation, and may be odd. `rate` is the average number of frames a second,
-    None when unknown. Times of frames are whole numbers of `time_base` seconds. `frames` is how many there are, exact
-    or as the container estimates, and `duration` is when the last one goes away, in seconds; None when unknown. `bits`
-    is 8, 10, 12 or 16 a channel. `start` is the time on the source's own clock, in seconds, that a user calls 0.
-    `aspect` is width to height of one pixel.
+    Attributes:
+        width: pixels, upright, after rotation; may be odd.
+        height: likewise.
+        rate: the average number of frames a second, None when unknown.
+        time_base: the unit of the frames' times, in seconds.
+        frames: how many there are, exact or as the container estimates; None when unknown.
+        duration: when the last one goes away, in seconds; None when unknown.
+        bits: 8, 10, 12 or 16 per channel.
+        alpha: whether frames have opacity.
+        color: how the colours are meant.
+        pix_fmt: FFmpeg's name of the pixel format.
+        codec: FFmpeg's name of the codec.
+        has_audio: whether there is sound.
+        start: the time on the source's own clock, in seconds, that a user calls 0.
+        aspect: width to height of one pixel.
     """
 
     width: int
@@ -71,9 +64,11 @@ class VideoInfo:
 class VideoFrame:
     """One frame, upright.
 
-    `image` is contiguous [H,W,3] BGR, uint8 for sources of 8 bits, else uint16 scaled to the full 0..65535. `alpha` is
-    [H,W] of the same type or None; colours are not multiplied by it. `pts` counts `time_base`s and rises from frame to
-    frame; `index` counts the frames of the source from 0.
+    Attributes:
+        image: RGB, contiguous [H,W,3], uint8 for sources of 8 bits, else uint16 over the full range.
+        alpha: opacity [H,W] of the same type or None; colours are not multiplied by it.
+        pts: the time in `time_base`s, rising from frame to frame.
+        index: counts the frames of the source from 0.
     """
 
     image: np.ndarray
@@ -84,8 +79,7 @@ class VideoFrame:
     @property
     def rgb(self) -> np.ndarray:
         """The picture as RGB float32 [H,W,3] in 0..255."""
-        scale = np.float32(255 / np.iinfo(self.image.dtype).max)
-        return cv2.cvtColor(self.image, cv2.COLOR_BGR2RGB).astype(np.float32) * scale
+        return to_float(self.image)
 
 
 class VideoSource(ABC):
@@ -97,10 +91,15 @@ class VideoSource(ABC):
     def frames(
         self, start: Fraction | None = None, end: Fraction | None = None, skip_to: int | None = None
     ) -> Iterator[VideoFrame]:
-        """The frames with start <= time < end, in seconds from the beginning, and an index of at least `skip_to`.
+        """The frames of a part of the video; each call begins anew, except from a pipe, which can be read once.
 
-        Each call begins anew, except from a pipe, which can be read once. Raises VideoError, after the frames before
-        it, where the source is damaged or cut off.
+        Args:
+            start: seconds from the beginning; frames before it are left out.
+            end: seconds from the beginning; frames at it or later are left out.
+            skip_to: frames of a lower index are left out.
+
+        Raises:
+            VideoError: the source is damaged or cut off; raised after the frames before that.
         """
 
     @abstractmethod
@@ -116,19 +115,27 @@ class VideoSource(ABC):
         self.close()
 
 
-class FrameSink(ABC):
-    """Where frames go; a context manager that throws away what was written when it is left by an exception.
+class FrameWriter(ABC):
+    """Takes frames; a context manager that throws away what was written when it is left by an exception.
 
-    `path` is the file it writes, None when there is none.
+    Attributes:
+        path: the file it writes, None when there is none.
     """
 
     path: Path | None = None
 
     @abstractmethod
     def write(self, image: np.ndarray, pts: int, alpha: np.ndarray | None = None) -> None:
-        """Add a frame: [H,W,3] BGR and [H,W] alpha, uint8 or uint16 over their full range; `pts` in `time_base`s.
+        """Add a frame.
 
-        Raises ValueError for another shape or type or a time that does not rise, OutputError when it cannot be written.
+        Args:
+            image: RGB [H,W,3], uint8 or uint16 over its full range.
+            pts: its time in `time_base`s, later than the frame's before.
+            alpha: opacity [H,W] of the same type.
+
+        Raises:
+            ValueError: another shape or type, or a time that does not rise.
+            OutputError: the frame cannot be written.
         """
 
     @abstractmethod
@@ -139,7 +146,7 @@ class FrameSink(ABC):
     def discard(self) -> None:
         """Throw away what was written."""
 
-    def __enter__(self) -> FrameSink:
+    def __enter__(self) -> FrameWriter:
         return self
 
     def __exit__(
@@ -152,7 +159,7 @@ class FrameSink(ABC):
 
 
 class FrameCheck:
-    """Checks that what is written to a sink fits it."""
+    """Checks that what is written fits it."""
 
     def __init__(self, info: VideoInfo) -> None:
         self.shape = (info.height, info.width, 3)

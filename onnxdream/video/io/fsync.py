@@ -9,13 +9,13 @@ from pathlib import Path
 from ...images import write_whole
 
 
-def keep_content(path: Path) -> None:
+def fsync_file(path: Path) -> None:
     """Have the disk keep what is in a file."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
-def keep_entries(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Have the disk keep the names in a folder; not every disk and system can."""
     with suppress(OSError):
         opened = os.open(folder, os.O_RDONLY)
@@ -30,6 +30,6 @@ def write_data(path: Path, data: bytes) -> None:
 
     def write(to: Path) -> None:
         to.write_bytes(data)
-        keep_content(to)
+        fsync_file(to)
 
     write_whole(path, write)

@@ -31,7 +31,7 @@ Timed = tuple[float, "av.Packet[Any]"]
 
 
 @dataclass(frozen=True)
-class Cut:
+class Trim:
     """`shift` seconds are taken from every time of the source; what then begins at `length` or later is left out."""
 
     shift: Fraction
@@ -85,15 +85,15 @@ def settings_in(metadata: dict[str, str]) -> dict[str, Any] | None:
     return settings if isinstance(settings, dict) else None
 
 
-def chapters(source: InputContainer, cut: Cut) -> list[Chapter]:
+def chapters(source: InputContainer, trim: Trim) -> list[Chapter]:
     """The source's chapters on the result's clock; those outside of it are left out."""
     moved: list[Chapter] = []
     for chapter in source.chapters():
         unit = chapter["time_base"] or Fraction(1, 1000)
-        begin = max(chapter["start"] * unit - cut.shift, Fraction(0))
-        end = chapter["end"] * unit - cut.shift
-        if cut.length is not None:
-            end = min(end, cut.length)
+        begin = max(chapter["start"] * unit - trim.shift, Fraction(0))
+        end = chapter["end"] * unit - trim.shift
+        if trim.length is not None:
+            end = min(end, trim.length)
         if end > begin:
             moved.append({**chapter, "start": round(begin / unit), "end": round(end / unit), "time_base": unit})
     return moved
@@ -120,9 +120,9 @@ class SourceStreams:
         reopen: Callable[[], InputContainer],
         kind: str,
         name: str,
-        cut: Cut,
+        trim: Trim,
     ) -> None:
-        self.source, self.out, self.kind, self.name, self.cut = source, out, kind, name, cut
+        self.source, self.out, self.kind, self.name, self.trim = source, out, kind, name, trim
         self.reopen = reopen
         self.targets: dict[int, Stream] = {}
         self.encoded: set[int] = set()
@@ -245,10 +245,10 @@ class SourceStreams:
         if packet.stream.type == "subtitle" and bytes(packet) == _SILENCE:
             return
         unit = packet.time_base
-        by = round(self.cut.shift / unit)
+        by = round(self.trim.shift / unit)
         packet.pts = time - by
         packet.dts = packet.pts if packet.dts is None else packet.dts - by
-        limit = None if self.cut.length is None else floor(self.cut.length / unit)
+        limit = None if self.trim.length is None else floor(self.trim.length / unit)
         if packet.stream.type == "subtitle" and packet.duration:
             end = packet.pts + packet.duration
             end = end if limit is None else min(end, limit)
@@ -261,8 +261,8 @@ class SourceStreams:
             return
         # What lies before a cut is left out. At the very beginning it is what the decoder needs to get going; Matroska
         # knows no time before 0 except for Opus.
-        early = packet.pts < 0 and (self.cut.shift > 0 or self.kind in ("matroska", "webm"))
-        if not early or (self.cut.shift == 0 and packet.stream.codec_context.name in ("opus", "libopus")):
+        early = packet.pts < 0 and (self.trim.shift > 0 or self.kind in ("matroska", "webm"))
+        if not early or (self.trim.shift == 0 and packet.stream.codec_context.name in ("opus", "libopus")):
             yield packet
 
     def _encode(self, packet: av.Packet[Any]) -> Iterator[av.Packet[Any]]:
@@ -271,8 +271,8 @@ class SourceStreams:
         for frame in packet.decode():
             if frame.pts is None:
                 continue
-            time = frame.pts * unit - self.cut.shift
-            if time < 0 or (self.cut.length is not None and time >= self.cut.length):
+            time = frame.pts * unit - self.trim.shift
+            if time < 0 or (self.trim.length is not None and time >= self.trim.length):
                 continue
             frame.pts = round(time / unit)
             yield from target.encode(frame)

@@ -1,4 +1,4 @@
-"""Video in and out, for the pipeline: `open_source`, `open_sink`, `finish`.
+"""Video in and out, for the pipeline: `open_source`, `open_writer`, `finish`.
 
 A result grows as segments, each one run of encoded frames that appears when it is whole; `finish` joins them with what
 the source has besides pictures.
@@ -15,10 +15,11 @@ import av
 from ...errors import OptionError, VideoError, WriteError
 from ...images import write_whole
 from . import concat, mux
-from .codec import ANIMATIONS, CONTAINERS, Encoding, Plan, sink_kind
-from .frames import ColorTags, FrameSink, VideoFrame, VideoInfo, VideoSource
-from .fsync import keep_content
-from .mux import Cut, SourceStreams, settings_in, settings_metadata
+from .codec import ANIMATIONS, CONTAINERS, Encoding, EncodingPlan, target_kind
+from .color import ColorTags
+from .frames import FrameWriter, VideoFrame, VideoInfo, VideoSource
+from .fsync import fsync_file
+from .mux import SourceStreams, Trim, settings_in, settings_metadata
 from .pipe import PipeInput, pipe_input
 from .reader import FileSource
 from .sequences import (
@@ -30,12 +31,25 @@ from .sequences import (
     write_animation,
     write_pictures,
 )
-from .writer import VideoSink, check_encoding, open_sink
+from .writer import VideoWriter, check_encoding, open_writer
 
 __all__ = [
-    "ColorTags", "Encoding", "FrameSink", "Plan", "VideoFrame", "VideoInfo", "VideoSink", "VideoSource",
-    "check_encoding", "finish", "open_sink", "open_source", "read_segment", "read_video_settings",
-    "settings_metadata", "sink_kind",
+    "ColorTags",
+    "Encoding",
+    "EncodingPlan",
+    "FrameWriter",
+    "VideoFrame",
+    "VideoInfo",
+    "VideoSource",
+    "VideoWriter",
+    "check_encoding",
+    "finish",
+    "open_source",
+    "open_writer",
+    "read_segment",
+    "read_video_settings",
+    "settings_metadata",
+    "target_kind",
 ]  # fmt: skip
 
 
@@ -100,7 +114,7 @@ def _new_decoder(name: str) -> Any:
 def read_segment(path: Path, info: VideoInfo) -> list[int]:
     """The times of a segment's frames, in ticks of `info.time_base`, rising. Raises VideoError when it is not one."""
     with _open(str(path), f"file:{path}") as container:
-        return sorted(concat.times(container, str(path), info))
+        return sorted(concat.packet_ticks(container, str(path), info))
 
 
 def finish(
@@ -124,12 +138,12 @@ def finish(
     `metadata` becomes tags of the result; see `settings_metadata`. `scratch` is a folder on the same disk for what is
     not whole yet. A pipe has nothing to finish. Raises OutputError, and VideoError for a damaged segment.
     """
-    kind, path = sink_kind(target), Path(target)
+    kind, path = target_kind(target), Path(target)
     if kind == "pipe":
         return
     if not segments:
         raise ValueError("there is nothing to join")
-    run = concat.Joined(segments, info, lambda part: _open(str(part), f"file:{part}"), end)
+    run = concat.JoinedSegments(segments, info, lambda part: _open(str(part), f"file:{part}"), end)
     if kind == "pictures":
         write_pictures(path, run.frames(), settings_in(metadata) or {}, scratch=scratch)
     elif kind == "animation":
@@ -147,7 +161,7 @@ def finish(
 def _finish_video(
     to: Path,
     path: Path,
-    run: concat.Joined,
+    run: concat.JoinedSegments,
     beside: str | Path | None,
     metadata: dict[str, str],
     *,
@@ -157,7 +171,7 @@ def _finish_video(
     kind = CONTAINERS[path.suffix.lower()]
     ticks = run.shift(start)
     shift = ticks * run.info.time_base
-    cut = Cut(shift, None if end is None else run.info.start + end - shift)
+    trim = Trim(shift, None if end is None else run.info.start + end - shift)
 
     def reopen() -> Any:
         return _open(str(beside), f"file:{beside}")
@@ -174,13 +188,13 @@ def _finish_video(
                 assert main is not None, "what has given frames has a film"
                 video.metadata.update(mux.tags(main.metadata))
                 video.disposition = main.disposition
-                others = SourceStreams(source, main, out, reopen=reopen, kind=kind, name=path.name, cut=cut)
+                others = SourceStreams(source, main, out, reopen=reopen, kind=kind, name=path.name, trim=trim)
                 packets.append(others.packets())
                 out.metadata.update(mux.tags(source.metadata))
-                out.set_chapters(mux.chapters(source, cut))
+                out.set_chapters(mux.chapters(source, trim))
             out.metadata.update(metadata)
             mux.interleave(out, *packets)
-        keep_content(to)
+        fsync_file(to)
     except av.FFmpegError as error:
         raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:

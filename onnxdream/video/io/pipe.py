@@ -9,12 +9,13 @@ from fractions import Fraction
 from typing import BinaryIO
 from weakref import WeakSet
 
+import cv2
 import numpy as np
 
 from ...errors import OptionError, WriteError
 from .codec import Encoding
-from .color import FULL, bgr_to_yuv, matrix_of, over_white, rescaled
-from .frames import ColorTags, FrameCheck, FrameSink, VideoInfo
+from .color import FULL, ColorTags, matrix_of, over_white, rgb_to_yuv, to_eight_bit
+from .frames import FrameCheck, FrameWriter, VideoInfo
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +66,11 @@ class PipeInput:
         return data
 
 
-class PipeSink(FrameSink):
+class PipeWriter(FrameWriter):
     """Frames to standard output as they come, at an even rate.
 
     The format is y4m (4:4:4, as deep as the source, at most 12 bits) unless the encoding's codec is rawvideo or its
-    pixel format bgr24: then 8-bit BGR, row by row. Opacity is laid over white. One sink may go on after another; the
+    pixel format bgr24: then 8-bit BGR, row by row. Opacity is laid over white. One writer may go on after another; the
     header is written once. Raises OptionError for another codec.
     """
 
@@ -92,15 +93,15 @@ class PipeSink(FrameSink):
             )  # fmt: skip
 
     def write(self, image: np.ndarray, pts: int, alpha: np.ndarray | None = None) -> None:
-        """See FrameSink."""
+        """See FrameWriter."""
         self._watch(pts)
         self.check(image, pts, alpha)
         if alpha is not None:
             image = over_white(image, alpha)
         if self.raw:
-            self._send(rescaled(image, int(np.iinfo(image.dtype).max), 255).tobytes())
+            self._send(cv2.cvtColor(to_eight_bit(image), cv2.COLOR_RGB2BGR).tobytes())
             return
-        planes = bgr_to_yuv(image, self.depth, self.matrix, full=self.full)
+        planes = rgb_to_yuv(image, self.depth, self.matrix, full=self.full)
         self._send(b"FRAME\n" + b"".join(p.astype(p.dtype.newbyteorder("<")).tobytes() for p in planes))
 
     def _watch(self, pts: int) -> None:

@@ -9,10 +9,11 @@ from itertools import chain
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...errors import VideoError
-from . import pixels
-from .color import FULL, matrix_of
-from .frames import ColorTags, VideoFrame, VideoInfo, VideoSource, seconds
+from .color import FULL, ColorTags, depth_of, has_alpha, matrix_of, read_frame
+from .frames import VideoFrame, VideoInfo, VideoSource, seconds
 from .mux import main_video
 from .pipe import PipeInput
 
@@ -29,6 +30,7 @@ _TELLS_DURATION = ("matroska", "avi", "flv", "asf")
 _NEAR = 50  # so many frames are sooner decoded than looked up
 _UNSTEADY_CLOCK = 1 << 9  # FFmpeg's flag for containers whose clock starts anywhere (AVFMT_TS_DISCONT)
 Decoded = tuple["av.VideoFrame", int]
+Orientation = tuple[bool, bool, bool]  # transpose, then mirror left-right, then mirror top-bottom
 
 
 class FileSource(VideoSource):
@@ -61,7 +63,7 @@ class FileSource(VideoSource):
             container.close()
             raise VideoError(f"{name}: not one frame of it can be decoded")
         self._coded = first[0].width, first[0].height
-        self._turn = pixels.turn_of(first[0])
+        self._orientation = _orientation_of(first[0])
         self.info = self._describe(container, first[0])
         self._matrix = matrix_of(self.info.color, self.info.width, self.info.height)
         self._times: list[int] | None = None
@@ -91,9 +93,9 @@ class FileSource(VideoSource):
                 return
             if index < (skip_to or 0) or (first is not None and pts < first):
                 continue
-            image, alpha = pixels.read(frame, self._coded, self._matrix, alpha=self.info.alpha)
-            opacity = None if alpha is None else pixels.turned(alpha, self._turn)
-            yield VideoFrame(pixels.turned(image, self._turn), opacity, pts, index)
+            image, alpha = read_frame(frame, self._coded, self._matrix, alpha=self.info.alpha)
+            opacity = None if alpha is None else _upright(alpha, self._orientation)
+            yield VideoFrame(_upright(image, self._orientation), opacity, pts, index)
 
     def _main(self, container: InputContainer) -> int:
         """The number of the stream that is the video, not a cover picture."""
@@ -127,23 +129,23 @@ class FileSource(VideoSource):
         rate = stream.average_rate or stream.guessed_rate or None
         frames = stream.frames or (round(length * rate) if length and rate else None)
         aspect = stream.sample_aspect_ratio or Fraction(1)
-        depth = pixels.depth_of(first.format)
+        depth = depth_of(first.format)
         width, height = self._coded
         return VideoInfo(
-            width=height if self._turn[0] else width,
-            height=width if self._turn[0] else height,
+            width=height if self._orientation[0] else width,
+            height=width if self._orientation[0] else height,
             rate=rate,
             time_base=unit,
             frames=frames,
             duration=duration,
             bits=next(bits for bits in (8, 10, 12, 16) if depth <= bits),
-            alpha=pixels.has_alpha(first.format),
+            alpha=has_alpha(first.format),
             color=tags,
             pix_fmt=first.format.name,
             codec=stream.codec_context.codec.canonical_name,
             has_audio=bool(container.streams.audio),
             start=start,
-            aspect=1 / aspect if self._turn[0] else aspect,
+            aspect=1 / aspect if self._orientation[0] else aspect,
         )
 
     def _located(self, first: int | None, skip_to: int) -> Iterator[tuple[av.VideoFrame, int, int]]:
@@ -299,3 +301,27 @@ class FileSource(VideoSource):
 def _end_of(packet: av.Packet[Any]) -> Fraction:
     time = packet.pts if packet.pts is not None else packet.dts
     return Fraction(0) if time is None else (time + (packet.duration or 0)) * packet.time_base
+
+
+def _orientation_of(frame: av.VideoFrame) -> Orientation:
+    """How to bring the frame upright, from the display matrix it carries."""
+    carried: Any = frame.side_data
+    matrix = carried.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return False, a < 0, d < 0
+    return True, c < 0, b < 0
+
+
+def _upright(array: np.ndarray, orientation: Orientation) -> np.ndarray:
+    """[H,W] or [H,W,C] brought upright, contiguous."""
+    transpose, mirror_x, mirror_y = orientation
+    if transpose:
+        array = array.swapaxes(0, 1)
+    if mirror_x:
+        array = array[:, ::-1]
+    if mirror_y:
+        array = array[::-1]
+    return np.ascontiguousarray(array)

@@ -12,7 +12,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from ...errors import PictureError, VideoError, WriteError, first_line
@@ -26,9 +25,9 @@ from ...images import (
     write_whole,
 )
 from .codec import PICTURES
-from .color import over_white
-from .frames import SRGB, VideoFrame, VideoInfo, VideoSource, seconds
-from .fsync import keep_content
+from .color import SRGB, from_float, over_white, to_eight_bit
+from .frames import VideoFrame, VideoInfo, VideoSource, seconds
+from .fsync import fsync_file
 
 READABLE = (*PICTURES, ".webp", ".bmp", ".gif", ".jp2", ".pbm", ".pgm", ".ppm")
 RATE = Fraction(25)
@@ -127,7 +126,7 @@ class PictureSource(VideoSource):
             bits=first.bits,
             alpha=first.alpha is not None,
             color=SRGB,
-            pix_fmt=("bgra" if first.alpha is not None else "bgr24") if first.bits == 8 else "bgr48le",
+            pix_fmt=("rgba" if first.alpha is not None else "rgb24") if first.bits == 8 else "rgb48le",
             codec=pictures[0].suffix.lower().lstrip("."),
             has_audio=False,
         )
@@ -159,11 +158,11 @@ class PictureSource(VideoSource):
 
 
 def _to_codes(picture: Picture, info: VideoInfo) -> tuple[np.ndarray, np.ndarray | None]:
-    kind, scale = (np.uint8, 1) if info.bits == 8 else (np.uint16, 257)
-    image = np.rint(cv2.cvtColor(picture.rgb, cv2.COLOR_RGB2BGR) * scale).astype(kind)
-    alpha = None if picture.alpha is None else np.rint(picture.alpha * 255 * scale).astype(kind)
+    kind: np.dtype[Any] = np.dtype(np.uint8 if info.bits == 8 else np.uint16)
+    image = from_float(picture.rgb, kind)
+    alpha = None if picture.alpha is None else from_float(picture.alpha * 255, kind)
     if info.alpha:
-        return image, np.full(image.shape[:2], np.iinfo(kind).max, kind) if alpha is None else alpha
+        return image, np.full(image.shape[:2], 255 if info.bits == 8 else 65535, kind) if alpha is None else alpha
     return (image if alpha is None else over_white(image, alpha)), None
 
 
@@ -201,7 +200,7 @@ class AnimationSource(VideoSource):
             bits=8,
             alpha=alpha,
             color=SRGB,
-            pix_fmt="bgra" if alpha else "bgr24",
+            pix_fmt="rgba" if alpha else "rgb24",
             codec="gif" if gif else "webp",
             has_audio=False,
         )
@@ -219,9 +218,8 @@ class AnimationSource(VideoSource):
                     return
                 if index < (skip_to or 0) or (start is not None and Fraction(time, 1000) < start):
                     continue
-                image_bgr = cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGR)
                 alpha = np.ascontiguousarray(rgba[:, :, 3]) if self.info.alpha else None
-                yield VideoFrame(image_bgr, alpha, time // unit, index)
+                yield VideoFrame(np.ascontiguousarray(rgba[:, :, :3]), alpha, time // unit, index)
         if self.broken:
             raise VideoError(f"{self.path}: is cut off at {seconds(Fraction(self.times[-1], 1000))} ({self.broken})")
 
@@ -281,7 +279,7 @@ def _write_each(pattern: Path, frames: Iterable[VideoFrame], settings: dict[str,
         picture = Picture(frame.rgb, alpha, 8 if top == 255 else 16)
         path = pattern.with_name(_numbered(pattern.name, number))
         write_picture(path, picture, settings)
-        keep_content(path)
+        fsync_file(path)
         written.add(path.name)
     return written
 
@@ -315,23 +313,22 @@ def write_animation(
         options["quality"] = 90
 
     def write(to: Path) -> None:
-        pixels = _eight_bit(f for place, f in enumerate(frames) if place in wanted)
+        pixels = _eight_bit_pixels(f for place, f in enumerate(frames) if place in wanted)
         first = next(pixels)
         if first.shape[2] == 4:
             # In WebP only frames on their own: libwebp loses the opacity of others whose edges are wholly transparent.
             options.update({"disposal": 2} if gif else {"kmin": 0, "kmax": 1})
         write_frames(to, chain([first], pixels), settings, **options)
-        keep_content(to)
+        fsync_file(to)
 
     write_whole(target, write, scratch=scratch)
 
 
-def _eight_bit(frames: Iterable[VideoFrame]) -> Iterator[np.ndarray]:
+def _eight_bit_pixels(frames: Iterable[VideoFrame]) -> Iterator[np.ndarray]:
     """Frames as RGB or RGBA uint8 [H,W,3|4]."""
     for frame in frames:
-        shift = 0 if frame.image.dtype == np.uint8 else 8
-        rgb = cv2.cvtColor((frame.image >> shift).astype(np.uint8), cv2.COLOR_BGR2RGB)
-        yield rgb if frame.alpha is None else np.dstack([rgb, (frame.alpha >> shift).astype(np.uint8)])
+        rgb = to_eight_bit(frame.image)
+        yield rgb if frame.alpha is None else np.dstack([rgb, to_eight_bit(frame.alpha)])
 
 
 def read_picture_settings(path: Path) -> dict[str, Any]:

@@ -16,12 +16,12 @@ import av
 import numpy as np
 
 from ...errors import OnnxDreamError, OptionError, OutputError, WriteError
-from . import concat, pixels
-from .codec import CONTAINERS, Encoder, Encoding, Plan, plan, sink_kind
-from .color import over_white
-from .frames import FrameCheck, FrameSink, VideoInfo
-from .fsync import keep_content
-from .pipe import PipeSink, pipe_format
+from . import concat
+from .codec import CONTAINERS, Encoder, Encoding, EncodingPlan, plan_encoding, target_kind
+from .color import fill_frame, over_white, to_pix_fmt, working_format
+from .frames import FrameCheck, FrameWriter, VideoInfo
+from .fsync import fsync_file
+from .pipe import PipeWriter, pipe_format
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +48,13 @@ def _held(kind: str) -> frozenset[str]:
         return frozenset(container.supported_codecs)
 
 
-def check_encoding(target: str | Path, info: VideoInfo, encoding: Encoding) -> Plan | None:
+def check_encoding(target: str | Path, info: VideoInfo, encoding: Encoding) -> EncodingPlan | None:
     """Make sure, before any work is done, that frames like `info` can be encoded so and written to `target`.
 
     Returns what was chosen, None for a pipe. Raises OptionError for an unknown codec, one the container cannot hold,
     and a pixel format, crf or option the encoder does not take; OutputError when `target` cannot be written.
     """
-    kind = sink_kind(target)
+    kind = target_kind(target)
     if kind == "pipe":
         pipe_format(encoding)
         _note_lost_opacity(target, info, kept=False)
@@ -93,8 +93,8 @@ def _refusals() -> Iterator[list[str]]:
     refused += [text.strip(" .\n") for _, _, text in told if text.startswith(_REFUSING)]
 
 
-def _planned(target: str | Path, info: VideoInfo, encoding: Encoding) -> Plan:
-    chosen = plan(target, info, encoding, _find_encoder)
+def _planned(target: str | Path, info: VideoInfo, encoding: Encoding) -> EncodingPlan:
+    chosen = plan_encoding(target, info, encoding, _find_encoder)
     suffix = Path(target).suffix.lower()
     if suffix in CONTAINERS and chosen.codec not in _held(CONTAINERS[suffix]):
         raise OptionError(f"codec {chosen.codec} does not go into {suffix}; use another codec, or .mkv")
@@ -120,7 +120,7 @@ def _scheduled_as_before() -> Iterator[None]:
                     os.sched_setscheduler(thread, policy, parameters)
 
 
-def _start(context: Any, chosen: Plan, info: VideoInfo) -> None:
+def _start(context: Any, chosen: EncodingPlan, info: VideoInfo) -> None:
     """Set up and open an encoder. Raises OptionError when it refuses."""
     try:
         av.VideoFormat(chosen.pix_fmt)
@@ -144,7 +144,7 @@ def _start(context: Any, chosen: Plan, info: VideoInfo) -> None:
         raise OptionError(f"codec {chosen.codec} has no option {', '.join(context.options)}")
 
 
-class VideoSink(FrameSink):
+class VideoWriter(FrameWriter):
     """Encodes one run of frames into the segment `path`, which appears when it is closed, for the result `target`.
 
     `info` says size, rate, time base and colours. Raises OptionError like `check_encoding`, and OutputError.
@@ -156,7 +156,7 @@ class VideoSink(FrameSink):
         self._check = FrameCheck(info)
         self._part = path.with_name(f".{path.name}.part")
         self._kind = kind = "matroska" if self.plan.codec in _held("matroska") else "mov"
-        with self._told():
+        with self._as_write_error():
             self._container = av.open(f"file:{self._part}", "w", format=kind, container_options=concat.OPTIONS[kind])
             self._stream: Any = self._container.add_stream(self.plan.codec, info.rate or Fraction(25))
         self._stream.time_base = concat.TICK
@@ -169,46 +169,46 @@ class VideoSink(FrameSink):
         self._packets = 0
 
     def write(self, image: np.ndarray, pts: int, alpha: np.ndarray | None = None) -> None:
-        """See FrameSink."""
+        """See FrameWriter."""
         self._check(image, pts, alpha)
         if self._first is None:
             self._first = pts
-            self._container.metadata.update(concat.note(pts, self.info))
+            self._container.metadata.update(concat.first_tick_tag(pts, self.info))
         if alpha is not None and not self.plan.alpha:
             image, alpha = over_white(image, alpha), None
-        working = pixels.working_format(av.VideoFormat(self.plan.pix_fmt))
+        working = working_format(av.VideoFormat(self.plan.pix_fmt))
         blank = av.VideoFrame(self.info.width, self.info.height, working)
-        pixels.write(blank, image, alpha, self.plan.matrix, full=self.plan.full)
-        frame = pixels.encodable(blank, self.plan.pix_fmt)
+        fill_frame(blank, image, alpha, self.plan.matrix, full=self.plan.full)
+        frame = to_pix_fmt(blank, self.plan.pix_fmt)
         frame.pts, frame.time_base = pts - self._first, self.info.time_base
         self._mux(frame)
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
-        with self._told():
+        with self._as_write_error():
             for packet in self._stream.encode(frame):
                 self._packets += 1
-                concat.noted(packet, self._packets, self._kind)
+                concat.stamp(packet, self._packets, self._kind)
                 self._container.mux(packet)
 
     def close(self) -> None:
-        """See FrameSink. Raises ValueError when nothing was written."""
+        """See FrameWriter. Raises ValueError when nothing was written."""
         if self._first is None:
             self.discard()
             raise ValueError(f"{self.path}: a segment needs a frame")
         self._mux(None)
-        with self._told():
+        with self._as_write_error():
             self._container.close()
-            keep_content(self._part)
+            fsync_file(self._part)
             self._part.replace(self._whole)
 
     def discard(self) -> None:
-        """See FrameSink."""
+        """See FrameWriter."""
         with suppress(av.FFmpegError, OSError):
             self._container.close()
         self._part.unlink(missing_ok=True)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _as_write_error(self) -> Iterator[None]:
         try:
             yield
         except (av.FFmpegError, OSError) as error:
@@ -216,9 +216,9 @@ class VideoSink(FrameSink):
             raise WriteError(f"{self.path}: cannot be written: {error.strerror or error}") from error
 
 
-def open_sink(path: Path, info: VideoInfo, encoding: Encoding, target: str | Path) -> FrameSink:
+def open_writer(path: Path, info: VideoInfo, encoding: Encoding, target: str | Path) -> FrameWriter:
     """Where to write frames for `target`: the segment `path`, or, when `target` is `-`, standard output itself.
 
     Raises OptionError like `check_encoding`, and OutputError.
     """
-    return PipeSink(info, encoding) if sink_kind(target) == "pipe" else VideoSink(path, info, encoding, target)
+    return PipeWriter(info, encoding) if target_kind(target) == "pipe" else VideoWriter(path, info, encoding, target)

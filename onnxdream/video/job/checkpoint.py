@@ -26,7 +26,7 @@ from pydantic.dataclasses import dataclass
 
 from ...errors import OnnxDreamError, OptionError, OutputError, VideoError, WriteError
 from ..io.frames import VideoFrame
-from ..io.fsync import keep_entries, write_data
+from ..io.fsync import fsync_folder, write_data
 from ..io.sequences import source_files
 
 log = logging.getLogger(__name__)
@@ -250,8 +250,8 @@ class Checkpoint:
             checkpoint._acquire_lock(target)
             try:
                 checkpoint._append(manifest_lines(job))
-                keep_entries(checkpoint.folder)
-                keep_entries(checkpoint.folder.parent)
+                fsync_folder(checkpoint.folder)
+                fsync_folder(checkpoint.folder.parent)
             except OSError:
                 checkpoint.release(keep=False)
                 raise
@@ -318,7 +318,7 @@ class Checkpoint:
         with self._write_errors("cannot be written"):
             state_digest = digest_of(self.folder / segment.state) if segment.state else ""
             segment = replace(segment, file_digest=digest_of(self.folder / segment.file), state_digest=state_digest)
-            keep_entries(self.folder)
+            fsync_folder(self.folder)
         # In memory first, so that an interruption here does not make the folder look empty.
         before = self.segments
         self.segments = sorted([*(s for s in before if s.file != segment.file), segment], key=lambda s: s.file)
@@ -339,7 +339,7 @@ class Checkpoint:
     def remove(self) -> None:
         """Delete the folder, once the result beside it is safe on the disk, and let other runs in."""
         if self.folder.is_dir():
-            keep_entries(self.folder.parent)
+            fsync_folder(self.folder.parent)
         shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.release()
         with suppress(OSError):  # Windows keeps the lock's file, and with it the folder, until then
@@ -370,7 +370,7 @@ class Checkpoint:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
         # Rewritten, since a line that was cut off must not run into the next one.
         write_data(self.folder / MANIFEST, manifest_lines(job, *self.segments))
-        keep_entries(self.folder)
+        fsync_folder(self.folder)
 
 
 class PipeCheckpoint(Checkpoint):

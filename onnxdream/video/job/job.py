@@ -23,7 +23,8 @@ from ...dream.dreamer import Dreamer
 from ...errors import ClusterError, OptionError, OutputError, PictureError, VideoError, WriteError
 from ...images import write_whole
 from ..dreamer import VideoDreamer
-from ..io.codec import sink_kind
+from ..io.codec import target_kind
+from ..io.color import to_eight_bit
 from ..io.frames import VideoInfo, VideoSource
 from ..io.open import Encoding, check_encoding, finish, open_source, read_segment, settings_metadata
 from ..io.sequences import is_there, same_file, source_files, would_write
@@ -173,7 +174,7 @@ def dream_video(
     encoding = encoding or Encoding()
     if overlap is None:
         overlap = 0 if cluster is None else min(OVERLAP, segment_frames)
-    piped = sink_kind(target) == "pipe"
+    piped = target_kind(target) == "pipe"
     independent = cluster is not None or overlap > 0
     _check_options(dreamer.method, every, segment_frames, overlap)
     if independent and (piped or str(source) == "-"):
@@ -253,7 +254,7 @@ def _check_options(method: str, every: int, segment_frames: int, overlap: int) -
 def _check_files(source: str | Path, target: Path, preview: Path | None, *, overwrite: bool) -> None:
     """Raise OutputError if the result or the preview would replace a file that must stay."""
     given = source_files(source)
-    piped = sink_kind(target) == "pipe"
+    piped = target_kind(target) == "pipe"
     if not piped and any(would_write(target, file) for file in given):
         raise OutputError(f"{target}: is what the dream is made from; choose another name")
     if not (overwrite or piped) and is_there(target):
@@ -294,14 +295,14 @@ class _Preview:
         self._written = 0.0
 
     def show(self, image: np.ndarray) -> None:
-        """Take a dreamed frame, BGR uint8 or uint16 [H,W,3]. Raises WriteError."""
+        """Take a dreamed frame, RGB uint8 or uint16 [H,W,3]. Raises WriteError."""
         now = time.perf_counter()
         if now - self._written < _PREVIEW_INTERVAL:
             return
         self._written = now
         scale = min(1.0, _PREVIEW_SIZE / max(image.shape[:2]))
         small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        pixels = cv2.convertScaleAbs(small, alpha=255 / np.iinfo(image.dtype).max)
+        pixels = cv2.cvtColor(to_eight_bit(small), cv2.COLOR_RGB2BGR)
         write_whole(self.path, lambda to: np.asarray(cv2.imencode(".jpg", pixels)[1]).tofile(to))
 
 
@@ -485,6 +486,6 @@ class _Run:
             self.preview.show(self._image)
         if self.on_frame is not None:
             fps = (frame - self.resumed) / (time.perf_counter() - self.began)
-            progress = VideoProgress(frame, self.total, self._objective, fps, self._image, workers)
+            progress = VideoProgress(frame, self.total, self._objective, fps, self._image[..., ::-1], workers)
             self.cancelled = self.on_frame(progress) is False
         return not self.cancelled

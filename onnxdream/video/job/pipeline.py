@@ -24,8 +24,9 @@ from ...dream.dreamer import Dreamer
 from ...errors import VideoError
 from ..dreamer import Prepared, VideoDreamer
 from ..flow import CutDetector
+from ..io.color import from_float, to_eight_bit
 from ..io.fsync import write_data
-from ..io.open import Encoding, FrameSink, VideoFrame, VideoSource, open_sink, open_source
+from ..io.open import Encoding, FrameWriter, VideoFrame, VideoSource, open_source, open_writer
 from .checkpoint import FramesDigest, Segment, segment_name
 from .chunks import Chunk, SegmentSplitter, find_chunks
 
@@ -71,7 +72,7 @@ class JobSpec:
 
         def cuts() -> Iterator[tuple[int, bool, Fraction]]:
             for frame in video.frames(start=self.start, end=self.end):
-                yield frame.index, is_cut(_to_uint8(frame.image)), frame.pts * info.time_base - info.start
+                yield frame.index, is_cut(to_eight_bit(frame.image)), frame.pts * info.time_base - info.start
 
         frames = prefetch(cuts(), _PREFETCH)
         return find_chunks(frames, self.segment_frames, self.overlap, last_duration=1 / (info.rate or Fraction(25)))
@@ -86,7 +87,7 @@ class FrameInFlight:
         prepared: What is known from the source alone.
         begins_segment: Whether it is the first of a segment.
         state: The dreamer's before this frame, if it begins a segment.
-        dreamed: The dream, BGR uint8 or uint16 [H,W,3]; the source's image before the ascent.
+        dreamed: The dream, RGB uint8 or uint16 [H,W,3]; the source's image before the ascent.
         objective: The objective's value in it; NaN before the ascent.
     """
 
@@ -131,7 +132,7 @@ class SegmentPipeline:
         dreamer.reset()
         if self.state is not None:
             dreamer.restore(self.state)
-        writer: FrameSink | None = None
+        writer: FrameWriter | None = None
         segment = _empty_segment(number)
         digest = FramesDigest()
         frames = prefetch(self._dreamed(prefetch(self._prepared(), _PREFETCH)), _PREFETCH)
@@ -179,8 +180,8 @@ class SegmentPipeline:
             missing = self.chunk.stop - reached
             raise VideoError(f"{self.spec.source}: has {missing} fewer frames there than when cuts were looked for")
 
-    def _open_writer(self, number: int) -> FrameSink:
-        return open_sink(self.folder / segment_name(number), self.video.info, self.spec.encoding, self.spec.target)
+    def _open_writer(self, number: int) -> FrameWriter:
+        return open_writer(self.folder / segment_name(number), self.video.info, self.spec.encoding, self.spec.target)
 
     def _with_state(self, segment: Segment, number: int, state: State) -> Segment:
         if not self.keep_state:
@@ -197,7 +198,7 @@ class SegmentPipeline:
         cuts = None if chunk.cuts is None else set(chunk.cuts)
         for source in self.video.frames(spec.start, spec.end, skip_to=chunk.first - chunk.warm_up):
             state = dreamer.source_state() if self.keep_state else {}
-            cut = dreamer.cuts(_to_uint8(source.image)) if cuts is None else source.index in cuts
+            cut = dreamer.cuts(to_eight_bit(source.image)) if cuts is None else source.index in cuts
             prepared = dreamer.prepare(source.rgb, cut)
             begins = source.index >= chunk.first and begins_segment(prepared.cut)
             yield FrameInFlight(source, prepared, begins, state if begins else {}, source.image)
@@ -219,9 +220,7 @@ class SegmentPipeline:
                     rgb = crossfade(frame.prepared.frame, rgb, self._dream(following, frame), share)
                 if frame.source.index < chunk.first:
                     continue
-                top = np.iinfo(frame.source.image.dtype).max
-                values = np.rint(rgb * np.float32(top / 255)).astype(frame.source.image.dtype)
-                frame.dreamed = cv2.cvtColor(values, cv2.COLOR_RGB2BGR)
+                frame.dreamed = from_float(rgb, frame.source.image.dtype)
                 yield frame
 
     def _dream(self, dreamer: VideoDreamer, frame: FrameInFlight) -> np.ndarray:
@@ -308,7 +307,3 @@ def crossfade(source: np.ndarray, old: np.ndarray, new: np.ndarray, share: float
     before, after, now = (cv2.norm(r) for r in (*residuals, mixed))
     gain = ((1 - share) * before + share * after) / max(now, 1e-6)
     return np.asarray(np.clip(source + np.float32(gain) * mixed, 0, 255))
-
-
-def _to_uint8(image: np.ndarray) -> np.ndarray:
-    return image if image.dtype == np.uint8 else cv2.convertScaleAbs(image, alpha=255 / 65535)

@@ -34,7 +34,7 @@ class SegmentResult:
 
     Attributes:
         segments: Its segments.
-        image: Its last dreamed frame, BGR uint8 or uint16 [H,W,3].
+        image: Its last dreamed frame, RGB uint8 or uint16 [H,W,3].
         provider: What it was dreamed on (see `Dreamer.provider`).
         files: The segments' files by name; empty if they are in the job's folder.
     """

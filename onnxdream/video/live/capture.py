@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from ...errors import OptionError, VideoError, first_line
+from ..io.color import to_eight_bit
 from ..io.open import open_source
 
 _OPEN_TIMEOUT, _READ_TIMEOUT = 10.0, 5.0  # seconds
@@ -166,8 +167,7 @@ def _play(path: str, *, loop: bool) -> Iterator[np.ndarray]:
                 at = float(frame.pts * video.info.time_base)
                 began = time.perf_counter() - at if began is None else began
                 time.sleep(max(0.0, began + at - time.perf_counter()))
-                image = frame.image
-                yield image if image.dtype == np.uint8 else cv2.convertScaleAbs(image, alpha=1 / 257)
+                yield cv2.cvtColor(to_eight_bit(frame.image), cv2.COLOR_RGB2BGR)
             again = loop
 
 

@@ -21,9 +21,18 @@ import numpy as np
 
 from ...errors import OptionError, OutputError
 from ...settings import Settings
-from ..io.frames import SRGB
-from ..io.open import Encoding, FrameSink, VideoInfo, check_encoding, finish, open_sink, settings_metadata, sink_kind
-from ..io.pipe import PipeSink, pipe_format
+from ..io.color import SRGB
+from ..io.open import (
+    Encoding,
+    FrameWriter,
+    VideoInfo,
+    check_encoding,
+    finish,
+    open_writer,
+    settings_metadata,
+    target_kind,
+)
+from ..io.pipe import PipeWriter, pipe_format
 
 _TICK = Fraction(1, 1000)
 _FAST = {"preset": "veryfast"}  # the encoder must leave time for the dream
@@ -64,8 +73,10 @@ def _video_info(image: np.ndarray, rate: Fraction) -> VideoInfo:
 
 
 def _fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An image at the size (width, height) of the first one, in case the source has changed."""
-    return image if image.shape[1::-1] == size else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    """A BGR image as RGB at the size (width, height) of the first one, in case the source has changed."""
+    if image.shape[1::-1] != size:
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 class Recording(Output):
@@ -86,31 +97,31 @@ class Recording(Output):
 
     def __init__(self, target: Path, rate: Fraction, settings: Mapping[str, Any], codec: str | None = None) -> None:
         self.target, self.rate, self.settings = target, rate, dict(settings)
-        faster = sink_kind(target) == "video" and codec in (None, "h264", "libx264") and target.suffix != ".webm"
+        faster = target_kind(target) == "video" and codec in (None, "h264", "libx264") and target.suffix != ".webm"
         self.encoding = Encoding(codec, options=dict(_FAST) if faster else {})
         check_encoding(target, _video_info(np.zeros((64, 64, 3), np.uint8), rate), self.encoding)
-        self._sink: FrameSink | None = None
+        self._writer: FrameWriter | None = None
         self._current = dict(settings)  # what the newest frame was dreamed with
         self._cleanup = ExitStack()
         self._last = -1
 
     def put(self, image: np.ndarray, time: float) -> None:
         """See Output."""
-        if self._sink is None:
+        if self._writer is None:
             self._folder = Path(
                 self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix=".onnxdream-", dir=self.target.parent))
             )
             self._start, self._info = time, _video_info(image, self.rate)
-            self._sink = open_sink(self._folder / "segment", self._info, self.encoding, self.target)
+            self._writer = open_writer(self._folder / "segment", self._info, self.encoding, self.target)
         self._last = max(self._last + 1, round((time - self._start) / _TICK))
-        self._sink.write(_fit(image, (self._info.width, self._info.height)), self._last)
+        self._writer.write(_fit(image, (self._info.width, self._info.height)), self._last)
 
     def change(self, settings: Settings) -> None:
         """See Output."""
         stored = settings.stored()
         changes = {name: value for name, value in stored.items() if value != self._current.get(name)}
         self._current |= changes
-        if self._sink is None:
+        if self._writer is None:
             self.settings |= changes
         elif changes:
             time = float((self._last + 1) * _TICK)
@@ -119,10 +130,10 @@ class Recording(Output):
     def close(self) -> None:
         """See Output."""
         with self._cleanup:
-            if self._sink is None:
+            if self._writer is None:
                 return
-            sink, self._sink = self._sink, None
-            sink.close()
+            writer, self._writer = self._writer, None
+            writer.close()
             metadata = settings_metadata(self.settings)
             segment = self._folder / "segment"
             finish(self.target, [segment], None, self._info, metadata=metadata, scratch=self._folder)
@@ -147,28 +158,28 @@ class Pipe(Output):
         pipe_format(self.encoding)
         if sys.stdout is None:
             raise OutputError("-: standard output is closed")
-        self._sink: PipeSink | None = None
+        self._writer: PipeWriter | None = None
         self._count, self._start = 0, 0.0
 
     def put(self, image: np.ndarray, time: float) -> None:
         """See Output."""
-        if self._sink is None:
+        if self._writer is None:
             self._info, self._start = replace(_video_info(image, self.rate), time_base=1 / self.rate), time
-            self._sink = PipeSink(self._info, self.encoding)
+            self._writer = PipeWriter(self._info, self.encoding)
         due = round((time - self._start) * self.rate) + 1
         if due - self._count > self.rate:
             self._start += float((due - self._count - 1) / self.rate)
             due = self._count + 1
         fitted = _fit(image, (self._info.width, self._info.height))
         while self._count < due:
-            self._sink.write(fitted, self._count)
+            self._writer.write(fitted, self._count)
             self._count += 1
-        self._sink.stream.flush()
+        self._writer.stream.flush()
 
     def close(self) -> None:
         """See Output."""
-        if self._sink is not None:
-            self._sink.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 _LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)

@@ -17,7 +17,7 @@ from helpers.films import convert, encode, frames_of, info_of, picture, psnr, ti
 from helpers.notes import noted, notes
 from helpers.paths import CLIP
 from onnxdream.errors import InputError, OptionError, OutputError
-from onnxdream.video.io.open import Encoding, check_encoding, open_sink, open_source
+from onnxdream.video.io.open import Encoding, check_encoding, open_source, open_writer
 
 
 @pytest.mark.parametrize(
@@ -76,10 +76,10 @@ def test_every_codec_goes_through(tmp_path: Path, codec: str) -> None:
 def test_no_encoder_takes_over_the_machine(tmp_path: Path) -> None:
     """SVT-AV1 asks for real-time priority, and gets it where the superuser runs it."""
     for codec in ("h264", "hevc", "vp9", "av1"):
-        sink = open_sink(tmp_path / codec, info_of(96, 80), Encoding(codec=codec), tmp_path / "a.mkv")
-        sink.write(picture(0, 96, 80), 0)
+        writer = open_writer(tmp_path / codec, info_of(96, 80), Encoding(codec=codec), tmp_path / "a.mkv")
+        writer.write(picture(0, 96, 80), 0)
         assert {os.sched_getscheduler(int(t)) for t in os.listdir("/proc/self/task")} == {os.SCHED_OTHER}, codec
-        sink.close()
+        writer.close()
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_prores_with_opacity(tmp_path: Path, target: str, codec: str, pix_fmt: s
     with open_source(result) as video:
         assert (video.info.codec, video.info.pix_fmt) == (codec, pix_fmt)
         shown = next(video.frames())
-    blue, _, red_value = shown.image[27, 48].astype(float) / 65535
+    red_value, _, blue = shown.image[27, 48].astype(float) / 65535
     if kept:
         assert shown.alpha is not None
         assert abs(shown.alpha[27, 48] / 65535 - 0.5) < 0.02
@@ -216,5 +216,5 @@ def test_bad_encodings_are_refused_before_work(
     assert "\n" not in str(caught.value)
     if error is OptionError:
         with pytest.raises(OptionError):
-            open_sink(tmp_path / "part", info_of(), encoding, path)
+            open_writer(tmp_path / "part", info_of(), encoding, path)
     assert not list(tmp_path.iterdir())

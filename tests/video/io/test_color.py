@@ -13,9 +13,9 @@ from onnxdream.video.io.open import ColorTags, Encoding, open_source
 
 
 def codes(color: tuple[float, float, float], matrix: int, full: bool, depth: int) -> list[float]:
-    """Y, Cb, Cr by the book, from B, G, R in 0..1."""
+    """Y, Cb, Cr by the book, from R, G, B in 0..1."""
     red, blue = {BT709: (0.2126, 0.0722), BT601: (0.299, 0.114), BT2020: (0.2627, 0.0593)}[matrix]
-    b, g, r = color
+    r, g, b = color
     luma = red * r + (1 - red - blue) * g + blue * b
     cb, cr = (b - luma) / (2 - 2 * blue), (r - luma) / (2 - 2 * red)
     if full:

@@ -16,7 +16,7 @@ from helpers.command_line import run_python
 from helpers.films import FFV1, convert, digest, encode, frames_of, info_of, irregular, picture, psnr, times_of
 from helpers.paths import CLIP
 from onnxdream.errors import OutputError, VideoError
-from onnxdream.video.io.open import Encoding, VideoFrame, finish, open_sink, open_source
+from onnxdream.video.io.open import Encoding, VideoFrame, finish, open_source, open_writer
 
 
 @pytest.mark.parametrize("unit", [Fraction(1, 25), Fraction(1001, 30000), Fraction(1, 90000), Fraction(1, 1_000_000)])
@@ -59,8 +59,8 @@ def test_lossless_segments_join_bit_for_bit(tmp_path: Path, clip_frames: list[Vi
 
 def test_segments_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     def part(name: str, first: int, **changes: Any) -> Path:
-        with open_sink(tmp_path / name, info_of(**changes), Encoding(), "a.mp4") as sink:
-            sink.write(picture(0, changes.get("width", 64)), first)
+        with open_writer(tmp_path / name, info_of(**changes), Encoding(), "a.mp4") as writer:
+            writer.write(picture(0, changes.get("width", 64)), first)
         return tmp_path / name
 
     target = tmp_path / "a.mp4"
@@ -110,14 +110,14 @@ from pathlib import Path
 from helpers.films import encode
 from helpers.paths import CLIP
 from onnxdream.errors import WriteError
-from onnxdream.video.io.open import Encoding, finish, open_sink, open_source
+from onnxdream.video.io.open import Encoding, finish, open_writer, open_source
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 folder = Path(sys.argv[1])
 with open_source(CLIP) as video:
     frames = [(f.image, f.pts, None) for f in video.frames()]
-    with open_sink(folder / "part", video.info, Encoding(), "a.mp4") as sink:
+    with open_writer(folder / "part", video.info, Encoding(), "a.mp4") as writer:
         for frame in frames:
-            sink.write(*frame)
+            writer.write(*frame)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
     for attempt in (
         lambda: finish(folder / "a.mp4", [folder / "part"], CLIP, video.info, metadata={}),

@@ -15,7 +15,15 @@ import pytest
 from helpers.films import SETTINGS, encode, info_of, picture
 from helpers.paths import CLIP
 from onnxdream.errors import OptionError, VideoError
-from onnxdream.video.io.open import ColorTags, Encoding, finish, open_sink, open_source, read_video_settings, sink_kind
+from onnxdream.video.io.open import (
+    ColorTags,
+    Encoding,
+    finish,
+    open_source,
+    open_writer,
+    read_video_settings,
+    target_kind,
+)
 
 
 def test_facts_of_a_file() -> None:
@@ -76,9 +84,9 @@ def test_options_that_mean_nothing_are_refused(options: dict[str, Any]) -> None:
 def test_kinds_of_targets(tmp_path: Path) -> None:
     kinds = {"a.mp4": "video", "A.MKV": "video", "a.gif": "animation", "a.webp": "animation", "out": "pictures",
              "f_%04d.png": "pictures", "%d.jpg": "pictures", "-": "pipe"}  # fmt: skip
-    assert {name: sink_kind(name) for name in kinds} == kinds
+    assert {name: target_kind(name) for name in kinds} == kinds
     (tmp_path / "dir.v1").mkdir()
-    assert sink_kind(tmp_path / "dir.v1") == "pictures"
+    assert target_kind(tmp_path / "dir.v1") == "pictures"
 
 
 def test_settings(tmp_path: Path) -> None:
@@ -88,8 +96,8 @@ def test_settings(tmp_path: Path) -> None:
         read_video_settings(tmp_path / "missing.mp4")
     own = encode([(picture(0), 0, None)], info_of(), tmp_path / "a.mov")
     assert read_video_settings(own) == SETTINGS
-    with open_sink(tmp_path / "p", info_of(), Encoding(), "b.mp4") as sink:
-        sink.write(picture(0), 0)
+    with open_writer(tmp_path / "p", info_of(), Encoding(), "b.mp4") as writer:
+        writer.write(picture(0), 0)
     finish(tmp_path / "b.mp4", [tmp_path / "p"], None, info_of(), metadata={"x-own-key": "1", "comment": '{"a": 2}'})
     assert read_video_settings(tmp_path / "b.mp4") == {"a": 2}
     with av.open(str(tmp_path / "b.mp4")) as container:

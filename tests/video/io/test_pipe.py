@@ -16,16 +16,16 @@ from onnxdream.video.io.open import VideoFrame
 PASS_ON = """
 import sys
 from fractions import Fraction
-from onnxdream.video.io.open import Encoding, open_sink, open_source, finish
+from onnxdream.video.io.open import Encoding, open_writer, open_source, finish
 source, target, codec, options = sys.argv[1], sys.argv[2], sys.argv[3] or None, eval(sys.argv[4])
 with open_source(source, **options) as video:
     encoding = Encoding(codec=codec)
-    with open_sink(None, video.info, encoding, target) as sink:
+    with open_writer(None, video.info, encoding, target) as writer:
         for frame in video.frames():
-            if frame.index == 7:  # another sink goes on where one ends
-                sink.close()
-                sink = open_sink(None, video.info, encoding, target)
-            sink.write(frame.image, frame.pts, frame.alpha)
+            if frame.index == 7:  # another writer goes on where one ends
+                writer.close()
+                writer = open_writer(None, video.info, encoding, target)
+            writer.write(frame.image, frame.pts, frame.alpha)
         finish(target, [], source, video.info, metadata={})
 """
 

@@ -38,7 +38,7 @@ def test_frames_are_those_of_the_decoder(clip_frames: list[VideoFrame]) -> None:
         assert frame.image.dtype == np.uint8
         assert frame.image.flags.c_contiguous
         assert frame.alpha is None
-        assert psnr(frame.image, expected.to_ndarray(format="bgr24", threads=1)) > 38
+        assert psnr(frame.image, expected.to_ndarray(format="rgb24", threads=1)) > 38
 
 
 @pytest.mark.parametrize(("suffix", "unit"), [(".mp4", 90000), (".mkv", 1000), (".mov", 12800)])
@@ -61,7 +61,7 @@ def test_the_last_picture_stays_as_long_as_in_the_source(tmp_path: Path, suffix:
         stream.codec_context.time_base = Fraction(1, 1000)
         made = []
         for number, time in enumerate((0, 80, 160, 200, 280, 360, 440, 520)):
-            frame = av.VideoFrame.from_ndarray(picture(number), "bgr24").reformat(format="yuv420p", threads=1)
+            frame = av.VideoFrame.from_ndarray(picture(number), "rgb24").reformat(format="yuv420p", threads=1)
             frame.pts, frame.time_base = begin + time, Fraction(1, 1000)
             made += stream.encode(frame)
         made += stream.encode(None)

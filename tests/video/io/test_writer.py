@@ -11,15 +11,15 @@ import pytest
 from helpers.films import info_of, irregular, picture
 from helpers.paths import CLIP
 from onnxdream.errors import VideoError
-from onnxdream.video.io.open import Encoding, VideoSink, read_segment
+from onnxdream.video.io.open import Encoding, VideoWriter, read_segment
 
 
 def test_a_segment_tells_its_times(tmp_path: Path) -> None:
     info = info_of(time_base=Fraction(1, 90000))
     times = [90000 + t for t in irregular(9)]
-    with VideoSink(tmp_path / "part", info, Encoding(), "a.mp4") as sink:
+    with VideoWriter(tmp_path / "part", info, Encoding(), "a.mp4") as writer:
         for number, time in enumerate(times):
-            sink.write(picture(number), time)
+            writer.write(picture(number), time)
         assert not (tmp_path / "part").exists()
     assert read_segment(tmp_path / "part", info) == times
     with pytest.raises(VideoError, match="belongs to another"):
@@ -28,10 +28,10 @@ def test_a_segment_tells_its_times(tmp_path: Path) -> None:
         read_segment(CLIP, info)
 
 
-def test_a_sink_left_by_an_exception_leaves_nothing(tmp_path: Path) -> None:
+def test_a_writer_left_by_an_exception_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with VideoSink(tmp_path / "part", info_of(), Encoding(), "a.mp4") as sink:
-            sink.write(picture(0), 0)
+        with VideoWriter(tmp_path / "part", info_of(), Encoding(), "a.mp4") as writer:
+            writer.write(picture(0), 0)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -39,9 +39,9 @@ def test_a_sink_left_by_an_exception_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_sink_takes_only_what_fits(tmp_path: Path) -> None:
-    with VideoSink(tmp_path / "part", info_of(alpha=True), Encoding(), "a.webm") as sink:
-        sink.write(picture(0), 5)
+def test_a_writer_takes_only_what_fits(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "part", info_of(alpha=True), Encoding(), "a.webm") as writer:
+        writer.write(picture(0), 5)
         for image, pts, alpha in [
             (picture(0), 5, None),
             (picture(0, 62), 6, None),
@@ -50,8 +50,8 @@ def test_a_sink_takes_only_what_fits(tmp_path: Path) -> None:
             (picture(0), 6, np.zeros((48, 64), np.uint16)),
         ]:
             with pytest.raises(ValueError, match=r"here|follow"):
-                sink.write(image, pts, alpha)
-    empty = VideoSink(tmp_path / "empty", info_of(), Encoding(), "a.mp4")
+                writer.write(image, pts, alpha)
+    empty = VideoWriter(tmp_path / "empty", info_of(), Encoding(), "a.mp4")
     with pytest.raises(ValueError, match="needs a frame"):
         empty.close()
     assert [p.name for p in tmp_path.iterdir()] == ["part"]

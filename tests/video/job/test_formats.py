@@ -27,7 +27,7 @@ def see_through(path: Path) -> Path:
         stream.width, stream.height, stream.pix_fmt = 96, 54, "yuva420p" if webm else "rgba"
         for number, image in enumerate(clip_pictures()):
             alpha = np.where(np.arange(96) < 16 + 6 * number, 255, 40).astype(np.uint8)
-            rgba = np.dstack([image[..., ::-1], np.tile(alpha, (54, 1))])
+            rgba = np.dstack([image, np.tile(alpha, (54, 1))])
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgba), "rgba").reformat(format=stream.pix_fmt)
             frame.pts, frame.time_base = number, Fraction(1, 25)
             out.mux(stream.encode(frame))

@@ -243,7 +243,7 @@ def test_pictures_and_pipes(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     for number, frame in enumerate(frames_of(CLIP)[:4]):
-        iio.imwrite(folder / f"{number}.png", frame[..., ::-1])
+        iio.imwrite(folder / f"{number}.png", frame)
     dream(folder, tmp_path / "out.mp4", "--rate", "10")
     assert times_of(tmp_path / "out.mp4") == [Fraction(i, 10) for i in range(4)]
     piped = subprocess.run([*COMMAND, str(folder), "-o", "-", "--rate", "10", *LOOK], capture_output=True)

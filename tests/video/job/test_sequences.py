@@ -20,7 +20,7 @@ from onnxdream.video.io.open import open_source
 def animation(path: Path, durations: list[int]) -> Path:
     from PIL import Image
 
-    pictures = [Image.fromarray(i[..., ::-1]) for i in clip_pictures(len(durations))]
+    pictures = [Image.fromarray(i) for i in clip_pictures(len(durations))]
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
     return path
 
