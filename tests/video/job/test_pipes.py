@@ -56,7 +56,7 @@ def test_between_two_real_ffmpegs(tmp_path: Path) -> None:
         assert [t for t, _, _ in piped] == [t for t, _, _ in direct]
         for (_, ours, _), (_, theirs, _) in zip(piped, direct, strict=True):
             assert psnr(ours, theirs) > (38 if name == "c.mkv" else 25)  # ffmpeg makes RGB of its own
-    frames = np.frombuffer(bare, np.uint8).reshape(12, 54, 96, 3)
+    frames = np.frombuffer(bare, np.uint8).reshape(12, 54, 96, 3)[..., ::-1]  # rawvideo is BGR
     for ours, (_, theirs, _) in zip(frames, direct, strict=True):
         assert psnr(ours, theirs) > 36  # y4m places chroma elsewhere
     assert names(tmp_path) == ["a.mp4", "b.mkv", "c.mkv", "d.mkv"]
