@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers.breadth import everyday
 from helpers.gradients import Case, check, generator, integers, ints, normal, pad, positive
 from helpers.rule_cases import REDUCERS
 
@@ -78,7 +79,7 @@ def padding(auto: str, amounts: tuple[int, ...]) -> dict[str, object]:
     return {"pads": amounts} if auto == "NOTSET" else {"auto_pad": auto}
 
 
-@pytest.mark.parametrize("target", ["cpu", "opencv"])
+@pytest.mark.parametrize("target", everyday(["cpu", "opencv"], 2))
 @repeatable
 @given(size=sizes, kernel=pairs, stride=strides, dilations=strides, amounts=pads, auto=auto_pads, group=groups)
 def test_conv(*, target, size, kernel, stride, dilations, amounts, auto, group) -> None:
@@ -93,6 +94,7 @@ def test_conv(*, target, size, kernel, stride, dilations, amounts, auto, group) 
     check(Case(body, function, {"w": normal(8, 4 // group, *kernel)}, sizes=(size,)), target)
 
 
+@pytest.mark.slow
 @repeatable
 @given(size=sizes, kernel=pairs, stride=strides, dilations=strides, amounts=pads, more=pairs, group=groups)
 def test_conv_transpose(*, size, kernel, stride, dilations, amounts, more, group) -> None:
@@ -118,7 +120,7 @@ def pooled(kernel, stride, amounts, auto, ceil):
     return stride, amounts, ceil and auto == "NOTSET"
 
 
-@pytest.mark.parametrize("target", ["cpu", "opencv"])
+@pytest.mark.parametrize("target", everyday(["cpu", "opencv"], 2))
 @repeatable
 @given(
     size=sizes,
@@ -152,6 +154,7 @@ def test_max_pool(*, target, size, kernel, stride, dilations, amounts, auto, cei
     check(Case(f"{before} {body}", function, draw=integers, sizes=(size,)), target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["cpu", "opencv"])
 @repeatable
 @given(size=sizes, kernel=pairs, stride=strides, amounts=pads, auto=auto_pads, ceil=flags, whole=flags)
@@ -176,6 +179,7 @@ def take(x: Tensor, places: dict[int, np.ndarray]) -> Tensor:
     return x
 
 
+@pytest.mark.slow
 @repeatable
 @given(
     size=sizes,
@@ -194,6 +198,7 @@ def test_slice(*, size, order, how_many, parts) -> None:
     check(Case("y = Slice(x, b, e, a, s)", lambda x, *_: take(x, places), weights, sizes=(size,)))
 
 
+@pytest.mark.slow
 @repeatable
 @given(
     size=sizes,
@@ -278,12 +283,14 @@ def test_resize(*, size, mode, transform, rounding, scales, by_size) -> None:
     check(Case(body, lambda x, _: maps[0] @ x @ maps[1].T, weights, sizes=(size,)))
 
 
+@pytest.mark.slow
 @repeatable
 @given(size=sizes, order=st.permutations(range(4)))
 def test_transpose(*, size, order) -> None:
     check(Case(node("Transpose", "x", perm=tuple(order)), lambda x: x.permute(order), sizes=(size,)))
 
 
+@pytest.mark.slow
 @repeatable
 @given(
     size=sizes,
@@ -305,6 +312,7 @@ def test_reductions(*, size, operator, axes, keepdims, ties) -> None:
 operands = st.tuples(st.sets(st.integers(0, 1)), st.integers(0, 3))
 
 
+@pytest.mark.slow
 @repeatable
 @given(size=sizes, left=operands, right=operands)
 def test_matmul(*, size, left, right) -> None:
@@ -328,6 +336,7 @@ def test_matmul(*, size, left, right) -> None:
     check(Case(f"{body} y = MatMul(a, t)", function, weights, sizes=(size,)))
 
 
+@pytest.mark.slow
 @repeatable
 @given(
     size=sizes,
@@ -347,6 +356,7 @@ def test_grid_sample(*, size, samples, reach, mode, padding, align) -> None:
     check(Case(body, function, {"g": base}, sizes=(size,), probe=(size[0], 24, 32)))
 
 
+@pytest.mark.slow
 @repeatable
 @given(
     size=sizes,
@@ -372,6 +382,7 @@ def test_einsum(*, size, first, second, result, how_many) -> None:
     check(Case(body, function, {"k": np.asarray(weight)}, shape, sizes=(size,), probe=probe))
 
 
+@pytest.mark.slow
 @fewer
 @given(size=sizes, axis=st.integers(-4, 3), shape=st.lists(small, max_size=3), elements=flags)
 def test_gather(*, size, axis, shape, elements) -> None:
@@ -391,6 +402,7 @@ def test_gather(*, size, axis, shape, elements) -> None:
     check(Case(body, reshaped, {"i": places}, sizes=(size,), probe=(3, 24, 32)))
 
 
+@pytest.mark.slow
 @fewer
 @given(size=sizes, axis=st.integers(-4, 3), add=flags, rows=small)
 def test_scatter_elements(*, size, axis, add, rows) -> None:
@@ -411,6 +423,7 @@ def test_scatter_elements(*, size, axis, add, rows) -> None:
     check(replace(case, probe=(3, 24, 32)))
 
 
+@pytest.mark.slow
 @fewer
 @given(size=sizes, axis=st.integers(-4, 3), exclusive=flags, backwards=flags)
 def test_cum_sum(*, size, axis, exclusive, backwards) -> None:
@@ -423,6 +436,7 @@ def test_cum_sum(*, size, axis, exclusive, backwards) -> None:
     check(Case(body, function, {"a": np.array(axis)}, sizes=(size,)))
 
 
+@pytest.mark.slow
 @fewer
 @given(size=sizes, axis=st.integers(-3, -1), whole=flags)
 def test_layer_normalization(*, size, axis, whole) -> None:
@@ -435,6 +449,7 @@ def test_layer_normalization(*, size, axis, whole) -> None:
     check(Case(node("LayerNormalization", "x, s, b", axis=axis), function, weights, sizes=(size,)))
 
 
+@pytest.mark.slow
 @fewer
 @given(size=sizes, axis=st.integers(-4, 3), p=st.integers(1, 2), ties=flags)
 def test_lp_normalization(*, size, axis, p, ties) -> None:
@@ -446,6 +461,7 @@ def test_lp_normalization(*, size, axis, p, ties) -> None:
     check(Case(body, lambda x: F.normalize(x, p, axis), draw=draw, sizes=(size,)))
 
 
+@pytest.mark.slow
 @fewer
 @given(size=sizes, kernel=pairs, stride=strides, amounts=pads, auto=auto_pads, ceil=flags, p=st.integers(1, 3))
 def test_lp_pool(*, size, kernel, stride, amounts, auto, ceil, p) -> None:
@@ -468,12 +484,14 @@ def test_lp_pool(*, size, kernel, stride, amounts, auto, ceil, p) -> None:
     check(Case(node("LpPool", "x", **attributes, **padding(auto, amounts)), function, sizes=(size,)))
 
 
+@pytest.mark.slow
 @fewer
 @given(size=sizes, repeats=st.tuples(*[st.integers(1, 3)] * 4))
 def test_tile(*, size, repeats) -> None:
     check(Case("y = Tile(x, r)", lambda x, _: x.tile(*repeats), {"r": ints(*repeats)}, sizes=(size,)))
 
 
+@pytest.mark.slow
 @fewer
 @given(size=sizes, block=small, channels=st.integers(1, 3), to_depth=flags, mode=st.sampled_from(["DCR", "CRD"]))
 def test_depth_and_space(*, size, block, channels, to_depth, mode) -> None:
@@ -498,6 +516,7 @@ def test_depth_and_space(*, size, block, channels, to_depth, mode) -> None:
     check(Case(body, function, input=shape, sizes=(fitting,), probe=(2, 24, 36)))
 
 
+@pytest.mark.slow
 @fewer
 @given(
     size=sizes,

@@ -24,6 +24,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
+from helpers.breadth import everyday
 from helpers.command_line import command, onnxdream_process
 from helpers.paths import DATA
 from onnxdream import objectives
@@ -161,6 +162,7 @@ def test_a_film_with_a_node_removed_half_way_is_the_one_machine_s(
     assert [p.name for p in tmp_path.iterdir()] == ["out.mkv"]
 
 
+@pytest.mark.slow
 def test_a_killed_driver_s_job_goes_on(cluster: Any, film: Path, alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.mkv"
     process = start(film, out, "--segment-frames", 16, "--ray", cluster.address)
@@ -174,7 +176,7 @@ def test_a_killed_driver_s_job_goes_on(cluster: Any, film: Path, alone: Path, tm
     assert [p.name for p in tmp_path.iterdir()] == ["out.mkv"]
 
 
-@pytest.mark.parametrize("how", ["interrupt", "preview"])
+@pytest.mark.parametrize("how", everyday(["interrupt", "preview"], 2))
 def test_whoever_stops_leaves_no_task_behind(cluster: Any, film: Path, tmp_path: Path, how: str) -> None:
     """By Ctrl-C, or because what is told of the progress cannot be written; neither begins a cluster of its own."""
     out, preview, more = tmp_path / "out.mkv", tmp_path / "gone" / "now.jpg", []
@@ -197,6 +199,7 @@ def test_whoever_stops_leaves_no_task_behind(cluster: Any, film: Path, tmp_path:
     assert {path.stat().st_mtime_ns for path in (tmp_path / ".out.mkv.onnxdream").rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_parts_of_a_long_shot_are_the_same_wherever_they_are_dreamed(cluster: Any, film: Path, tmp_path: Path) -> None:
     """Begun on the cluster, finished by one machine, against one machine alone."""
     timeline = tmp_path / "timeline.toml"
@@ -360,6 +363,7 @@ def test_pictures_are_the_same_from_a_cluster(cluster: Any, tmp_path: Path) -> N
     assert [r["source"] for r in records[0]] == [r["source"] for r in records[1]] == ["a.jpg", "b.jpg", "c.jpg"]
 
 
+@pytest.mark.slow
 def test_an_atlas_is_the_same_from_a_cluster(cluster: Any, tmp_path: Path) -> None:
     look = [
         "squeezenet1_1",

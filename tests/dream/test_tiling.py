@@ -13,6 +13,7 @@ import pytest
 import skimage.data
 
 from helpers import small_networks as small
+from helpers.breadth import everyday
 from helpers.command_line import command
 from helpers.notes import noted
 from onnxdream import Dreamer, load_model
@@ -42,7 +43,7 @@ def planned(model: Model, layer: str, size: tuple[int, int], memory: int) -> Til
     return tiling
 
 
-@pytest.mark.parametrize(("size", "share"), [((600, 900), 1.0), ((599, 893), 1.0), ((250, 899), 0.7)])
+@pytest.mark.parametrize(("size", "share"), everyday([((600, 900), 1.0), ((599, 893), 1.0), ((250, 899), 0.7)], 3))
 @pytest.mark.parametrize(
     ("name", "layer", "memory"), [("squeezenet1_1", "fire5", 160), ("efficientnet_lite0", "block5", 250)]
 )
@@ -145,7 +146,7 @@ def seam(change: np.ndarray, met: list[np.ndarray]) -> float:
     return float(max(ratios, key=lambda ratio: abs(ratio - 1)))
 
 
-@pytest.mark.parametrize(("name", "layer"), [("squeezenet1_1", "fire8"), ("efficientnet_lite0", "block8")])
+@pytest.mark.parametrize(("name", "layer"), everyday([("squeezenet1_1", "fire8"), ("efficientnet_lite0", "block8")], 2))
 def test_tile_borders_are_as_smooth_as_the_rest(name: str, layer: str, photo: np.ndarray) -> None:
     """With a halo that covers only a part of the layer's receptive field."""
     model = load_model(name)
@@ -162,6 +163,7 @@ def test_tile_borders_are_as_smooth_as_the_rest(name: str, layer: str, photo: np
     assert abs(control - 1) > 1.5 * abs(ratio - 1)
 
 
+@pytest.mark.slow
 def test_a_tiled_dream_shows_no_seam(squeezenet: Model, rocket: np.ndarray) -> None:
     """Steps between neighbouring rows are nowhere larger than the untiled dream has them."""
     big = cv2.resize(rocket, (1280, 854), interpolation=cv2.INTER_CUBIC)

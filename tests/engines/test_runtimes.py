@@ -13,6 +13,7 @@ import onnx
 import pytest
 
 from helpers import runtimes
+from helpers.breadth import everyday
 from helpers.gradients import Case, gradient_model, integers, relative, torch_gradient
 from helpers.paths import DATA
 from helpers.random_networks import RANDOM
@@ -105,11 +106,11 @@ def compare(table: Table, row: tuple[str, ...], dreamed: list[np.ndarray], path:
     [
         ("onnxruntime", "cpu", True),
         ("onnxruntime", "web", False),
-        ("reference", "cpu", False),
-        ("openvino", "openvino", False),
+        pytest.param("reference", "cpu", False, marks=pytest.mark.slow),
+        pytest.param("openvino", "openvino", False, marks=pytest.mark.slow),
         ("openvino", "openvino", True),
         ("opencv", "opencv", False),
-        ("opencv", "opencv", True),
+        pytest.param("opencv", "opencv", True, marks=pytest.mark.slow),
     ],
 )
 def test_the_dream_is_the_same(
@@ -155,7 +156,7 @@ def test_respelt_rules_are_torchs(case: Case, runtime: str) -> None:
         assert relative(OPENERS[runtime](gradient)({"x": x, "dy": dy})["dx"], dx) <= 1e-5
 
 
-@pytest.mark.parametrize("name", sorted(RANDOM))
+@pytest.mark.parametrize("name", everyday(sorted(RANDOM), 4))
 def test_gradients_of_other_networks_are_the_same(name: str, tmp_path: Path) -> None:
     """Inception modules, residuals, ceil_mode and average pools; random weights, two pictures at once."""
     path = networks.to_onnx(networks.seeded(RANDOM[name]), tmp_path / f"{name}.onnx")

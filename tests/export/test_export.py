@@ -14,6 +14,7 @@ import pytest
 from onnx import numpy_helper
 
 from helpers import small_networks as small
+from helpers.breadth import everyday
 from helpers.command_line import onnxdream
 from helpers.paths import DATA, ROOT
 from helpers.quantized import quantized
@@ -28,15 +29,18 @@ ROCKET = DATA / "rocket.jpg"
 
 @pytest.mark.parametrize(
     "options",
-    [
-        ["squeezenet1_1", "--layer", "fire5"],
-        ["squeezenet1_1", "--layer", "fire8", "--gradient-only"],
-        ["efficientnet_lite0", "--layer", "block5", "--smooth", "1"],
-        ["squeezenet1_1", "--layer", "fire6", "--objective", "channel", "--channels", "3,7"],
-        ["squeezenet1_1", "--objective", "logit", "--channels", "285", "--gradient-only"],
-        ["squeezenet1_1", "--layer", "fire4", "--layer", "fire6:-0.5"],
-        ["efficientnet_lite0", "--layer", "block1/expand/bn", "--gradient-only"],
-    ],
+    everyday(
+        [
+            ["squeezenet1_1", "--layer", "fire5"],
+            ["squeezenet1_1", "--layer", "fire8", "--gradient-only"],
+            ["efficientnet_lite0", "--layer", "block5", "--smooth", "1"],
+            ["squeezenet1_1", "--layer", "fire6", "--objective", "channel", "--channels", "3,7"],
+            ["squeezenet1_1", "--objective", "logit", "--channels", "285", "--gradient-only"],
+            ["squeezenet1_1", "--layer", "fire4", "--layer", "fire6:-0.5"],
+            ["efficientnet_lite0", "--layer", "block1/expand/bn", "--gradient-only"],
+        ],
+        3,
+    ),
     ids=" ".join,
 )
 def test_export_and_verify(tmp_path: Path, options: list[str]) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from helpers import small_networks as small
+from helpers.breadth import everyday
 from helpers.float64 import run_float64
 from helpers.quantized import quantized
 from onnxdream import objectives
@@ -233,7 +234,7 @@ INFINITE: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize(
-    ("name", "opset"), [("attention", 18), ("attention", 23), ("encoder", 23), ("pool", 18), ("clip", 18)]
+    ("name", "opset"), everyday([("attention", 18), ("attention", 23), ("encoder", 23), ("pool", 18), ("clip", 18)], 5)
 )
 def test_masks_borders_and_bounds_may_be_infinite(name: str, opset: int, tmp_path: Path) -> None:
     """Their gradients are torch's, in float64 and, for every target, in float32."""

@@ -90,6 +90,7 @@ def test_only_the_network_is_in_half_precision(squeezenet: Model) -> None:
     )
 
 
+@pytest.mark.slow
 def test_dreams_are_as_strong(efficientnet: Model, rocket: np.ndarray) -> None:
     objective = objectives.l2("block5")
     dreams = [
@@ -111,7 +112,7 @@ def test_dreams_are_as_strong(efficientnet: Model, rocket: np.ndarray) -> None:
     ],
     ids=["onnxruntime", "web", "openvino", "opencv"],
 )
-@pytest.mark.parametrize("size", [None, (98, 131)], ids=["free", "fixed"])
+@pytest.mark.parametrize("size", [None, pytest.param((98, 131), marks=pytest.mark.slow)], ids=["free", "fixed"])
 def test_every_target_points_where_single_precision_does(
     runtime: Callable[[onnx.ModelProto], runtimes.Run],
     target: str,

@@ -15,6 +15,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
+from helpers.breadth import everyday
 from helpers.float64 import run_float64
 from helpers.random_networks import RANDOM
 from onnxdream import objectives
@@ -91,12 +92,15 @@ def picture_batch(batch: int, height: int, width: int, seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("name", "restated", "layer"),
-    [
-        ("squeezenet1_1", networks.SqueezeNet, "fire5"),
-        ("squeezenet1_1", networks.SqueezeNet, "fire8"),
-        ("efficientnet_lite0", networks.EfficientNetLite0, "block5"),
-        ("efficientnet_lite0", networks.EfficientNetLite0, "block10"),
-    ],
+    everyday(
+        [
+            ("squeezenet1_1", networks.SqueezeNet, "fire5"),
+            ("squeezenet1_1", networks.SqueezeNet, "fire8"),
+            ("efficientnet_lite0", networks.EfficientNetLite0, "block5"),
+            ("efficientnet_lite0", networks.EfficientNetLite0, "block10"),
+        ],
+        2,
+    ),
 )
 @pytest.mark.parametrize("size", [(1, 97, 131), (2, 120, 90)])
 def test_gradient_of_bundled_networks(
@@ -111,7 +115,7 @@ def test_gradient_of_bundled_networks(
     assert single <= 2e-3
 
 
-@pytest.fixture(scope="module", params=sorted(RANDOM))
+@pytest.fixture(scope="module", params=everyday(sorted(RANDOM), 4))
 def random_network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Model]:
     """A seeded random network and the same exported to ONNX for one size, which must not stay fixed."""
     network = networks.seeded(RANDOM[request.param])

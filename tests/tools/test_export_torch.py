@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers import torchvision_operators
+from helpers.breadth import everyday
 from helpers.command_line import onnxdream
 from helpers.float64 import run_float64
 from helpers.paths import DATA, ROOT
@@ -152,7 +153,7 @@ def prove(name: str, folder: Path, table: list[Row]) -> None:
     assert single <= 5e-2, found
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", everyday(QUICK, 2))
 def test_gradients(name: str, tmp_path: Path, table: list[Row]) -> None:
     prove(name, tmp_path, table)
 
@@ -314,7 +315,7 @@ def test_names_and_sizes_are_those_that_the_tool_tells(mine: Path, capsys: pytes
     assert (mine / step).exists()
 
 
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+@pytest.mark.parametrize("name", everyday(["googlenet", "inception_v3"], 2))
 def test_a_state_goes_into_the_network_it_came_from(name: str, tmp_path: Path) -> None:
     """torchvision's networks with weights transform their input and have no auxiliary heads left."""
     models = pytest.importorskip("torchvision.models")
@@ -345,6 +346,7 @@ def test_a_torchvision_for_another_torch_is_named(tmp_path: Path) -> None:
     assert re.fullmatch(r"export_torch: torchvision does not fit torch .*nms does not exist.*\n", ran.stderr)
 
 
+@pytest.mark.slow
 def test_a_detector_is_pointed_to_its_backbone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["torchvision:ssdlite320_mobilenet_v3_large", "--random", "-o", str(tmp_path / "o.onnx")]
     assert export_torch.main(arguments) == 2

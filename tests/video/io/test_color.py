@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 
+from helpers.breadth import everyday
 from helpers.films import BT601, BT709, BT2020, convert, encode, frames_of, info_of, psnr, write_video
 from onnxdream.video.io.open import ColorTags, Encoding, open_source
 
@@ -30,7 +31,7 @@ FLAT = [(0, 0, 0), (1, 1, 1), (0, 0, 0.9), (0, 0.9, 0), (0.9, 0, 0), (0.5, 0.5, 
 
 @pytest.mark.parametrize("bits", [8, 10])
 @pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("matrix", [BT709, BT601, BT2020])
+@pytest.mark.parametrize("matrix", everyday([BT709, BT601, BT2020], 3))
 def test_flat_colours_come_back(tmp_path: Path, matrix: int, full: bool, bits: int) -> None:
     tags = ColorTags(matrix, matrix, matrix, 2 if full else 1)
     kind, top = (np.uint8, 255) if bits == 8 else (np.uint16, 65535)

@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 
+from helpers.breadth import everyday
 from helpers.films import psnr, write_video
 from helpers.jobs import LOSSLESS, clip_pictures, job, shown, strength, times
 from onnxdream.dream.dreamer import Dreamer
@@ -36,7 +37,8 @@ def see_through(path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"), [("a.mov", "b.mov"), ("a.webm", "b.webm"), ("a.mov", "b.webm"), ("a.mov", "frames")]
+    ("given", "wanted"),
+    everyday([("a.mov", "b.mov"), ("a.webm", "b.webm"), ("a.mov", "b.webm"), ("a.mov", "frames")], 2),
 )
 def test_opacity_goes_with_its_frame(tmp_path: Path, look: Dreamer, given: str, wanted: str) -> None:
     source, target = see_through(tmp_path / given), tmp_path / wanted
@@ -64,7 +66,7 @@ def graded(path: Path, codec: str = "libx265") -> Path:
     return write_video(path, images, codec=codec, pix_fmt="yuv420p10le", options=options, setup=tag)
 
 
-@pytest.mark.parametrize("target", ["b.mp4", "b.mkv", "b.webm"])
+@pytest.mark.parametrize("target", everyday(["b.mp4", "b.mkv", "b.webm"], 3))
 def test_ten_bits_stay_ten_bits_with_their_colours(
     tmp_path: Path, nothing: Dreamer, look: Dreamer, target: str
 ) -> None:
@@ -85,7 +87,7 @@ def test_ten_bits_stay_ten_bits_with_their_colours(
     assert strength(source, tmp_path / f"dream-{target}") > 1
 
 
-@pytest.mark.parametrize("degrees", [90, 180, 270])
+@pytest.mark.parametrize("degrees", everyday([90, 180, 270], 3))
 def test_a_film_shot_sideways_comes_out_upright(tmp_path: Path, nothing: Dreamer, degrees: int) -> None:
     pictures = clip_pictures(4)
     source = write_video(
@@ -100,7 +102,7 @@ def test_a_film_shot_sideways_comes_out_upright(tmp_path: Path, nothing: Dreamer
 
 @pytest.mark.parametrize(
     ("given", "target"),
-    [("a.mp4", "b.mp4"), ("a.mp4", "b.mov"), ("a.mkv", "b.mp4"), ("a.mkv", "b.mkv"), ("a.mp4", "b.mkv")],
+    everyday([("a.mp4", "b.mp4"), ("a.mp4", "b.mov"), ("a.mkv", "b.mp4"), ("a.mkv", "b.mkv"), ("a.mp4", "b.mkv")], 2),
 )
 def test_a_variable_rate_is_kept_exactly(tmp_path: Path, look: Dreamer, given: str, target: str) -> None:
     unit = 1000 if given == "a.mkv" else 90000
@@ -116,7 +118,7 @@ def test_a_variable_rate_is_kept_exactly(tmp_path: Path, look: Dreamer, given: s
     assert strength(source, tmp_path / target) > 1
 
 
-@pytest.mark.parametrize(("width", "height"), [(97, 54), (96, 55), (97, 55)])
+@pytest.mark.parametrize(("width", "height"), everyday([(97, 54), (96, 55), (97, 55)], 2))
 @pytest.mark.parametrize("target", ["b.mp4", "b.webm", "b.gif"])
 def test_odd_sizes_stay(tmp_path: Path, look: Dreamer, width: int, height: int, target: str) -> None:
     source = write_video(tmp_path / "a.mkv", clip_pictures(3, width, height), codec="ffv1", pix_fmt="bgr0")
@@ -125,7 +127,7 @@ def test_odd_sizes_stay(tmp_path: Path, look: Dreamer, width: int, height: int, 
     assert 0.5 < strength(source, tmp_path / target) < 25
 
 
-@pytest.mark.parametrize(("width", "height"), [(7, 7), (8, 40), (96, 9), (13, 160), (160, 28)])
+@pytest.mark.parametrize(("width", "height"), everyday([(7, 7), (8, 40), (96, 9), (13, 160), (160, 28)], 2))
 def test_very_small_and_narrow_videos(tmp_path: Path, look: Dreamer, width: int, height: int) -> None:
     source = write_video(tmp_path / "a.mkv", clip_pictures(4, width, height), codec="ffv1", pix_fmt="bgr0")
     for flow in ("dis-ultrafast", "dis-medium"):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from helpers.breadth import everyday
 from helpers.films import write_video
 from helpers.jobs import LOSSLESS, assert_same_film, clip_pictures, job, names
 from onnxdream.dream.dreamer import Dreamer
@@ -56,7 +57,7 @@ def test_a_full_disk_costs_only_the_unfinished_segment(tmp_path: Path, small_dis
     assert_same_film(target, tmp_path / "c.mkv")
 
 
-@pytest.mark.parametrize("filled", range(0, 24, 3))
+@pytest.mark.parametrize("filled", everyday(range(0, 24, 3), 3))
 def test_wherever_the_disk_is_full(tmp_path: Path, small_disk: Path, look: Dreamer, filled: int) -> None:
     """The disk is filled by something else after `filled` frames, to the last byte; once there is room, all is well."""
     source, target = write_video(tmp_path / "a.mp4", clip_pictures(24)), small_disk / "b.mp4"

@@ -19,6 +19,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
+from helpers.breadth import everyday
 from helpers.command_line import onnxdream
 from helpers.films import write_video
 from helpers.paths import CLIP, ROOT
@@ -227,7 +228,7 @@ def test_a_source_cut_off_is_dreamed_as_far_as_it_goes(tmp_path: Path) -> None:
     assert 0 < len(frames_of(out)) < len(frames_of(CLIP))
 
 
-@pytest.mark.parametrize("name", ["out.gif", "out.webp", "frames", "f_%03d.png", "out.mkv", "out.webm"])
+@pytest.mark.parametrize("name", everyday(["out.gif", "out.webp", "frames", "f_%03d.png", "out.mkv", "out.webm"], 2))
 def test_other_targets(tmp_path: Path, name: str) -> None:
     out = tmp_path / name
     dream(CLIP, out, "--end", "0.24")
@@ -318,7 +319,7 @@ def test_figures_that_are_not_there_are_null(tmp_path: Path) -> None:
     assert videos[str(tmp_path / "one.mp4")]["warp_error"] is None
 
 
-@pytest.mark.parametrize("kept_in", ["first.mkv", "first.gif", "first"])
+@pytest.mark.parametrize("kept_in", everyday(["first.mkv", "first.gif", "first"], 2))
 def test_settings_stored_in_a_video_dream_the_same_again(tmp_path: Path, kept_in: str) -> None:
     first, again = tmp_path / "first.mkv", tmp_path / "again.mkv"
     options = ["--end", "0.2", "--codec", "ffv1", "--size", "160", "--frame-steps", "1"]

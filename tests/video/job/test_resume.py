@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from helpers.breadth import everyday
 from helpers.command_line import PYTHONPATH, onnxdream, onnxdream_process
 from helpers.films import packets, write_video
 from helpers.jobs import (
@@ -157,20 +158,23 @@ def line_changed(number: int, old: bytes, new: bytes) -> Callable[[Path], None]:
 
 @pytest.mark.parametrize(
     ("name", "damage", "kept"),
-    [
-        ("segment-00002", emptied, 6),
-        ("segment-00002", cut_short, 6),
-        ("segment-00002", one_bit_turned, 6),
-        ("segment-00002", Path.unlink, 6),
-        ("segment-00001", one_bit_turned, 0),  # no state is kept to go on from before it
-        ("state-00002.npz", emptied, 6),
-        ("state-00002.npz", one_bit_turned, 6),
-        ("manifest.jsonl", line_changed(3, b"segment", b"segm\xffnt"), 6),
-        ("manifest.jsonl", line_changed(3, b'"frames"', b'"framse"'), 6),
-        ("manifest.jsonl", line_changed(3, b'"frames": 3', b'"frames": "3"'), 6),
-        ("manifest.jsonl", line_changed(3, b"{", b""), 6),
-        ("manifest.jsonl", line_changed(0, b"{", b"\xff"), 0),
-    ],
+    everyday(
+        [
+            ("segment-00002", emptied, 6),
+            ("segment-00002", cut_short, 6),
+            ("segment-00002", one_bit_turned, 6),
+            ("segment-00002", Path.unlink, 6),
+            ("segment-00001", one_bit_turned, 0),  # no state is kept to go on from before it
+            ("state-00002.npz", emptied, 6),
+            ("state-00002.npz", one_bit_turned, 6),
+            ("manifest.jsonl", line_changed(3, b"segment", b"segm\xffnt"), 6),
+            ("manifest.jsonl", line_changed(3, b'"frames"', b'"framse"'), 6),
+            ("manifest.jsonl", line_changed(3, b'"frames": 3', b'"frames": "3"'), 6),
+            ("manifest.jsonl", line_changed(3, b"{", b""), 6),
+            ("manifest.jsonl", line_changed(0, b"{", b"\xff"), 0),
+        ],
+        3,
+    ),
 )
 def test_what_is_damaged_is_dreamed_again(
     tmp_path: Path, look: Dreamer, name: str, damage: Callable[[Path], None], kept: int

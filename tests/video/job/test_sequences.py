@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.breadth import everyday
 from helpers.films import write_video
 from helpers.jobs import clip_pictures, job, names, stills, strength, times
 from onnxdream.dream.dreamer import Dreamer
@@ -27,7 +28,9 @@ def animation(path: Path, durations: list[int]) -> Path:
 
 @pytest.mark.parametrize(
     ("given", "target"),
-    [("a.gif", "b.webp"), ("a.webp", "b.gif"), ("a.gif", "b.gif"), ("a.gif", "b.mp4"), ("a.webp", "b.mkv")],
+    everyday(
+        [("a.gif", "b.webp"), ("a.webp", "b.gif"), ("a.gif", "b.gif"), ("a.gif", "b.mp4"), ("a.webp", "b.mkv")], 2
+    ),
 )
 def test_animated_pictures_in_and_out(tmp_path: Path, look: Dreamer, given: str, target: str) -> None:
     durations = [40, 70, 120, 20, 300, 90]
@@ -41,7 +44,7 @@ def test_animated_pictures_in_and_out(tmp_path: Path, look: Dreamer, given: str,
             assert video.info.duration == Fraction(sum(durations), 1000)
 
 
-@pytest.mark.parametrize("spec", ["in", "in/*.png", "in/p%d.png"])
+@pytest.mark.parametrize("spec", everyday(["in", "in/*.png", "in/p%d.png"], 2))
 @pytest.mark.parametrize("target", ["frames", "out_%03d.png", "out_%03d.jpg"])
 def test_pictures_in_and_out(tmp_path: Path, look: Dreamer, nothing: Dreamer, spec: str, target: str) -> None:
     folder = stills(tmp_path / "in", bits=16)

@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 import pytest
 
+from helpers.breadth import everyday
 from helpers.command_line import command, onnxdream, onnxdream_process
 from helpers.paths import DATA, ROOT
 from onnxdream.errors import OptionError, VideoError
@@ -230,7 +231,7 @@ def test_a_stream_lost_for_good_ends_with_what_there_is(tmp_path: Path) -> None:
     assert len(times(tmp_path / "out.mp4")) >= 5
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("sent", everyday([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], 3))
 def test_the_page_and_a_clean_end(sent: signal.Signals, tmp_path: Path) -> None:
     options = ("--loop", "--headless", "--serve", "0", "-o", "out.mp4", *LITTLE)
     with running(CLIP, *options, folder=tmp_path) as live:
@@ -286,12 +287,15 @@ def test_what_cannot_be_is_said_in_a_line(arguments: list[object], code: int, me
 
 @pytest.mark.parametrize(
     ("options", "output", "code", "message"),
-    [
-        ("-o -", ">&-", 2, "-: standard output is closed"),
-        ("-o -", ">/dev/full", 1, "-: standard output cannot be written: No space left on device"),
-        ("--serve 0 -q --json", ">&-", 1, "standard output is closed, so the JSON object cannot be written"),
-        ("--serve 0 -q --json", ">/dev/full", 1, "standard output cannot be written: No space left on device"),
-    ],
+    everyday(
+        [
+            ("-o -", ">&-", 2, "-: standard output is closed"),
+            ("-o -", ">/dev/full", 1, "-: standard output cannot be written: No space left on device"),
+            ("--serve 0 -q --json", ">&-", 1, "standard output is closed, so the JSON object cannot be written"),
+            ("--serve 0 -q --json", ">/dev/full", 1, "standard output cannot be written: No space left on device"),
+        ],
+        2,
+    ),
 )
 def test_standard_output_that_takes_nothing(options: str, output: str, code: int, message: str) -> None:
     if not Path("/dev/full").exists():
