@@ -16,7 +16,7 @@ _FLOW, _FRAME = 0.4, 0.04
 _SIZES = (0.8, 0.64, 0.5, 0.4, 0.32, 0.25, 0.2, 0.16, 0.125, 0.1)
 _AIM = 0.8  # share of the time per frame that a newly chosen effort may be expected to take
 _LIMIT = 0.95  # share that an effort may take before a cheaper one is chosen
-_PATIENCE = 12  # frames between two choices; twice as many before a dearer one
+_PATIENCE = 12  # frames between two choices; twice as many before a more expensive one
 
 
 @dataclass(frozen=True)

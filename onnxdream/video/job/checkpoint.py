@@ -188,7 +188,7 @@ def same_frames(segments: list[Segment], frames: Iterator[VideoFrame]) -> bool:
 def source_stamp(source: str | Path) -> list[str]:
     """The source's name and a digest of its files' names, sizes and times, to tell cheaply whether it may have changed.
 
-    Sources of equal stamps are taken for the same. If a stamp differs, the frames tell whether the source has changed.
+    Sources with equal stamps are treated as the same. If they differ, the frames show whether the source has changed.
     """
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in source_files(source)]
     return [str(source), hashlib.blake2b(repr(stats).encode(), digest_size=16).hexdigest()]
@@ -217,7 +217,7 @@ class Checkpoint:
         chain: bool,
         unchanged: Callable[[list[Segment]], bool],
     ) -> Checkpoint:
-        """Open the checkpoint of `target`, with the segments that are finished and whole.
+        """Open the checkpoint of `target`, with the segments that are finished and intact.
 
         Args:
             target: The job's result; the folder lies beside it.
@@ -295,14 +295,14 @@ class Checkpoint:
         return True
 
     def _intact(self, segments: list[Segment], chain: bool) -> list[Segment]:
-        """The segments that are whole; of a chain, those up to the last one with a state to continue from."""
-        whole = [s for s in segments if s.file_digest and digest_of(self.folder / s.file) == s.file_digest]
+        """The intact segments; of a chain, those up to the last one with a state to continue from."""
+        intact = [s for s in segments if s.file_digest and digest_of(self.folder / s.file) == s.file_digest]
         if not chain:
-            return whole
-        whole = [s for n, s in enumerate(whole) if s.file == segment_name(n)]
-        while whole and whole[-1].state and digest_of(self.folder / whole[-1].state) != whole[-1].state_digest:
-            whole.pop()
-        return whole
+            return intact
+        intact = [s for n, s in enumerate(intact) if s.file == segment_name(n)]
+        while intact and intact[-1].state and digest_of(self.folder / intact[-1].state) != intact[-1].state_digest:
+            intact.pop()
+        return intact
 
     @property
     def frames(self) -> int:
@@ -314,7 +314,7 @@ class Checkpoint:
         return [self.folder / s.file for s in self.segments]
 
     def add(self, segment: Segment) -> None:
-        """Record a finished segment, whose files are whole. Raises WriteError."""
+        """Record a finished segment, whose files are complete. Raises WriteError."""
         with self._write_errors("cannot be written"):
             state_digest = digest_of(self.folder / segment.state) if segment.state else ""
             segment = replace(segment, file_digest=digest_of(self.folder / segment.file), state_digest=state_digest)

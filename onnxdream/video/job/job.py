@@ -132,7 +132,7 @@ def dream_video(
     same `overlap` above 0 a cluster always gives the same frames as one machine, and each can resume a job of the
     other.
 
-    Finished segments are kept beside `target` until the video is whole. Calling the function again with the same
+    Finished segments are kept beside `target` until the video is complete. Calling the function again with the same
     settings resumes an unfinished job. Where the source is damaged, `target` ends and VideoError is raised; once the
     source is repaired, the same job continues from there.
 
@@ -481,7 +481,7 @@ class _Run:
         return self._report(self.done + progress.amount, progress.workers)
 
     def _report(self, frame: int, workers: int) -> bool:
-        """Report the progress; whether to go on."""
+        """Report the progress; return whether to continue."""
         if self.preview is not None and self._image.size:
             self.preview.show(self._image)
         if self.on_frame is not None:

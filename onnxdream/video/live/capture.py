@@ -35,7 +35,7 @@ class Feed:
         name: What it is called in messages, without passwords.
         images: Opens it and yields BGR uint8 [H,W,3] as they arrive; raises VideoError if it cannot be opened or breaks
             off.
-        endless: Whether it never ends by itself, so that an end is a loss.
+        endless: Whether it has no end of its own, so that an end is a loss.
         rate: Frames per second, if known in advance.
     """
 

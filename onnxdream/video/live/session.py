@@ -75,7 +75,7 @@ class LiveResult:
 class Live:
     """A live session, which lasts until `run` returns.
 
-    Keys in the window change the layer and the strength, and make snapshots and recordings, which store the settings
+    Keys in the window change the layer and the strength, take snapshots and make recordings. Both store the settings
     they were dreamed with. A layer that does not have the objective's channels, or no places for its guide, is dreamed
     by l2.
 
@@ -249,7 +249,7 @@ class Live:
         self.note(text)
 
     def _prepare_layer(self, step: int) -> None:
-        """Prepare the next layer in a thread, while the dream goes on with this one."""
+        """Prepare the next layer in a thread, while the dream continues with this one."""
         if self._preparing is not None or self._dream is None:
             return
         at = self._layers.index(self._next_layer) + step
