@@ -277,48 +277,6 @@ def test_every_other_frame_and_a_preview(tmp_path: Path) -> None:
     assert iio.imread(tmp_path / "now.jpg").ndim == 3
 
 
-def test_compare_measures_and_draws(whole: tuple[Path, dict], tmp_path: Path) -> None:
-    alone = tmp_path / "alone.mp4"
-    dream(CLIP, alone, "--method", "independent")
-    done = onnxdream("compare", CLIP, whole[0], alone, "--json", "--plot", tmp_path / "chart.png")
-    assert done.returncode == 0, done.stderr
-    videos = json.loads(done.stdout)["videos"]
-    assert videos[str(whole[0])]["excess"] < videos[str(alone)]["excess"]
-    assert videos[str(alone)]["strength"] > 0
-    assert iio.imread(tmp_path / "chart.png").ndim == 3
-
-
-def measured(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return onnxdream("compare", *arguments)
-
-
-def test_compare_pairs_a_part_with_the_frames_it_was_made_from(tmp_path: Path) -> None:
-    whole, part = tmp_path / "whole.mkv", tmp_path / "part.mkv"
-    still = ["--codec", "ffv1", "--pix-fmt", "bgr0", "--step-size", "0", "--end", "1.2"]
-    dream(CLIP, part, *still, "--start", "0.6")
-    dream(CLIP, whole, *still)
-    for path, count in ((part, 15), (whole, 30)):
-        figures = json.loads(measured(str(CLIP), str(path), "--json").stdout)["videos"][str(path)]
-        assert figures["frames"] == count
-        assert abs(figures["excess"]) + abs(figures["flicker"]) < 1e-7  # nothing was dreamed: other frames would differ
-    plain = write_video(tmp_path / "plain.mp4", frames_of(part))  # says nothing of its beginning
-    for source, other, says in ((part, CLIP, "has more frames than"), (CLIP, plain, "has fewer frames than")):
-        refused = measured(str(source), str(other))
-        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-        assert says in refused.stderr
-    assert "written as .png" in measured(str(CLIP), str(tmp_path / "not there.mp4"), "--plot", "x.jpg").stderr
-
-
-def test_figures_that_are_not_there_are_null(tmp_path: Path) -> None:
-    def strict(text: str) -> dict:
-        return dict(json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")))
-
-    done = dream(CLIP, tmp_path / "one.mp4", "--end", "0.04", "--steps", "0", "--frame-steps", "0", "--json")
-    assert strict(done.stdout)["objective"] is None
-    videos = strict(measured(str(CLIP), str(tmp_path / "one.mp4"), "--json").stdout)["videos"]
-    assert videos[str(tmp_path / "one.mp4")]["warp_error"] is None
-
-
 @pytest.mark.parametrize("kept_in", everyday(["first.mkv", "first.gif", "first"], 2))
 def test_settings_stored_in_a_video_dream_the_same_again(tmp_path: Path, kept_in: str) -> None:
     first, again = tmp_path / "first.mkv", tmp_path / "again.mkv"
