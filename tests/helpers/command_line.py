@@ -39,7 +39,7 @@ def onnxdream(*arguments: object, folder: Path | None = None, **environment: str
             except SystemExit as end:
                 code = end.code
             finally:
-                download.watch(None)
+                download.report_to(None)
         texts = [_content(stream).decode() for stream in (out, err)]
     assert isinstance(code, int)
     return CompletedProcess(given, code, *texts)
