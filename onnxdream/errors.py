@@ -92,13 +92,21 @@ class OutputError(InputError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error that says something."""
+    """The first line of an error's message that is not empty, or else the error's class.
+
+    Args:
+        error: Any exception.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 
 def describe_validation(error: ValidationError) -> str:
-    """The first thing that pydantic found wrong, in one line: which entry, its value, and what is expected."""
+    """The first thing that pydantic found wrong, in one line: which entry, its value, and what is expected.
+
+    Args:
+        error: As pydantic raises it.
+    """
     wrong = error.errors(include_url=False)[0]
     entry = ".".join(map(str, wrong["loc"]))
     if wrong["type"] == "missing":

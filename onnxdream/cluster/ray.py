@@ -192,7 +192,11 @@ class RayCluster:
         log.warning(f"no node has {self.cpus_per_worker} CPUs{gpus} for a worker; waiting for one")
 
     def room(self, ray: Any) -> int:
-        """How many workers the cluster has room for now."""
+        """How many workers the cluster has room for now.
+
+        Args:
+            ray: The module, connected to the cluster.
+        """
         return sum(map(self._capacity, self._nodes(ray)))
 
 

@@ -40,42 +40,78 @@ _OPTIONS = (
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a dream stands after one step."""
+    """The state of a dream after one step.
 
-    octave: int  # from 0, smallest first
+    Attributes:
+        octave: The number of the octave, counted from 0 at the smallest.
+        octaves: How many octaves there are.
+        step: The number of the step within the octave, counted from 0.
+        steps: How many steps the octave has.
+        size: (height, width) of the octave in pixels.
+        objective: The objective before this step, the mean over the batch.
+        picture: Fetches the picture so far, uint8 RGB [N,h,w,3]; to be called before the dream continues.
+    """
+
+    octave: int
     octaves: int
-    step: int  # from 0, within the octave
+    step: int
     steps: int
-    size: tuple[int, int]  # (height, width) of this octave
-    objective: float  # before this step, mean over the batch
-    picture: Callable[[], np.ndarray]  # fetches the picture so far, uint8 [N,h,w,3] RGB; to be called before it goes on
+    size: tuple[int, int]
+    objective: float
+    picture: Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Dream:
-    """A finished dream and what it took."""
+    """A finished dream.
 
-    picture: np.ndarray  # uint8 [H,W,3] RGB
-    exact: np.ndarray  # the same before rounding, float32 [H,W,3] in 0..255
+    Attributes:
+        picture: Uint8 RGB [H,W,3].
+        exact: The same before rounding, float32 [H,W,3] in 0..255.
+        objective_before: The objective on the source.
+        objective_after: The objective on the dream.
+        steps: How many steps were taken.
+        seconds: How long it took.
+        provider: What computed it; see `Dreamer.provider`.
+        cancelled: Whether `on_step` returned False.
+    """
+
+    picture: np.ndarray
+    exact: np.ndarray
     objective_before: float
     objective_after: float
     steps: int
     seconds: float
     provider: str
-    cancelled: bool = False  # `on_step` returned False
+    cancelled: bool = False
 
 
 class Dreamer:
-    """Dreams pictures with one network and one objective; holds the compiled graphs between pictures.
+    """Dreams pictures with one network and one objective; keeps the compiled graphs between pictures.
 
-    Octaves go from small to large (Mordvintsev et al. 2015): each starts from the source scaled to its size plus the
-    detail dreamed so far, scaled up. One step moves each pixel by `step_size` (0..255 units) on average; a negative one
-    goes downhill. `jitter` is the largest random roll in pixels, drawn anew for each step from `seed`. `smooth` blurs
-    the gradient by a cascade of Gaussians around this many pixels. With `half` the network ascends in half precision,
-    which some devices are faster at. Pictures whose step would need more than `max_memory` bytes are dreamed in tiles.
+    Octaves go from small to large (Mordvintsev, Olah and Tyka 2015, "Inceptionism"): each starts from the source scaled
+    to its size plus the detail dreamed so far, scaled up. The same arguments give the same bytes on the CPU.
 
-    The same arguments give the same bytes on CPU. Raises OptionError for settings out of range, and what
-    `build_step_model` and the backend raise.
+    Args:
+        model: The network.
+        objective: What to maximise. Default: the mean square of the network's default layer.
+        octaves: How many octaves, 1 to 64.
+        octave_scale: The ratio of one octave's size to the one before, above 1 and at most 8.
+        steps: How many ascent steps per octave, 0 to 100,000.
+        step_size: How far a step moves each pixel on average, -255 to 255; a negative one minimises the objective.
+        jitter: The picture is rolled at random before each step by up to this many pixels, 0 to 100,000.
+        smooth: The gradient is blurred by a cascade of Gaussians around this many pixels, 0 to 16.
+        half: Whether the network computes in half precision, which is faster on some devices.
+        seed: Where the jitter comes from, at least 0.
+        max_memory: Pictures whose step would need more than this many bytes are dreamed in tiles; at least 64 MiB.
+        device: The device to compute on.
+        threads: The number of CPU threads, 0 for all.
+
+    Raises:
+        OptionError: A setting is out of range.
+        LayerError: The objective does not fit a layer.
+        NoGradientError: No gradient flows from a layer to the picture.
+        BackendError: The device is not available.
     """
 
     def __init__(
@@ -127,7 +163,18 @@ class Dreamer:
         self._per_pixel = bytes_per_pixel(self._graph("objective", False), model.probe)
 
     def with_objective(self, objective: Objective) -> Dreamer:
-        """Another Dreamer, alike but for its objective. Raises as the constructor does."""
+        """A Dreamer with the same settings and another objective.
+
+        Args:
+            objective: What to maximise.
+
+        Returns:
+            A new Dreamer.
+
+        Raises:
+            LayerError: The objective does not fit a layer.
+            NoGradientError: No gradient flows from a layer to the picture.
+        """
         return Dreamer(self.model, objective, **{name: getattr(self, name) for name in _OPTIONS})
 
     def dream(
@@ -137,11 +184,18 @@ class Dreamer:
         mask: np.ndarray | None = None,
         on_step: Callable[[Progress], bool | None] | None = None,
     ) -> Dream:
-        """Dream `picture`, uint8 or float [H,W,3] RGB in 0..255.
+        """Dream a picture.
 
-        `mask` [H,W] in 0..1 says where to dream. `on_step` is called after each step; when it returns False the dream
-        stops there and has `cancelled=True`. Raises PictureError when the picture is smaller than the layer can work
-        on.
+        Args:
+            picture: RGB, uint8 or float [H,W,3] in 0..255.
+            mask: Where to dream, float [H,W] in 0..1.
+            on_step: Called after each step. If it returns False, the dream ends there, with `cancelled=True`.
+
+        Returns:
+            The dream, of the size of the picture.
+
+        Raises:
+            PictureError: The array is not a picture, or is smaller than the layer can work on.
         """
         began = time.perf_counter()
         source = to_batch(picture)
@@ -173,11 +227,22 @@ class Dreamer:
         steps: int | Sequence[int] | None = None,
         step_size: float | None = None,
     ) -> tuple[np.ndarray, int, bool]:
-        """Dream a batch float32 [N,3,H,W] RGB 0..255; returns (the dreamed batch, steps taken, whether cancelled).
+        """Dream a batch of pictures.
 
-        `steps` an octave, or for each octave from the smallest (the last ones where octaves are left out; fewer than
-        `octaves` leave out the smallest), and `step_size` are the Dreamer's own where they are None; `rng` draws the
-        jitter, seeded anew where it is None.
+        Args:
+            source: RGB float32 [N,3,H,W] in 0..255.
+            mask: Where to dream, float [H,W] in 0..1.
+            on_step: Called after each step. If it returns False, the dream ends there.
+            rng: Draws the jitter. Default: a generator seeded with the Dreamer's seed.
+            steps: How many per octave, or a number for each octave from the smallest; if there are fewer numbers than
+                octaves, the smallest octaves are omitted. Default: the Dreamer's own.
+            step_size: Default: the Dreamer's own.
+
+        Returns:
+            The dreamed batch, how many steps were taken, and whether the dream was cancelled.
+
+        Raises:
+            PictureError: The pictures are smaller than the layer can work on, or the mask is not valid.
         """
         each = self.steps if steps is None else steps
         step_size = self.step_size if step_size is None else step_size
@@ -210,14 +275,28 @@ class Dreamer:
         return octaves.whole(fetch), done, False
 
     def measure(self, batch: np.ndarray) -> float:
-        """The objective on `batch` float32 [N,3,H,W], mean over the batch and, where it needs them, over tiles."""
+        """Evaluate the objective.
+
+        Args:
+            batch: RGB float32 [N,3,H,W] in 0..255.
+
+        Returns:
+            The objective, the mean over the batch and, for large pictures, over tiles.
+        """
         tiling = self._tiling(batch.shape, beside=2 * batch.nbytes)
         run = self._session("objective", batch.shape, tiling).run
         value = run({"image": batch})["objective"] if tiling is None else tiling.objective(run, batch)
         return float(value.mean())
 
     def check_size(self, size: tuple[int, ...]) -> None:
-        """Raise PictureError when no picture of `size` (height, width) can be dreamed."""
+        """Check that pictures of a size can be dreamed.
+
+        Args:
+            size: (height, width) in pixels.
+
+        Raises:
+            PictureError: The layer does not take pictures of this size.
+        """
         (height, width), low = size, self.smallest
         layers = ", ".join(self.objective.layers)
         fixed = self.fixed_input_size
@@ -233,9 +312,17 @@ class Dreamer:
             )
 
     def octave_sizes(self, size: tuple[int, ...], octaves: int | None = None) -> list[tuple[int, int]]:
-        """(height, width) of each of `octaves`, smallest first, none below the layer's smallest workable picture.
+        """The sizes of the octaves; those below the smallest picture that the layer can work on are omitted.
 
-        Raises PictureError when even the full size is below it; logs that octaves are left out.
+        Args:
+            size: (height, width) of the picture in pixels.
+            octaves: How many octaves. Default: the Dreamer's own.
+
+        Returns:
+            (height, width) of each, the smallest first.
+
+        Raises:
+            PictureError: The layer does not take pictures of this size.
         """
         self.check_size(size)
         (height, width), low = size, self.fixed_input_size or self.smallest
@@ -253,7 +340,14 @@ class Dreamer:
         return sizes
 
     def provider(self, shape: tuple[int, ...]) -> str:
-        """What dreams batches of this shape: ONNX Runtime's name of its provider, or OpenCV."""
+        """What computes dreams of a shape.
+
+        Args:
+            shape: [N,3,H,W] of a batch.
+
+        Returns:
+            ONNX Runtime's name of its provider, or the name of another engine.
+        """
         return str(self._session("objective", shape, self._tiling(shape, beside=8 * math.prod(shape))).provider)
 
     @property

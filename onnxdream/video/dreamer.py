@@ -135,7 +135,11 @@ class VideoDreamer:
         return "" if self.last is None else self.dreamer.provider((1, 3, *self.last.shape[:2]))
 
     def reset(self, count: int = 0) -> None:
-        """Forget the past: the next frame begins a scene and has `count` frames before it."""
+        """Forget the past: the next frame begins a scene.
+
+        Args:
+            count: How many frames come before it.
+        """
         self.cuts, self.last, self.memory, self.count = CutDetector(), None, None, count
         self.objective = float("nan")
 
@@ -234,7 +238,14 @@ class VideoDreamer:
         self.memory = replace(memory, residual=scaled(memory.residual), dream=scaled(memory.dream))
 
     def dream(self, frame: np.ndarray) -> np.ndarray:
-        """Dream the next frame, RGB float32 [H,W,3] in 0..255 in and out, regardless of any target rate."""
+        """Dream the next frame, regardless of any target rate.
+
+        Args:
+            frame: RGB float32 [H,W,3] in 0..255.
+
+        Returns:
+            The dream, like the frame.
+        """
         self._effort = None
         return self.develop(self.prepare(frame))
 
@@ -370,7 +381,11 @@ class VideoDreamer:
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Continue from a state that `source_state` and `memory_state` returned between two frames."""
+        """Continue from a state between two frames.
+
+        Args:
+            state: What `source_state` and `memory_state` returned.
+        """
         self.last = state["last"] if state["last"].size else None
         self.cuts = CutDetector.restored(state)
         residual, self.count = state["residual"], int(state["count"])
@@ -379,7 +394,11 @@ class VideoDreamer:
         self.memory = Memory(residual, state["dream"], *scene) if residual.size else None
 
     def replace_dreamer(self, dreamer: Dreamer) -> None:
-        """Continue with another Dreamer; what has been dreamed stays."""
+        """Continue with another Dreamer; what has been dreamed stays.
+
+        Args:
+            dreamer: Dreams the next frames.
+        """
         self.dreamer = dreamer
         if self.rate_control is not None:
             self.rate_control.reset()
@@ -409,7 +428,14 @@ class VideoDreamer:
         return self.strength
 
     def setStrength(self, strength: float) -> None:
-        """Let the dream build up more or less. Raises OptionError unless it is a number of at least 0."""
+        """Let the dream build up more or less.
+
+        Args:
+            strength: As for `VideoDreamer`, at least 0.
+
+        Raises:
+            OptionError: It is not such a number.
+        """
         self.strength = _checked_number("strength", strength)
 
     def getFrameSteps(self) -> int:
@@ -417,7 +443,14 @@ class VideoDreamer:
         return self.frame_steps
 
     def setFrameSteps(self, steps: int) -> None:
-        """Take that many steps; with a target rate, at most. Raises OptionError unless it is an integer from 0 up."""
+        """Change the number of ascent steps per frame.
+
+        Args:
+            steps: At least 0; with a target rate, the maximum.
+
+        Raises:
+            OptionError: It is not such an integer.
+        """
         self.frame_steps = _checked_count("frame_steps", steps)
 
     def getFrameStep(self) -> float:
@@ -425,7 +458,14 @@ class VideoDreamer:
         return self.frame_step
 
     def setFrameStep(self, share: float) -> None:
-        """Take larger or smaller steps. Raises OptionError unless it is a number of at least 0."""
+        """Take larger or smaller steps.
+
+        Args:
+            share: The size of a frame's steps, as a share of the dreamer's step size, at least 0.
+
+        Raises:
+            OptionError: It is not such a number.
+        """
         self.frame_step = _checked_number("frame_step", share)
 
     def getTargetFPS(self) -> float:
@@ -433,7 +473,14 @@ class VideoDreamer:
         return 0.0 if self.rate_control is None else self.rate_control.target_fps
 
     def setTargetFPS(self, rate: float) -> None:
-        """Keep a rate in frames per second, 0 for none. Raises OptionError if out of range or not for this method."""
+        """Keep a rate.
+
+        Args:
+            rate: In frames per second, 0 for none.
+
+        Raises:
+            OptionError: It is out of range, or the method is not "flow".
+        """
         rate = _checked_number("target_fps", rate)
         if rate and self.method != "flow":
             raise OptionError(f"method {self.method} takes all steps for each frame; only flow keeps a rate")
