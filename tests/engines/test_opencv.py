@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from helpers import engines
+from helpers.breadth import everyday
 from helpers.command_line import onnxdream
 from helpers.engines import LAYERS, both, check_batches_and_masks
 from helpers.paths import DATA, ROOT
@@ -30,7 +31,7 @@ def picture() -> np.ndarray:
     return engines.picture()
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", everyday(LAYERS, 2))
 def test_a_whole_dream_is_onnx_runtimes(name: str, picture: np.ndarray) -> None:
     """Within the tolerance that the README states.
 

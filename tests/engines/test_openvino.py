@@ -12,6 +12,7 @@ import pytest
 from onnx import helper
 
 from helpers import engines
+from helpers.breadth import everyday
 from helpers.command_line import onnxdream
 from helpers.engines import LAYERS, both, check_batches_and_masks
 from helpers.paths import DATA
@@ -31,7 +32,7 @@ def picture() -> np.ndarray:
     return engines.picture()
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", everyday(LAYERS, 2))
 def test_a_whole_dream_is_onnx_runtimes(name: str, picture: np.ndarray) -> None:
     theirs, ours = (d.dream(picture) for d in both(name, "openvino", octaves=3, steps=1, smooth=0.5))
     assert (theirs.provider, ours.provider) == ("CPUExecutionProvider", "OpenVINO")

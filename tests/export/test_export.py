@@ -72,7 +72,7 @@ def test_the_loop_of_the_contract_dreams(tmp_path: Path, squeezenet: Model) -> N
     assert (tmp_path / "dream.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("gradient_only", [True, False])
+@pytest.mark.parametrize("gradient_only", everyday([True, False], 2))
 def test_a_wrong_gradient_is_found_out(tmp_path: Path, squeezenet: Model, *, gradient_only: bool) -> None:
     path = tmp_path / "dream.onnx"
     objective = objectives.l2("fire3")

@@ -11,6 +11,7 @@ import skimage
 from onnx import save
 
 import onnxdream
+from helpers.breadth import everyday
 from helpers.small_networks import classifier, conv, network, node, weights
 from onnxdream import objectives as obj
 from onnxdream.dream.dreamer import features
@@ -90,14 +91,17 @@ def test_warps_move_as_they_say() -> None:
 
 @pytest.mark.parametrize(
     "make",
-    [
-        lambda c: obj.channel("fire4", c),
-        lambda c: obj.neuron("fire4", c),
-        lambda c: obj.neuron("fire4", c, 1, 2),
-        lambda c: obj.logit("logits", c),
-        lambda c: -0.5 * obj.channel("fire4", c, c + 1) + 2 * obj.neuron("fire2", c),
-        lambda c: obj.direction("fire2", np.eye(128)[c] + 0.5 * np.eye(128)[c + 1], 2) - obj.mean("fire3"),
-    ],
+    everyday(
+        [
+            lambda c: obj.channel("fire4", c),
+            lambda c: obj.neuron("fire4", c),
+            lambda c: obj.neuron("fire4", c, 1, 2),
+            lambda c: obj.logit("logits", c),
+            lambda c: -0.5 * obj.channel("fire4", c, c + 1) + 2 * obj.neuron("fire2", c),
+            lambda c: obj.direction("fire2", np.eye(128)[c] + 0.5 * np.eye(128)[c + 1], 2) - obj.mean("fire3"),
+        ],
+        2,
+    ),
 )
 def test_one_graph_serves_objectives_that_differ_in_channels(squeezenet: Model, make) -> None:
     objectives = [make(c) for c in (2, 9, 40)]
@@ -164,7 +168,9 @@ def test_what_holds_values_back_leaks_at_both_ends(rectifier: str, tmp_path: Pat
     np.testing.assert_allclose(leaking, held + 0.1 * (x - held), atol=1e-5)
 
 
-@pytest.mark.parametrize("layer", ["head", "features", "block14/depthwise", "block15/depthwise", "block15/expand"])
+@pytest.mark.parametrize(
+    "layer", everyday(["head", "features", "block14/depthwise", "block15/depthwise", "block15/expand"], 4)
+)
 def test_filters_behind_a_relu6_start(efficientnet: Model, layer: str) -> None:
     goals = [obj.channel(layer, c) for c in range(8)]
     visualizer = Visualizer(efficientnet, size=(64, 64), steps=24)

@@ -153,7 +153,8 @@ def prove(name: str, folder: Path, table: list[Row]) -> None:
     assert single <= 5e-2, found
 
 
-@pytest.mark.parametrize("name", everyday(QUICK, 2))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
 def test_gradients(name: str, tmp_path: Path, table: list[Row]) -> None:
     prove(name, tmp_path, table)
 

@@ -69,6 +69,7 @@ def test_compare_measures_and_draws(tmp_path: Path) -> None:
     assert iio.imread(chart).ndim == 3
 
 
+@pytest.mark.slow
 def test_compare_pairs_a_part_with_the_frames_it_was_made_from(tmp_path: Path) -> None:
     whole, part = tmp_path / "whole.mkv", tmp_path / "part.mkv"
     still = ["--codec", "ffv1", "--pix-fmt", "bgr0", "--step-size", "0", "--end", "1.2"]
