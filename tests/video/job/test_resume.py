@@ -281,11 +281,15 @@ def test_a_killed_part_of_a_film_goes_on_in_sync(
 
 
 KILL_WHILE_FINISHING = """
-import os, signal, sys, warnings
+import logging, os, signal, sys
 from onnxdream.cli.app import main
+
+class Killer(logging.Handler):
+    def emit(self, record):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+logging.getLogger("onnxdream").addHandler(Killer(logging.WARNING))
 sys.argv = ["onnxdream", *sys.argv[1:]]
-import onnxdream.cli.app as app
-app._show_warning = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
 main()
 """
 
