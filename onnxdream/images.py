@@ -43,7 +43,7 @@ class Picture:
         rgb: float32 [H,W,3] in 0..255, whatever the file's depth.
         alpha: float32 [H,W] in 0..1, or None.
         bits: 8 or 16 per channel.
-        icc: the file's RGB colour profile, or None.
+        icc: The file's RGB colour profile, or None.
     """
 
     rgb: np.ndarray
@@ -58,10 +58,10 @@ def read_picture(path: Path) -> Picture:
     EXIF rotation is applied, grey, palette and CMYK become RGB, alpha is kept apart.
 
     Args:
-        path: the file; of an animation the first frame is read.
+        path: The file; of an animation the first frame is read.
 
     Raises:
-        PictureError: the file is missing, empty, damaged, no picture, or has more than 400 million pixels.
+        PictureError: The file is missing, empty, damaged, no picture, or has more than 400 million pixels.
     """
     with _opened(path) as file:
         facts = file.metadata(index=0, exclude_applied=False)
@@ -86,14 +86,14 @@ def open_frames(path: Path) -> Iterator[Any]:
     """A picture file, opened by imageio's Pillow plugin; errors are Pillow's.
 
     Args:
-        path: the file.
+        path: The file.
 
     Yields:
         An `imageio.plugins.pillow.PillowPlugin`.
 
     Raises:
-        UnidentifiedImageError: the file is no picture.
-        OSError: it cannot be opened.
+        UnidentifiedImageError: The file is no picture.
+        OSError: It cannot be opened.
     """
     import imageio.v3 as iio
     from imageio.core.request import InitializationError
@@ -141,14 +141,14 @@ def _read_deep(path: Path, facts: dict[str, Any]) -> np.ndarray | None:
     """A PNG or TIFF of 16 bits a channel, of which Pillow would cut colours to 8, as it is stored; None for others.
 
     Args:
-        path: the file.
-        facts: what imageio's Pillow plugin tells of it.
+        path: The file.
+        facts: What imageio's Pillow plugin tells of it.
 
     Returns:
         uint16 [H,W,1|3|4], grey, RGB or RGBA.
 
     Raises:
-        PictureError: the kind cannot be read, or a part of a TIFF, of whatever depth, is missing.
+        PictureError: The kind cannot be read, or a part of a TIFF, of whatever depth, is missing.
     """
     with path.open("rb") as file:
         header = file.read(25)
@@ -229,7 +229,11 @@ def _split(array: np.ndarray, top: int, icc: bytes | None) -> Picture:
 
 
 def check_writable(path: Path) -> None:
-    """Raise OutputError, before any work is done, when a picture cannot be written to `path`."""
+    """Make sure, before any work is done, that a picture can be written to `path`.
+
+    Raises:
+        OutputError: There can be no such file.
+    """
     suffix = path.suffix.lower()
     if suffix not in WRITABLE:
         kind = f"{path.suffix} files" if suffix else "a file without an ending"
@@ -243,7 +247,15 @@ def check_writable(path: Path) -> None:
 
 
 def check_size(path: Path, size: tuple[int, ...]) -> None:
-    """Raise OutputError when the format of `path` cannot hold a picture of `size` (height, width)."""
+    """Make sure that a format can hold a picture.
+
+    Args:
+        path: Its ending names the format.
+        size: (height, width) in pixels.
+
+    Raises:
+        OutputError: The format cannot hold one so large.
+    """
     suffix = path.suffix.lower()
     if max(size) > _LONGEST.get(suffix, max(size)):
         raise OutputError(f"{path}: {size[1]}x{size[0]} is more than {suffix} can hold; use .png")
@@ -255,13 +267,13 @@ def write_picture(path: Path, picture: Picture, settings: dict[str, Any] | None 
     PNG and TIFF keep 16 bits; JPEG has no alpha, which is laid over white.
 
     Args:
-        path: the file; its ending names the format.
-        picture: what to write.
-        settings: found again by `read_settings`.
+        path: The file; its ending names the format.
+        picture: What to write.
+        settings: Found again by `read_settings`.
 
     Raises:
-        OutputError: the format cannot hold this picture, or there can be no such file.
-        WriteError: writing failed.
+        OutputError: The format cannot hold this picture, or there can be no such file.
+        WriteError: Writing failed.
     """
     check_writable(path)
     check_size(path, picture.rgb.shape[:2])
@@ -290,13 +302,13 @@ def write_frames(
     """Write a still picture of 8 bits, or several frames as an animation.
 
     Args:
-        to: a PNG, JPEG, WebP or GIF file.
+        to: A PNG, JPEG, WebP or GIF file.
         frames: uint8 [H,W,3|4], all of one size.
-        settings: found again by `read_settings`.
-        **options: for Pillow's writer; animations need `save_all`.
+        settings: Found again by `read_settings`.
+        **options: For Pillow's writer; animations need `save_all`.
 
     Raises:
-        OSError, ValueError: what Pillow raises when it cannot write them.
+        OSError, ValueError: What Pillow raises when it cannot write them.
     """
     import imageio.v3 as iio
 
@@ -350,7 +362,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """The settings onnxdream stored in a picture it wrote.
 
     Raises:
-        PictureError: the picture cannot be read, or carries no settings.
+        PictureError: The picture cannot be read, or carries no settings.
     """
     with _opened(path) as file:
         facts = file.metadata(index=0)
@@ -371,8 +383,15 @@ def read_settings(path: Path) -> dict[str, Any]:
 def write_whole(path: Path, write: Callable[[Path], None], *, scratch: Path | None = None) -> None:
     """Call `write` with a temporary name beside `path`, and rename the result into place when it is whole.
 
-    `scratch` is another folder for it, on the same disk. Raises WriteError when it cannot be written, and what `write`
-    raises; nothing is left behind and nothing overwritten then.
+    Whatever goes wrong, nothing is left behind and nothing overwritten then.
+
+    Args:
+        path: The file.
+        write: Writes it; what it raises is raised here, except for errors of writing.
+        scratch: Another folder for the temporary name, on the same disk.
+
+    Raises:
+        WriteError: The file cannot be written.
     """
     # Named before it is there: an interruption can come in the very call that makes the file.
     temporary = (scratch or path.parent) / f".onnxdream-{uuid.uuid4().hex}{path.suffix}"
@@ -388,7 +407,11 @@ def write_whole(path: Path, write: Callable[[Path], None], *, scratch: Path | No
 
 
 def to_batch(picture: np.ndarray) -> np.ndarray:
-    """[H,W,3] RGB in 0..255, uint8 or float -> float32 [1,3,H,W]. Raises PictureError for any other shape."""
+    """A picture, RGB [H,W,3] of numbers in 0..255, as float32 [1,3,H,W].
+
+    Raises:
+        PictureError: The array has another shape, or is not of finite numbers.
+    """
     array = np.asarray(picture)
     if array.dtype.kind not in "uif" or not np.isfinite(array).all():
         raise PictureError("a picture must be of finite numbers in 0..255")
@@ -398,12 +421,12 @@ def to_batch(picture: np.ndarray) -> np.ndarray:
 
 
 def from_batch(batch: np.ndarray) -> np.ndarray:
-    """float32 [1,3,H,W] -> float32 [H,W,3]."""
+    """The picture float32 [H,W,3] of a batch float32 [1,3,H,W]."""
     return np.asarray(cv2.merge(list(batch[0])))
 
 
 def resize(batch: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """[N,3,h,w] to [N,3,*size]: area averages going down, cubic going up."""
+    """Pictures [N,3,h,w] at another size (height, width), as float32: area averages going down, cubic going up."""
     if batch.shape[2:] == tuple(size):
         return batch
     method = cv2.INTER_AREA if size[0] < batch.shape[2] or size[1] < batch.shape[3] else cv2.INTER_CUBIC

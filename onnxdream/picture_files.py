@@ -35,18 +35,29 @@ _LONGEST_TURNED = 32766  # OpenCV's limit for turning a picture
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to dream: where it comes from and where it goes."""
+    """One picture to dream.
 
-    source: Path | None  # None: from noise
+    Attributes:
+        source: The picture's file; None: it begins as noise.
+        target: Where the dream goes.
+    """
+
+    source: Path | None
     target: Path
 
 
 def plan_jobs(sources: list[Path], out: Path | None, *, sequence: bool, noise_seed: int | None = None) -> list[Job]:
-    """One job a source, or a single one from noise where `noise_seed` is given.
+    """One job for each picture.
 
-    `out` is a file, or a folder that exists; without it the dream of NAME goes to NAME-dream.png in the current folder.
-    A sequence goes into a folder of that name, or into an animated `out`. Raises OptionError without sources, and
-    OutputError where a target cannot be written or would overwrite a source or another target.
+    Args:
+        sources: The pictures.
+        out: A file, or a folder that exists. If None, the dream of NAME goes to NAME-dream.png in the current folder.
+        sequence: Each job writes a sequence, into a folder of that name or an animated `out`.
+        noise_seed: If given, there is a single job, from noise.
+
+    Raises:
+        OptionError: There are no sources.
+        OutputError: A target cannot be written or would overwrite a source or another target.
     """
     if not sources and noise_seed is None:
         raise OptionError("name at least one picture, or use --from-noise")
@@ -88,10 +99,17 @@ def _check_sequence_target(target: Path) -> None:
 
 
 def load_source(job: Job, *, size: int | None, noise_size: tuple[int, int], seed: int) -> Picture:
-    """The job's picture, or noise of `noise_size` (height, width); its longer side brought to `size` pixels if given.
+    """The job's picture, or noise.
 
-    Raises PictureError when it cannot be read or would have more than 400 million pixels, and OutputError when a
-    picture of this size does not fit into the target's format.
+    Args:
+        job: The job.
+        size: Pixels that the longer side is brought to, if given.
+        noise_size: (height, width) of noise.
+        seed: Of noise.
+
+    Raises:
+        PictureError: The picture cannot be read or would have more than 400 million pixels.
+        OutputError: A picture of this size does not fit into the target's format.
     """
     _check_pixels(*noise_size)
     picture = Picture(noise(noise_size, seed)) if job.source is None else read_picture(job.source)
@@ -128,7 +146,8 @@ def noise(size: tuple[int, int], seed: int) -> np.ndarray:
 def load_mask(path: Path) -> np.ndarray:
     """A mask picture as float32 [H,W] in 0..1; white: dream here. A picture with see-through parts is taken by those.
 
-    Raises PictureError.
+    Raises:
+        PictureError: The picture cannot be read.
     """
     picture = read_picture(path)
     if picture.alpha is not None and picture.alpha.min() < 1:
@@ -146,7 +165,15 @@ def dream_picture(
 ) -> tuple[Picture, Dream]:
     """Dream one picture; depth, alpha and colour profile are kept, and its colours where the settings say so.
 
-    When `on_step` returns False the dream stops there and has `cancelled=True`.
+    Args:
+        dreamer: Dreams it.
+        picture: The picture.
+        settings: Say whether to keep colours.
+        mask: float32 [H,W] in 0..1, how much of the dream each place gets; all of it if None.
+        on_step: Called after each step; when it returns False the dream stops there and has `cancelled=True`.
+
+    Returns:
+        The dreamed picture, and what the dreamer returned.
     """
     dream = dreamer.dream(picture.rgb, mask=mask, on_step=on_step)
     rgb = keep_colors(dream.exact, picture.rgb) if settings.keep_colors else dream.exact
@@ -164,10 +191,22 @@ def zoom_sequence(
     mask: np.ndarray | None = None,
     on_step: Callable[[Progress], bool | None] | None = None,
 ) -> Iterator[tuple[Picture, Dream]]:
-    """`frames` dreams, each dreamed from the one before, enlarged `zoom` times and turned `rotate` degrees.
+    """Dreams, each dreamed from the one before, enlarged and turned.
 
-    When `on_step` returns False the sequence ends with the dream that it stops, which has `cancelled=True`. Raises
-    OptionError or PictureError at once.
+    Args:
+        dreamer: Dreams them.
+        picture: The first is dreamed from it.
+        settings: Say whether to keep colours.
+        frames: How many, at least 1.
+        zoom: Times each is enlarged, 0.5 to 2.
+        rotate: Degrees each is turned, counter-clockwise.
+        mask: See `dream_picture`.
+        on_step: Called after each step; when it returns False the sequence ends with the dream that it stops, which has
+            `cancelled=True`.
+
+    Raises:
+        OptionError: There can be no such sequence; raised at once.
+        PictureError: The picture is too large to be turned; raised at once.
     """
     check_sequence(frames, zoom, rotate)
     if max(picture.rgb.shape) > _LONGEST_TURNED:
@@ -208,9 +247,21 @@ def zoomed(picture: np.ndarray, zoom: float, degrees: float) -> np.ndarray:
 
 
 def write_sequence(target: Path, pictures: Iterator[Picture], settings: dict[str, Any], *, fps: float = 12) -> int:
-    """Write a sequence as an animated GIF or WebP, or as numbered PNGs into a folder; returns how many frames.
+    """Write a sequence as an animated GIF or WebP, or as numbered PNGs into a folder.
 
-    An animation appears when it is whole; into a folder each frame does. Raises OutputError.
+    An animation appears when it is whole; into a folder each frame does.
+
+    Args:
+        target: The file or folder.
+        pictures: The frames.
+        settings: Stored in the animation or in each picture.
+        fps: Frames a second of an animation.
+
+    Returns:
+        How many frames there were.
+
+    Raises:
+        OutputError: They cannot be written.
     """
     suffix = target.suffix.lower()
     if suffix in ANIMATED:

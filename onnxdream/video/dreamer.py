@@ -83,19 +83,19 @@ class VideoDreamer:
     scene builds up over some frames.
 
     Args:
-        dreamer: dreams single pictures; gives the objective, octaves and step size.
-        method: one of `METHODS`.
-        flow: the optical flow, one of `flow.METHODS`.
-        frame_steps: ascent steps at full size for frames within a scene, at least 0.
-        frame_step: the size of those steps, as a share of the dreamer's step size.
-        strength: how far a still area may build up: the carried residual's limit, averaged around each place, as a
+        dreamer: Dreams single pictures; gives the objective, octaves and step size.
+        method: One of `METHODS`.
+        flow: The optical flow, one of `flow.METHODS`.
+        frame_steps: Ascent steps at full size for frames within a scene, at least 0.
+        frame_step: The size of those steps, as a share of the dreamer's step size.
+        strength: How far a still area may build up: the carried residual's limit, averaged around each place, as a
             multiple of the residual in the scene's first frame.
-        blend: share of the previous dream, 0 to 1, for the methods "warp" and "blend".
+        blend: Share of the previous dream, 0 to 1, for the methods "warp" and "blend".
         size: (height, width) to dream at, the frame's own if None. The residual is scaled up onto the full frame.
-        target_fps: frames per second to keep, 0 for no target.
+        target_fps: Frames per second to keep, 0 for no target.
 
     Raises:
-        OptionError: a setting is out of range.
+        OptionError: A setting is out of range.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class VideoDreamer:
 
         Args:
             frame: BGR uint8 [H,W,3], or any other kind that `frame_formats.as_bgr` accepts.
-            mask: where the dream is to show, [H,W], bool, uint8 or floating point in 0..1; everywhere if None. The
+            mask: Where the dream is to show, [H,W], bool, uint8 or floating point in 0..1; everywhere if None. The
                 dream goes on beneath it.
 
         Returns:
@@ -254,7 +254,7 @@ class VideoDreamer:
 
         Args:
             frame: RGB float32 [H,W,3] in 0..255.
-            cut: whether the frame begins a scene; detected if None.
+            cut: Whether the frame begins a scene; detected if None.
         """
         small = frame
         if self.size is not None and frame.shape[:2] != self.size:
@@ -283,8 +283,8 @@ class VideoDreamer:
         """Dream a prepared frame.
 
         Args:
-            prepared: what `prepare` returned for it.
-            steps: replaces `frame_steps`; with 0 the dream only moves along.
+            prepared: What `prepare` returned for it.
+            steps: Replaces `frame_steps`; with 0 the dream only moves along.
 
         Returns:
             RGB float32 [H,W,3] in 0..255.
@@ -413,12 +413,12 @@ class VideoDreamer:
         """Dream another layer, or several, from the next frame on; the objective is then l2.
 
         Args:
-            layer: named as for `create_video_dreamer`.
+            layer: Named as for `create_video_dreamer`.
 
         Raises:
-            OptionError: this names no layer.
-            LayerError: the network has no such layer.
-            NoGradientError: there is no gradient from that layer to the picture.
+            OptionError: This names no layer.
+            LayerError: The network has no such layer.
+            NoGradientError: There is no gradient from that layer to the picture.
         """
         settings = Settings().updated({"layers": layer}, "setLayer")
         self.replace_dreamer(self.dreamer.with_objective(build_objective(settings, self.dreamer.model)))
@@ -502,7 +502,7 @@ class VideoDreamer:
             size: (width, height), the maximum with a target rate; None for the frames' own size.
 
         Raises:
-            OptionError: this is no size.
+            OptionError: This is no size.
         """
         self.size = None if size is None else _checked_size(size)[::-1]
         if self.size is not None:
@@ -531,28 +531,28 @@ def create_video_dreamer(
     May be called from several threads at once.
 
     Args:
-        layer: a layer's name, or several, each optionally with a weight ("fire8:0.5"); the model's recommended layer
+        layer: A layer's name, or several, each optionally with a weight ("fire8:0.5"); the model's recommended layer
             if empty.
-        model: a network's name or an ONNX file.
-        preset: a named look.
-        target_fps: frames per second to keep, 0 for no target (see `VideoDreamer`).
+        model: A network's name or an ONNX file.
+        preset: A named look.
+        target_fps: Frames per second to keep, 0 for no target (see `VideoDreamer`).
         size: (width, height) to dream at, the frame's own if None.
-        method: see `VideoDreamer`.
-        flow: the optical flow; by default "dis-ultrafast" with a target rate and "dis-medium" without.
-        frame_steps: see `VideoDreamer`.
-        frame_step: see `VideoDreamer`.
-        strength: see `VideoDreamer`.
-        device: what to dream on, see `Dreamer`.
+        method: See `VideoDreamer`.
+        flow: The optical flow; by default "dis-ultrafast" with a target rate and "dis-medium" without.
+        frame_steps: See `VideoDreamer`.
+        frame_step: See `VideoDreamer`.
+        strength: See `VideoDreamer`.
+        device: What to dream on, see `Dreamer`.
         threads: CPU threads, 0 for one per core.
-        max_memory: bytes a dream may take before it is split into tiles.
-        **settings: those of `onnxdream image`: objective, channels, guide, octaves, octave_scale, steps, step_size,
+        max_memory: Bytes a dream may take before it is split into tiles.
+        **settings: Those of `onnxdream image`: objective, channels, guide, octaves, octave_scale, steps, step_size,
             jitter, smooth, seed.
 
     Raises:
-        OptionError: a setting is unknown or out of range.
-        LayerError: the network has no such layer.
-        ModelError: the file is not a network that can be dreamed with.
-        BackendError: the engine or the device is missing.
+        OptionError: A setting is unknown or out of range.
+        LayerError: The network has no such layer.
+        ModelError: The file is not a network that can be dreamed with.
+        BackendError: The engine or the device is missing.
     """
     given = {"model": model, "layers": layer or None, **settings}
     given = video_defaults({k: v for k, v in given.items() if v is not None}, preset=preset is not None)
@@ -578,9 +578,9 @@ def dream_frames(
     """Yield the dream of each frame in turn.
 
     Args:
-        frames: frames as `VideoDreamer.apply` takes them.
-        dreamer: dreams them; created from `options` if None.
-        **options: arguments of `create_video_dreamer`, used without `dreamer`.
+        frames: Frames as `VideoDreamer.apply` takes them.
+        dreamer: Dreams them; created from `options` if None.
+        **options: Arguments of `create_video_dreamer`, used without `dreamer`.
 
     Raises what `create_video_dreamer` and `VideoDreamer.apply` raise.
     """

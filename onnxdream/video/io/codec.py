@@ -62,8 +62,11 @@ _USABLE = re.compile(
 class Encoding:
     """What the user asks of the encoder; what is None is chosen by `plan_encoding`.
 
-    `codec` is a name such as h264, hevc, vp9, av1, prores, ffv1, png or that of an encoder (libx264, h264_nvenc); `crf`
-    its constant quality, lower is better; `options` are handed to the encoder as they are.
+    Attributes:
+        codec: A name such as h264, hevc, vp9, av1, prores, ffv1, png, or that of an encoder (libx264, h264_nvenc).
+        crf: Its constant quality; lower is better.
+        pix_fmt: FFmpeg's name of the pixel format.
+        options: Handed to the encoder as they are.
     """
 
     codec: str | None = None
@@ -74,7 +77,12 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder and the pixel formats it takes; empty: it does not say."""
+    """An encoder.
+
+    Attributes:
+        name: FFmpeg's name of it.
+        pix_fmts: The pixel formats it takes; empty: it does not say.
+    """
 
     name: str
     pix_fmts: tuple[str, ...]
@@ -82,7 +90,17 @@ class Encoder:
 
 @dataclass(frozen=True)
 class EncodingPlan:
-    """An encoding with nothing left open. `alpha`: opacity is kept; `full`: codes span the full range."""
+    """An encoding with nothing left open.
+
+    Attributes:
+        codec: The encoder.
+        pix_fmt: FFmpeg's name of the pixel format.
+        options: The encoder's.
+        alpha: Whether opacity is kept.
+        color: The tags to write.
+        matrix: What colours are computed with, its code point in ITU-T H.273.
+        full: Whether codes span the full range.
+    """
 
     codec: str
     pix_fmt: str
@@ -96,8 +114,10 @@ class EncodingPlan:
 def target_kind(target: str | Path) -> Kind:
     """What `target` names: a video file, an animation, a folder or pattern of pictures, or standard output (-).
 
-    A pattern is a picture's name with a printf number, out/f_%05d.png; a name without an ending is a folder. Raises
-    OutputError for an ending that cannot be written.
+    A pattern is a picture's name with a printf number, out/f_%05d.png; a name without an ending is a folder.
+
+    Raises:
+        OutputError: Files with this ending cannot be written.
     """
     name = str(target)
     suffix = Path(name).suffix.lower()
@@ -120,13 +140,21 @@ def target_kind(target: str | Path) -> Kind:
 def plan_encoding(
     target: str | Path, info: VideoInfo, encoding: Encoding, find: Callable[[str], Encoder | None]
 ) -> EncodingPlan:
-    """Fill in what `encoding` leaves open; `find` knows the encoders there are.
+    """Fill in what an encoding leaves open.
 
     .mp4, .mkv and .mov get H.264 (libx264, crf 13.5), .webm VP9; a source of more than 8 bits gets HEVC or H.264 of 10
     bits (.webm: AV1), for few players know more. Opacity is kept in .webm (VP9) and .mov (ProRes 4444) and laid over
     white elsewhere. Chroma is halved (4:2:0) as every player expects, except that H.264 and HEVC of an odd size get
-    4:4:4, which alone allows it. GIF, WebP and pictures pass through lossless FFV1. Raises OptionError for an unknown
-    codec, a crf out of range, or a pixel format it does not take.
+    4:4:4, which alone allows it. GIF, WebP and pictures pass through lossless FFV1.
+
+    Args:
+        target: The result, see `target_kind`.
+        info: The source's.
+        encoding: What is asked of the encoder.
+        find: Gives the encoder of a name, None where there is none.
+
+    Raises:
+        OptionError: The codec is unknown, crf out of range, or it does not take the pixel format.
     """
     if target_kind(target) in ("animation", "pictures"):
         if encoding != Encoding():

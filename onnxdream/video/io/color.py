@@ -30,9 +30,9 @@ class ColorTags:
     """How a source says its colours are meant: code points of ITU-T H.273, 2 where it says nothing.
 
     Attributes:
-        primaries: the primaries' code point.
-        transfer: that of the transfer characteristics.
-        matrix: that of the matrix coefficients.
+        primaries: The primaries' code point.
+        transfer: That of the transfer characteristics.
+        matrix: That of the matrix coefficients.
         range: 1 for limited (16..235 of 8 bits), 2 for full, 0 where the source says nothing.
     """
 
@@ -90,9 +90,9 @@ def yuv_to_rgb(planes: list[np.ndarray], depth: int, matrix: int, *, full: bool)
 
     Args:
         planes: Y, Cb, Cr [H,W] in codes of `depth` bits.
-        depth: bits per channel, at least 8.
-        matrix: its code point in ITU-T H.273.
-        full: whether codes span the full range.
+        depth: Bits per channel, at least 8.
+        matrix: Its code point in ITU-T H.273.
+        full: Whether codes span the full range.
 
     Returns:
         [H,W,3], uint8 when `depth` is 8, else uint16 over the full range.
@@ -174,10 +174,10 @@ def read_frame(
     """A decoded frame as arrays, uint8 for formats of 8 bits, else uint16 over the full range.
 
     Args:
-        frame: the frame, of any pixel format.
+        frame: The frame, of any pixel format.
         size: (width, height) of the result.
-        matrix: its code point in ITU-T H.273.
-        alpha: whether opacity is asked for.
+        matrix: Its code point in ITU-T H.273.
+        alpha: Whether opacity is asked for.
 
     Returns:
         RGB [H,W,3], and opacity [H,W] or None.
@@ -223,11 +223,11 @@ def fill_frame(blank: av.VideoFrame, image: np.ndarray, alpha: np.ndarray | None
     """Fill a frame with a picture.
 
     Args:
-        blank: a frame of a working format.
+        blank: A frame of a working format.
         image: RGB [H,W,3], uint8 or uint16.
-        alpha: opacity [H,W] of the same type; opaque if None.
-        matrix: its code point in ITU-T H.273.
-        full: whether codes span the full range.
+        alpha: Opacity [H,W] of the same type; opaque if None.
+        matrix: Its code point in ITU-T H.273.
+        full: Whether codes span the full range.
     """
     pixels = blank.format
     depth, opaque = depth_of(pixels), has_alpha(pixels)

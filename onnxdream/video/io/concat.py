@@ -52,7 +52,11 @@ def stamp(packet: av.Packet[Any], number: int, kind: str) -> None:
 
 
 def packet_ticks(container: InputContainer, name: str, info: VideoInfo) -> list[int]:
-    """The time of every packet of a segment, in ticks, in decoding order. Raises VideoError when it is no segment."""
+    """The time of every packet of a segment, in ticks, in decoding order.
+
+    Raises:
+        VideoError: The file is no segment of a result like `info`.
+    """
     text = next((value for key, value in container.metadata.items() if key.lower() == "comment"), "")
     try:
         noted = json.loads(text)
@@ -70,7 +74,10 @@ def packet_ticks(container: InputContainer, name: str, info: VideoInfo) -> list[
 def muxer_options(kind: str, metadata: dict[str, str], clocks: list[Fraction]) -> dict[str, str]:
     """Options of the result's container: the same bytes each time, no moving of times, the index of an MP4 in front.
 
-    `clocks` are the time bases of its streams: MP4 notes down when each begins in a unit for all of them.
+    Args:
+        kind: FFmpeg's name of the muxer.
+        metadata: The result's tags.
+        clocks: The time bases of its streams; MP4 notes down when each begins in a unit for all of them.
     """
     options = {"fflags": "+bitexact", "avoid_negative_ts": "disabled"}
     if kind in ("mp4", "mov"):
@@ -83,8 +90,19 @@ def muxer_options(kind: str, metadata: dict[str, str], clocks: list[Fraction]) -
 class JoinedSegments:
     """The frames of several segments as one run.
 
-    `shown` holds their times in ticks, rising; the last one stays until `end`. Raises OutputError when the segments do
-    not follow each other or were not encoded alike, VideoError when one is damaged.
+    Attributes:
+        shown: The frames' times in ticks, rising.
+        end: When the last one goes away, in ticks.
+
+    Args:
+        parts: The segments, in order.
+        info: The source's.
+        reopen: Opens a segment.
+        end: Where the source was cut, in seconds, if it was.
+
+    Raises:
+        OutputError: The segments do not follow each other or were not encoded alike.
+        VideoError: One is damaged.
     """
 
     def __init__(

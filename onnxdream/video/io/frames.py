@@ -19,20 +19,20 @@ class VideoInfo:
     """What the pipeline must know about a source.
 
     Attributes:
-        width: pixels, upright, after rotation; may be odd.
-        height: likewise.
-        rate: the average number of frames a second, None when unknown.
-        time_base: the unit of the frames' times, in seconds.
-        frames: how many there are, exact or as the container estimates; None when unknown.
-        duration: when the last one goes away, in seconds; None when unknown.
+        width: Pixels, upright, after rotation; may be odd.
+        height: Likewise.
+        rate: The average number of frames a second, None when unknown.
+        time_base: The unit of the frames' times, in seconds.
+        frames: How many there are, exact or as the container estimates; None when unknown.
+        duration: When the last one goes away, in seconds; None when unknown.
         bits: 8, 10, 12 or 16 per channel.
-        alpha: whether frames have opacity.
-        color: how the colours are meant.
+        alpha: Whether frames have opacity.
+        color: How the colours are meant.
         pix_fmt: FFmpeg's name of the pixel format.
         codec: FFmpeg's name of the codec.
-        has_audio: whether there is sound.
-        start: the time on the source's own clock, in seconds, that a user calls 0.
-        aspect: width to height of one pixel.
+        has_audio: Whether there is sound.
+        start: The time on the source's own clock, in seconds, that a user calls 0.
+        aspect: Width to height of one pixel.
     """
 
     width: int
@@ -66,9 +66,9 @@ class VideoFrame:
 
     Attributes:
         image: RGB, contiguous [H,W,3], uint8 for sources of 8 bits, else uint16 over the full range.
-        alpha: opacity [H,W] of the same type or None; colours are not multiplied by it.
-        pts: the time in `time_base`s, rising from frame to frame.
-        index: counts the frames of the source from 0.
+        alpha: Opacity [H,W] of the same type or None; colours are not multiplied by it.
+        pts: The time in `time_base`s, rising from frame to frame.
+        index: Counts the frames of the source from 0.
     """
 
     image: np.ndarray
@@ -94,12 +94,12 @@ class VideoSource(ABC):
         """The frames of a part of the video; each call begins anew, except from a pipe, which can be read once.
 
         Args:
-            start: seconds from the beginning; frames before it are left out.
-            end: seconds from the beginning; frames at it or later are left out.
-            skip_to: frames of a lower index are left out.
+            start: Seconds from the beginning; frames before it are left out.
+            end: Seconds from the beginning; frames at it or later are left out.
+            skip_to: Frames of a lower index are left out.
 
         Raises:
-            VideoError: the source is damaged or cut off; raised after the frames before that.
+            VideoError: The source is damaged or cut off; raised after the frames before that.
         """
 
     @abstractmethod
@@ -119,7 +119,7 @@ class FrameWriter(ABC):
     """Takes frames; a context manager that throws away what was written when it is left by an exception.
 
     Attributes:
-        path: the file it writes, None when there is none.
+        path: The file it writes, None when there is none.
     """
 
     path: Path | None = None
@@ -130,17 +130,21 @@ class FrameWriter(ABC):
 
         Args:
             image: RGB [H,W,3], uint8 or uint16 over its full range.
-            pts: its time in `time_base`s, later than the frame's before.
-            alpha: opacity [H,W] of the same type.
+            pts: Its time in `time_base`s, later than the frame's before.
+            alpha: Opacity [H,W] of the same type.
 
         Raises:
-            ValueError: another shape or type, or a time that does not rise.
-            OutputError: the frame cannot be written.
+            ValueError: Another shape or type, or a time that does not rise.
+            OutputError: The frame cannot be written.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Finish; what was written is whole afterwards. Raises OutputError."""
+        """Finish; what was written is whole afterwards.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
 
     @abstractmethod
     def discard(self) -> None:

@@ -26,7 +26,11 @@ def fsync_folder(folder: Path) -> None:
 
 
 def write_data(path: Path, data: bytes) -> None:
-    """Write a file that appears when the disk has all of it. Raises WriteError."""
+    """Write a file that appears when the disk has all of it.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
 
     def write(to: Path) -> None:
         to.write_bytes(data)

@@ -32,16 +32,23 @@ Timed = tuple[float, "av.Packet[Any]"]
 
 @dataclass(frozen=True)
 class Trim:
-    """`shift` seconds are taken from every time of the source; what then begins at `length` or later is left out."""
+    """How the source's times become the result's.
+
+    Attributes:
+        shift: Seconds taken from every time.
+        length: Seconds; what then begins at this time or later is left out. None: nothing is.
+    """
 
     shift: Fraction
     length: Fraction | None = None
 
 
 def decode_times(pts: list[int], step: int) -> list[int]:
-    """Decoding times for packets in decoding order: strictly rising, never after `pts`, as late as that allows.
+    """Decoding times for packets: strictly rising, never after the times shown, as late as that allows.
 
-    `step` is the distance of those before the first picture.
+    Args:
+        pts: When each packet is shown, in decoding order.
+        step: The distance of decoding times before the first picture.
     """
     shown = sorted(pts)
     rank = {time: place for place, time in enumerate(shown)}
@@ -106,9 +113,18 @@ def interleave(out: OutputContainer, *packets: Iterable[Timed]) -> None:
 
 
 class SourceStreams:
-    """The streams of `source` that go into `out` beside the video: copied bit by bit where the container allows it.
+    """The streams of a source that go into a result beside the video: copied bit by bit where the container allows it.
 
     Sound it cannot hold is encoded anew (Opus for WebM, else AAC), anything else is left out, each with a note.
+
+    Args:
+        source: The source.
+        video: Its stream that is not taken over.
+        out: The result.
+        reopen: Opens the source once more.
+        kind: FFmpeg's name of the result's muxer.
+        name: The result, for notes.
+        trim: How times move.
     """
 
     def __init__(

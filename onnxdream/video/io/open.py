@@ -62,10 +62,18 @@ def open_source(
 ) -> VideoSource:
     """Open a video file, a folder or pattern of pictures, an animated GIF or WebP, or `-`, a pipe on standard input.
 
-    A pattern is a glob (frames/*.png) or holds a printf number (f_%05d.png); pictures come in natural order, `rate` a
-    second (25 by default). A pipe carries y4m, or, when `size` (width, height) is given, bare frames of `pix_fmt`
-    (bgr24 by default) at `rate`. Raises VideoError when there is nothing that can be read, OptionError for a `rate`,
-    `size` or `pix_fmt` where none is needed or missing where one is.
+    A pattern is a glob (frames/*.png) or holds a printf number (f_%05d.png); pictures come in natural order. A pipe
+    carries y4m, or, when `size` is given, bare frames.
+
+    Args:
+        spec: Names the source.
+        rate: Frames a second, of pictures (25 by default) and of bare frames.
+        size: (width, height) of bare frames.
+        pix_fmt: FFmpeg's name of their pixel format, bgr24 by default.
+
+    Raises:
+        VideoError: There is nothing that can be read.
+        OptionError: `rate`, `size` or `pix_fmt` is given where none is needed, or missing where one is.
     """
     if rate is not None and rate <= 0:
         raise OptionError(f"rate {rate} is not above 0")
@@ -112,7 +120,11 @@ def _new_decoder(name: str) -> Any:
 
 
 def read_segment(path: Path, info: VideoInfo) -> list[int]:
-    """The times of a segment's frames, in ticks of `info.time_base`, rising. Raises VideoError when it is not one."""
+    """The times of a segment's frames, in ticks of `info.time_base`, rising.
+
+    Raises:
+        VideoError: The file is no segment.
+    """
     with _open(str(path), f"file:{path}") as container:
         return sorted(concat.packet_ticks(container, str(path), info))
 
@@ -131,12 +143,23 @@ def finish(
     """Join `segments` into `target`, which appears when it is whole, with what `source` has besides pictures.
 
     Encoded frames are taken over as they are, with their times; so are sound, subtitles, cover pictures, chapters and
-    tags of a `source` that is a video file, as far as the container can hold them, else a note says what became of
-    them.
-    With `start` (seconds) everything moves so that the first frame is at 0; what begins at `end` or later is left out.
-    A source whose clock starts anywhere (MPEG-TS) is moved to 0 as well. Matroska and WebM round times to milliseconds.
-    `metadata` becomes tags of the result; see `settings_metadata`. `scratch` is a folder on the same disk for what is
-    not whole yet. A pipe has nothing to finish. Raises OutputError, and VideoError for a damaged segment.
+    tags of a source that is a video file, as far as the container can hold them, else a note says what became of
+    them. A source whose clock starts anywhere (MPEG-TS) is moved to 0. Matroska and WebM round times to milliseconds. A
+    pipe has nothing to finish.
+
+    Args:
+        target: The result, see `target_kind`.
+        segments: The files, in order.
+        source: What the frames were made from, if anything of it is to be taken over.
+        info: The source's.
+        metadata: Tags of the result; see `settings_metadata`.
+        start: Seconds; everything moves so that the first frame is at 0.
+        end: Seconds; what begins then or later is left out.
+        scratch: A folder on the same disk for what is not whole yet.
+
+    Raises:
+        OutputError: The result cannot be written.
+        VideoError: A segment is damaged.
     """
     kind, path = target_kind(target), Path(target)
     if kind == "pipe":
@@ -203,7 +226,11 @@ def _finish_video(
 
 
 def read_video_settings(path: Path) -> dict[str, Any]:
-    """The settings that `settings_metadata` put into a result. Raises VideoError when there are none."""
+    """The settings that `settings_metadata` put into a result.
+
+    Raises:
+        VideoError: There are none.
+    """
     if not path.is_file() or path.suffix.lower() in ANIMATIONS:
         return read_picture_settings(path)
     with _open(str(path), f"file:{path}") as container:

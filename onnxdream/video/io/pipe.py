@@ -26,7 +26,11 @@ _BEGUN: WeakSet[BinaryIO] = WeakSet()
 
 
 def pipe_format(encoding: Encoding) -> str:
-    """'y4m' or 'bgr24'. Raises OptionError for anything else."""
+    """'y4m' or 'bgr24', as the encoding's codec or pixel format says.
+
+    Raises:
+        OptionError: A pipe cannot carry it.
+    """
     named = encoding.codec or encoding.pix_fmt or "y4m"
     if named not in _FORMATS:
         raise OptionError(f"a pipe carries y4m or rawvideo, not {named}")
@@ -36,9 +40,15 @@ def pipe_format(encoding: Encoding) -> str:
 
 
 def pipe_input(rate: Fraction | None, size: tuple[int, int] | None, pix_fmt: str | None) -> tuple[str, dict[str, str]]:
-    """FFmpeg's name of what comes on standard input, y4m or bare frames of `size`, and its options.
+    """FFmpeg's name of what comes on standard input, and its options.
 
-    Raises OptionError when `size` comes without `rate` or one of the others without `size`.
+    Args:
+        rate: Frames a second of bare frames.
+        size: Their (width, height); None for y4m.
+        pix_fmt: FFmpeg's name of their pixel format, bgr24 by default.
+
+    Raises:
+        OptionError: `size` comes without `rate`, or one of the others without `size`.
     """
     if size is None:
         if rate is not None or pix_fmt is not None:
@@ -71,7 +81,15 @@ class PipeWriter(FrameWriter):
 
     The format is y4m (4:4:4, as deep as the source, at most 12 bits) unless the encoding's codec is rawvideo or its
     pixel format bgr24: then 8-bit BGR, row by row. Opacity is laid over white. One writer may go on after another; the
-    header is written once. Raises OptionError for another codec.
+    header is written once.
+
+    Args:
+        info: Size, rate, depth and colours of the frames.
+        encoding: The format.
+        stream: Written to instead of standard output.
+
+    Raises:
+        OptionError: A pipe cannot carry this format.
     """
 
     def __init__(self, info: VideoInfo, encoding: Encoding, stream: BinaryIO | None = None) -> None:

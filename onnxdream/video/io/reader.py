@@ -34,10 +34,17 @@ Orientation = tuple[bool, bool, bool]  # transpose, then mirror left-right, then
 
 
 class FileSource(VideoSource):
-    """The video stream of a file or `pipe`.
+    """The video stream of a file or pipe.
 
-    `reopen` opens the file from its beginning, `decoder` makes a decoder by its name or returns None, and `damage` is
-    what either raises for a damaged file. Raises VideoError when there is no video, or not one whole frame.
+    Args:
+        name: The source, for messages.
+        reopen: Opens the file from its beginning.
+        decoder: Makes a decoder by its name, or returns None.
+        damage: What either raises for a damaged file.
+        pipe: Standard input, if the source is that.
+
+    Raises:
+        VideoError: There is no video, or not one whole frame.
     """
 
     def __init__(

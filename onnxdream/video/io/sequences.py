@@ -38,7 +38,11 @@ _UNSAID = 100  # milliseconds a browser shows a GIF frame of no duration
 def find_pictures(spec: str | Path) -> list[Path] | None:
     """The pictures that a folder, a glob pattern or a printf pattern (f_%05d.png) names, in natural order.
 
-    None when `spec` is none of these. Raises VideoError when it names no picture.
+    Returns:
+        None when `spec` is none of these.
+
+    Raises:
+        VideoError: It names no picture.
     """
     path, text = Path(spec), str(spec)
     if not text:
@@ -240,7 +244,15 @@ def write_pictures(
     """Write frames as numbered pictures from 0 on: into a folder, as 00000.png, or by a pattern such as f_%05d.png.
 
     A new folder appears when it is whole, in one that exists each picture does, and then older ones of such names go.
-    `scratch` is where the new folder is made up. Raises OutputError.
+
+    Args:
+        target: The folder or pattern.
+        frames: The frames.
+        settings: Stored in each picture.
+        scratch: Where a new folder is made up.
+
+    Raises:
+        OutputError: A picture cannot be written.
     """
     number = _NUMBER.search(target.name)
     if number:
@@ -293,10 +305,21 @@ def write_animation(
     *,
     scratch: Path | None = None,
 ) -> None:
-    """Write frames, shown at `times` and the last until `end` (seconds), as an endless animated GIF or WebP.
+    """Write frames as an endless animated GIF or WebP.
 
     GIF counts hundredths of a second, rounded without drift, and no player shows a frame for less than two of them:
-    frames in between are left out. `scratch` is a folder for what is not whole yet. Raises OutputError.
+    frames in between are left out.
+
+    Args:
+        target: The file.
+        frames: The frames.
+        times: When each is shown, in seconds.
+        end: When the last one goes away, in seconds.
+        settings: Stored in the file.
+        scratch: A folder for what is not whole yet.
+
+    Raises:
+        OutputError: The file cannot be written.
     """
     gif = target.suffix.lower() == ".gif"
     unit, shortest = (10, 2) if gif else (1, 1)
@@ -334,7 +357,8 @@ def _eight_bit_pixels(frames: Iterable[VideoFrame]) -> Iterator[np.ndarray]:
 def read_picture_settings(path: Path) -> dict[str, Any]:
     """The settings stored in an animated picture, or in the first picture of a folder or pattern.
 
-    Raises VideoError when there are none.
+    Raises:
+        VideoError: There are none.
     """
     pictures = find_pictures(path)
     try:

@@ -49,10 +49,20 @@ def _held(kind: str) -> frozenset[str]:
 
 
 def check_encoding(target: str | Path, info: VideoInfo, encoding: Encoding) -> EncodingPlan | None:
-    """Make sure, before any work is done, that frames like `info` can be encoded so and written to `target`.
+    """Make sure, before any work is done, that frames can be encoded and written.
 
-    Returns what was chosen, None for a pipe. Raises OptionError for an unknown codec, one the container cannot hold,
-    and a pixel format, crf or option the encoder does not take; OutputError when `target` cannot be written.
+    Args:
+        target: The result, see `target_kind`.
+        info: Size, depth and colours of the frames.
+        encoding: What is asked of the encoder.
+
+    Returns:
+        What was chosen, None for a pipe.
+
+    Raises:
+        OptionError: The codec is unknown, the container cannot hold it, or it does not take the pixel format, crf or an
+            option.
+        OutputError: `target` cannot be written.
     """
     kind = target_kind(target)
     if kind == "pipe":
@@ -145,9 +155,17 @@ def _start(context: Any, chosen: EncodingPlan, info: VideoInfo) -> None:
 
 
 class VideoWriter(FrameWriter):
-    """Encodes one run of frames into the segment `path`, which appears when it is closed, for the result `target`.
+    """Encodes one run of frames into a segment, which appears when it is closed.
 
-    `info` says size, rate, time base and colours. Raises OptionError like `check_encoding`, and OutputError.
+    Args:
+        path: The segment.
+        info: Size, rate, time base and colours of the frames.
+        encoding: What is asked of the encoder.
+        target: The result that the segment is for, see `target_kind`.
+
+    Raises:
+        OptionError: See `check_encoding`.
+        OutputError: The segment cannot be written.
     """
 
     def __init__(self, path: Path, info: VideoInfo, encoding: Encoding, target: str | Path) -> None:
@@ -191,7 +209,11 @@ class VideoWriter(FrameWriter):
                 self._container.mux(packet)
 
     def close(self) -> None:
-        """See FrameWriter. Raises ValueError when nothing was written."""
+        """See FrameWriter.
+
+        Raises:
+            ValueError: Nothing was written.
+        """
         if self._first is None:
             self.discard()
             raise ValueError(f"{self.path}: a segment needs a frame")
@@ -217,8 +239,16 @@ class VideoWriter(FrameWriter):
 
 
 def open_writer(path: Path, info: VideoInfo, encoding: Encoding, target: str | Path) -> FrameWriter:
-    """Where to write frames for `target`: the segment `path`, or, when `target` is `-`, standard output itself.
+    """Where to write frames: a segment, or, when `target` is `-`, standard output itself.
 
-    Raises OptionError like `check_encoding`, and OutputError.
+    Args:
+        path: The segment.
+        info: Size, rate, time base and colours of the frames.
+        encoding: What is asked of the encoder.
+        target: The result.
+
+    Raises:
+        OptionError: See `check_encoding`.
+        OutputError: The segment cannot be written.
     """
     return PipeWriter(info, encoding) if target_kind(target) == "pipe" else VideoWriter(path, info, encoding, target)
