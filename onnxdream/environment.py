@@ -6,8 +6,7 @@ import platform
 from importlib import metadata
 from typing import Any
 
-from .engines import opencv, openvino
-from .engines.onnxruntime import PROVIDERS, devices, runtime
+from .engines.select import DEVICES, select
 from .errors import BackendError
 from .version import __version__
 
@@ -31,18 +30,20 @@ def diagnose() -> dict[str, Any]:
             f"uninstall both (`pip uninstall {' '.join(runtimes)}`) and install one"
         )
     found: dict[str, str] = {}
-    try:
-        found = {name: PROVIDERS[name] for name in devices()}
-        loaded = runtime().__version__
-        if runtimes and loaded not in [versions[r] for r in runtimes]:
-            problems.append(f"the onnxruntime that is imported is {loaded}, not {versions[runtimes[0]]} as installed")
-    except BackendError as error:
-        problems.append(str(error))
-    if "onnxruntime-gpu" in versions and found and "cuda" not in found:
+    reasons: dict[str, str] = {}
+    for device in DEVICES:
+        try:
+            found[device] = select(device).provider
+        except BackendError as error:
+            reasons[device] = str(error)
+    if "cpu" in reasons:
+        problems.append(reasons["cpu"])
+    elif runtimes and (loaded := select("cpu").version) not in [versions[r] for r in runtimes]:
+        problems.append(f"the onnxruntime that is imported is {loaded}, not {versions[runtimes[0]]} as installed")
+    if "onnxruntime-gpu" in versions and "cpu" in found and "cuda" not in found:
         problems.append("onnxruntime-gpu is installed but offers no CUDA; install it with `pip install onnxdream[gpu]`")
-    found |= {engine.DEVICE: engine.PROVIDER for engine in (openvino, opencv) if not engine.unusable()}
     if not found:
-        problems.append(opencv.unusable())
+        problems.append(reasons["opencv"])
     twice = [p for p in _OPENCV if p in versions]
     if len(twice) > 1:
         problems.append(f"{' and '.join(twice)} are both installed and overwrite each other; keep one")

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .dream.step_graph import build_gradient_model, build_step_model, gaussian_cascade
-from .engines.onnxruntime import Session
-from .errors import ModelError, OptionError, PictureError, VerifyError
+from .engines.select import select
+from .errors import ModelError, OptionError, PictureError, VerifyError, first_line
 from .images import write_whole
 
 if TYPE_CHECKING:
     import onnx
 
+    from .engines.base import Session
     from .networks.model import Model
     from .objectives import Objective
 
@@ -49,14 +50,28 @@ def export_model(
     half: bool = False,
     check: Callable[[Path], None] | None = None,
 ) -> onnx.ModelProto:
-    """Write the step model of `objective`, or with `gradient_only` its gradient model, to `path`, and return it.
+    """Write the step model of an objective as one file.
 
-    `size` (height, width) fixes the picture's size, for runtimes that need to know it; the batch is then 1. `target`
-    names the runtime to write for (`TARGETS`); with `half` the network computes in half precision. `check` is
-    given the file under another name before it takes its place, and prevents that by raising. Raises OptionError when
-    `path` does not end in .onnx, or for a `smooth` beyond 0..16 or one without a step, OutputError when it cannot be
-    written, PictureError when the layer
-    cannot be computed at `size`, and what the builders raise.
+    Args:
+        model: The network.
+        objective: What the model ascends.
+        path: Where to; its name ends in .onnx.
+        gradient_only: Write the gradient model instead.
+        smooth: See `build_step_model`; 0..16, and 0 with `gradient_only`.
+        size: (height, width) of the pictures, for runtimes that need to know it; the batch is then 1.
+        target: The runtime to write for, one of `lowering.targets.TARGETS`.
+        half: Let the network compute in half precision.
+        check: Given the file under another name before it takes its place, which it prevents by raising.
+
+    Returns:
+        The model.
+
+    Raises:
+        OptionError: `path`, `smooth` or `target` cannot be.
+        OutputError: The file cannot be written.
+        PictureError: The layer cannot be computed at `size`.
+        LayerError: A layer or channel does not exist.
+        NoGradientError: An operator has no derivative rule.
     """
     if path.suffix.lower() != ".onnx":
         raise OptionError(f"{path}: an exported model's name ends in .onnx")
@@ -96,16 +111,27 @@ def verify(
     device: str = "auto",
     seed: int = 0,
 ) -> float:
-    """The error of an exported file's gradient at random pictures of `size` (height, width), relative to the largest.
+    """The error of an exported file's gradient, relative to the largest.
 
     Directional derivatives <gradient, v> are compared with difference quotients of the objective that the file itself
     computes, in several directions v; of several pictures and distances the best agreement counts, since kinks spoil
     it here and there, while a wrong gradient is wrong everywhere. A step model tells the gradient only up to its
-    length, so there all directions together must agree up to one factor. `smooth` and `half` are what the model was
-    built with. Raises ModelError when the file is no model of ours, VerifyError when its objective never changes,
-    BackendError when it does not run.
+    length, so there all directions together must agree up to one factor.
+
+    Args:
+        path: The file.
+        size: (height, width) of the random pictures to try it on.
+        smooth: What the model was built with, and so is `half`.
+        half: See there.
+        device: What to run it on, see `engines.select`; the model must be lowered for that.
+        seed: Where random numbers start.
+
+    Raises:
+        ModelError: The file is no model of ours.
+        VerifyError: Its objective never changes.
+        BackendError: It does not run.
     """
-    session = Session(path.read_bytes(), device)
+    session = select(device).open(_loaded(path))
     if set(session.inputs) not in ({"image"}, {"image", "step_size", "shift"}):
         raise ModelError(f"{path}: its inputs are {', '.join(session.inputs)}; this is no model onnxdream exported")
     rng = np.random.default_rng(seed)
@@ -135,6 +161,15 @@ def verify(
     if math.isinf(best):
         raise VerifyError("the objective does not respond to the pictures tried, so nothing can be verified")
     return best
+
+
+def _loaded(path: Path) -> onnx.ModelProto:
+    import onnx
+
+    try:
+        return onnx.load(path)
+    except Exception as error:
+        raise ModelError(f"{path}: cannot be read as an ONNX model ({first_line(error)})") from error
 
 
 def _slope(objective: Callable[[np.ndarray], float], image: np.ndarray, along: np.ndarray, change: float) -> float:

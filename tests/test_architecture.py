@@ -37,6 +37,7 @@ FLOORS = [
 ]
 ONLY_IN = {
     "onnxruntime": "engines",
+    "openvino": "engines",
     "av": "video",
     "pooch": "networks",
     "ray": "cluster",
@@ -105,6 +106,18 @@ def test_imports_run_downward(path: Path) -> None:
         for library, home in ONLY_IN.items():
             if not inside and name.split(".")[0] == library:
                 assert dotted(path).split(".")[0] == home, f"{path} imports {library}"
+
+
+def test_engines_are_reached_by_their_interface_alone() -> None:
+    """No module outside knows which engines there are, and nothing that crosses the interface is untyped."""
+    for path in modules():
+        if dotted(path).split(".")[0] != "engines":
+            engines = {name for name, inside in imports(path) if inside and name.startswith("engines.")}
+            assert engines <= {"engines.base", "engines.cache", "engines.select"}, path
+            assert "cv2.dnn" not in path.read_text(encoding="utf-8"), path
+    for name in ("base", "cache", "select"):
+        tree = ast.parse((PACKAGE / "engines" / f"{name}.py").read_text(encoding="utf-8"))
+        assert "Any" not in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}, name
 
 
 def test_no_imports_run_in_a_circle() -> None:

@@ -33,7 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from onnxdream import objectives
 from onnxdream.benchmark import matrix_product_rate
 from onnxdream.dream.step_graph import build_step_model
-from onnxdream.engines.select import choose
+from onnxdream.engines.select import select
 from onnxdream.images import read_picture, resize, to_batch
 from onnxdream.networks.model import Model, load_model
 from tools import networks
@@ -81,10 +81,11 @@ def load(name: str, network: nn.Module) -> tuple[Model, str]:
 
 def our_step(name: str, network: nn.Module, image: np.ndarray, device: str, *, half: bool) -> Step:
     model, layer = load(name, network)
-    engine = choose(device)
+    engine = select(device)
     proto = build_step_model(model, objectives.l2(layer), target=engine.target, half=half)
-    fixed = {"N": image.shape[0], "H": image.shape[2], "W": image.shape[3]}
-    session = engine.session(proto, device, fixed=fixed, threads=0 if device == "cuda" else torch.get_num_threads())
+    fixed_shapes = {"N": image.shape[0], "H": image.shape[2], "W": image.shape[3]}
+    threads = torch.get_num_threads() if engine.on_cpu else 0
+    session = engine.open(proto, fixed_shapes=fixed_shapes, threads=threads)
     endless = iter(lambda: (1.5, (3, -5)), None)
     steps = iter(session.ascend(image, endless))
 

@@ -28,7 +28,6 @@ import numpy as np
 
 from onnxdream import objectives
 from onnxdream.dream.dreamer import Dreamer
-from onnxdream.engines import opencv
 from onnxdream.images import to_batch
 from onnxdream.networks.model import load_model
 from onnxdream.video.dreamer import VideoDreamer
@@ -144,7 +143,7 @@ def engines(size: tuple[int, int]) -> list[dict[str, Any]]:
     for network, layer in [("squeezenet1_1", "fire5"), ("squeezenet1_1", "fire8"), ("efficientnet_lite0", "block5"),
                            ("efficientnet_lite0", "block10")]:  # fmt: skip
         model = load_model(network)
-        dreamers = [Dreamer(model, objectives.l2(layer), octaves=1, steps=5, device=d) for d in ("cpu", opencv.DEVICE)]
+        dreamers = [Dreamer(model, objectives.l2(layer), octaves=1, steps=5, device=d) for d in ("cpu", "opencv")]
         times: list[list[float]] = [[], []]
         for _ in range(9):
             for dreamer, took in zip(dreamers, times, strict=True):

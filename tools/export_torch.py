@@ -40,7 +40,7 @@ from torch import nn
 
 from onnxdream import objectives
 from onnxdream.dream.step_graph import build_feature_model
-from onnxdream.engines.onnxruntime import Session
+from onnxdream.engines.select import select
 from onnxdream.errors import ModelError, OnnxDreamError, OptionError, OutputError
 from onnxdream.export import export_model
 from onnxdream.images import write_whole
@@ -377,7 +377,7 @@ def compare(model: Model, source: Source, size: tuple[int, int] | None = None) -
     ) / torch.from_numpy(std)
     with torch.no_grad():
         expected = _first_tensor(source.network.eval()(prepared)).numpy()
-    found = Session(build_feature_model(model, model.output_name)).run({"image": image})["features"]
+    found = select("cpu").open(build_feature_model(model, model.output_name)).run({"image": image})["features"]
     return float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-12))
 
 

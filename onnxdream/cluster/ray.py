@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 import cv2
 
-from ..engines.onnxruntime import limit_threads
+from ..engines.base import limit_threads
 from ..errors import ClusterError, OnnxDreamError, OptionError, first_line
 
 log = logging.getLogger(__name__)

@@ -9,15 +9,15 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from ..autodiff.registry import RULES
-from ..engines.octaves import LONGEST, DeviceOctaves, HostOctaves, scaling
-from ..engines.onnxruntime import SessionCache
-from ..engines.select import choose, resolved
+from ..engines.base import HostOctaves, HostPicture, Picture, Session
+from ..engines.cache import SessionCache
+from ..engines.select import select
 from ..errors import NoGradientError, OptionError, PictureError
 from ..graph.shapes import inputs_of
 from ..images import from_batch, resize, to_batch
@@ -145,9 +145,9 @@ class Dreamer:
         self.step_size, self.jitter, self.smooth, self.seed = step_size, jitter, smooth, seed
         self.half, self.max_memory = half, max_memory
         self.device, self.threads = device, threads
-        self._engine = choose(device)
-        self._sessions = SessionCache(device, threads=threads, limit=max_memory, session=self._engine.session)
-        self._graphs: dict[tuple[str, bool], onnx.ModelProto] = {}
+        self._engine = select(device)
+        self._sessions = SessionCache(self._engine, threads=threads, limit=max_memory)
+        self._graphs: dict[tuple[str, bool, str], onnx.ModelProto] = {}
         self._tiles: dict[tuple[int, ...], Tiling | None] = {}
         self._left_out = 0  # octaves, as last noted
         layers = self.objective.layers
@@ -161,6 +161,15 @@ class Dreamer:
                 f"{error}; {f'layers before it that work: {near}' if near else 'no layer works'}"
             ) from error
         self._per_pixel = bytes_per_pixel(self._graph("objective", False), model.probe)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Copies have engine and sessions of their own, since they may go to another machine."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("_engine", "_sessions")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._engine = select(self.device)
+        self._sessions = SessionCache(self._engine, threads=self.threads, limit=self.max_memory)
 
     def with_objective(self, objective: Objective) -> Dreamer:
         """A Dreamer with the same settings and another objective.
@@ -254,25 +263,24 @@ class Dreamer:
             return source, 0, False
         counts = [each] * len(sizes) if isinstance(each, int) else list(each[-len(sizes) :])
         shapes = [(*source.shape[:2], *size) for size in sizes]
-        tilings = [self._tiling(shape, beside=2 * source.nbytes) for shape in shapes]
-        stays = self._engine.has_memory and all(counts) and not any(tilings) and max(source.shape) <= LONGEST
-        octaves = DeviceOctaves(source, scaling(self.engine)) if stays else HostOctaves(source)
+        tilings = [self._tiling(shape, reserved_bytes=2 * source.nbytes) for shape in shapes]
+        octaves = HostOctaves(source) if any(tilings) else self._engine.octaves(source)
         done = 0
         for octave, (size, shape, count, tiling) in enumerate(zip(sizes, shapes, counts, tilings, strict=True)):
             image = octaves.start(size)
             here = None if mask is None else _mask_at(mask, size)
-            fetch: Any = functools.partial(np.asarray, image)
+            picture = image if isinstance(image, Picture) else HostPicture(image)
             ascent = self._steps(image, shape, here, rng, count, step_size, tiling)
-            for step, (objective, fetch) in enumerate(ascent):
+            for step, (objective, picture) in enumerate(ascent):
                 done += 1
                 if on_step is not None:
-                    picture = _as_pictures(fetch)
-                    progress = Progress(octave, len(sizes), step, count, size, float(objective.mean()), picture)
+                    fetch = functools.partial(_as_pictures, picture)
+                    progress = Progress(octave, len(sizes), step, count, size, float(objective.mean()), fetch)
                     if on_step(progress) is False:
-                        return octaves.whole(fetch), done, True
+                        return octaves.whole(picture), done, True
             if octave + 1 < len(sizes):
-                octaves.end(fetch)
-        return octaves.whole(fetch), done, False
+                octaves.end(picture)
+        return octaves.whole(picture), done, False
 
     def measure(self, batch: np.ndarray) -> float:
         """Evaluate the objective.
@@ -283,7 +291,7 @@ class Dreamer:
         Returns:
             The objective, the mean over the batch and, for large pictures, over tiles.
         """
-        tiling = self._tiling(batch.shape, beside=2 * batch.nbytes)
+        tiling = self._tiling(batch.shape, reserved_bytes=2 * batch.nbytes)
         run = self._session("objective", batch.shape, tiling).run
         value = run({"image": batch})["objective"] if tiling is None else tiling.objective(run, batch)
         return float(value.mean())
@@ -348,43 +356,44 @@ class Dreamer:
         Returns:
             ONNX Runtime's name of its provider, or the name of another engine.
         """
-        return str(self._session("objective", shape, self._tiling(shape, beside=8 * math.prod(shape))).provider)
+        tiling = self._tiling(shape, reserved_bytes=8 * math.prod(shape))
+        return self._session("objective", shape, tiling).provider
 
     @property
     def engine(self) -> str:
-        """What is to run the network: a device of ONNX Runtime, or an engine that is a device of its own."""
-        return resolved(self.device)
+        """The name of the device that runs the network, one of `engines.select.DEVICES`."""
+        return self._engine.device
 
     def _steps(
         self,
-        image: Any,
+        image: np.ndarray | Picture,
         shape: tuple[int, ...],
         mask: np.ndarray | None,
         rng: np.random.Generator,
         steps: int,
         step_size: float,
         tiling: Tiling | None,
-    ) -> Iterator[tuple[np.ndarray, Any]]:
-        """Ascend from what an octave of this shape starts from, yielding (objective, fetch) after each step."""
+    ) -> Iterator[tuple[np.ndarray, Picture]]:
+        """Ascend from what an octave of this shape starts from, yielding (objective, picture) after each step."""
         shifts = [tuple(int(v) for v in rng.integers(-self.jitter, self.jitter + 1, 2)) for _ in range(steps)]
         if tiling is None:
             session = self._session("step", shape, None, mask=mask is not None)
             yield from session.ascend(image, [(step_size, (dy, dx)) for dy, dx in shifts], mask)
             return
         gradients = self._session("gradient", shape, tiling)
-        image = image.copy()
+        tiled = image.fetch() if isinstance(image, Picture) else image.copy()
         for shift in shifts:
-            objective, gradient = tiling.gradient(gradients.run, image, shift, rng)
-            climb(image, gradient, step_size, mask, self.smooth)
+            objective, gradient = tiling.gradient(gradients.run, tiled, shift, rng)
+            climb(tiled, gradient, step_size, mask, self.smooth)
             del gradient
-            yield objective, image.copy
+            yield objective, HostPicture(tiled)
 
     def _graph(self, kind: str, mask: bool) -> onnx.ModelProto:
-        key = (kind, mask)
+        target = self._engine.target
+        key = (kind, mask, target)
         if key not in self._graphs:
             about = (self.model, self.objective)
-            target = self._engine.target
-            build: dict[str, Callable[[], Any]] = {
+            build: dict[str, Callable[[], onnx.ModelProto]] = {
                 "step": lambda: build_step_model(*about, smooth=self.smooth, mask=mask, target=target, half=self.half),
                 "gradient": lambda: build_gradient_model(*about, target=target, half=self.half),
                 "objective": lambda: build_objective_model(*about, target=target),
@@ -392,23 +401,23 @@ class Dreamer:
             self._graphs[key] = build[kind]()
         return self._graphs[key]
 
-    def _session(self, kind: str, shape: tuple[int, ...], tiling: Tiling | None, *, mask: bool = False) -> Any:
+    def _session(self, kind: str, shape: tuple[int, ...], tiling: Tiling | None, *, mask: bool = False) -> Session:
         """The session that runs graphs of this kind on batches of this shape, or on their tiles."""
         batch, _, height, width = (*shape[:2], *tiling.tile) if tiling else shape
         held = self.max_memory if tiling else step_bytes(self._per_pixel, (height, width), batch)
         return self._sessions.at((kind, mask), self._graph(kind, mask), (batch, height, width), held)
 
-    def _tiling(self, shape: tuple[int, ...], *, beside: int) -> Tiling | None:
+    def _tiling(self, shape: tuple[int, ...], *, reserved_bytes: int) -> Tiling | None:
         """How to tile pictures of this shape, or None where one step fits into `max_memory`.
 
-        `beside` is what pictures of other sizes take meanwhile, in bytes.
+        `reserved_bytes` is what pictures of other sizes take meanwhile.
         """
-        key = (*shape, beside)
+        key = (*shape, reserved_bytes)
         if key not in self._tiles:
             batch, _, height, width = shape
-            size, limit = (height, width), self.max_memory - beside
+            size, limit = (height, width), self.max_memory - reserved_bytes
             objective, layers = self.objective, ", ".join(self.objective.layers)
-            needed = (step_bytes(self._per_pixel, size, batch) + beside) / 2**20
+            needed = (step_bytes(self._per_pixel, size, batch) + reserved_bytes) / 2**20
             local = objective.local and self.fixed_input_size is None and all(layer.spatial for layer in self._layers)
             if needed > self.max_memory / 2**20 and not local:
                 raise PictureError(
@@ -448,9 +457,9 @@ def features(model: Model, layer: str, picture: np.ndarray, *, device: str = "au
     low = model.smallest_picture([layer])
     size = (max(low[0], round(height * scale)), max(low[1], round(width * scale)))
     size = model.fixed_input_size([layer], channels=True) or size
-    engine = choose(device)
+    engine = select(device)
     graph = build_feature_model(model, layer, target=engine.target)
-    session = engine.session(graph, device, fixed={"N": 1, "H": size[0], "W": size[1]})
+    session = engine.open(graph, fixed_shapes={"N": 1, "H": size[0], "W": size[1]})
     return session.run({"image": resize(batch, size)})["features"]
 
 
@@ -461,8 +470,10 @@ def _mask_at(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.clip(scaled, 0, 1)[None, None]
 
 
-def _as_pictures(fetch: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
-    return lambda: np.rint(fetch()).astype(np.uint8).transpose(0, 2, 3, 1)
+def _as_pictures(picture: Picture) -> np.ndarray:
+    """A picture as uint8 [N,H,W,3]."""
+    pictures: np.ndarray = np.rint(picture.fetch()).astype(np.uint8)
+    return pictures.transpose(0, 2, 3, 1)
 
 
 def _require(condition: bool | np.bool_, name: str, value: object, wanted: str) -> None:

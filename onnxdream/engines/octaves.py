@@ -1,101 +1,93 @@
-"""From octave to octave: each starts from the source at its size plus the detail dreamed so far, scaled up.
+"""Octaves in the memory of a device: only the source goes there, and only the dream comes back.
 
-On a device of its own memory the pictures stay there meanwhile. Resizing is linear and works along one axis after the
-other, so it is a product with one matrix on each side, and `images.resize` makes those matrices out of identities.
+Resizing is linear and works along one axis after the other, so it is a product with one matrix on each side, and
+`images.resize` makes those matrices out of identities.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..graph.shapes import IR_VERSION, OPSET
 from ..images import resize
-from .memory import OnDevice
-from .onnxruntime import Session
+from .base import Octaves, Picture
+from .onnxruntime import ComputedPicture, DevicePicture, OnnxRuntimeSession
 
 if TYPE_CHECKING:
     import onnx
-
-Size = tuple[int, ...]  # (height, width)
-Fetch = Callable[[], np.ndarray]
-# Of a longer side the matrices would take more memory than the pictures do.
-LONGEST = 4096
+    from onnxruntime import OrtValue
 
 
-class HostOctaves:
-    """The octaves of a batch `source` float32 [N,3,H,W] in 0..255, in the host's memory."""
+class DeviceOctaves(Octaves):
+    """Octaves whose pictures lie in the memory of a device.
 
-    def __init__(self, source: np.ndarray) -> None:
-        self._source, self._base = source, source
-        self._detail = np.zeros_like(source[:, :, :1, :1])
-
-    def start(self, size: Size) -> Any:
-        """What the octave of this size starts from: a picture, or what an engine's `ascend` takes for one."""
-        self._base = resize(self._source, size)
-        image = self._base + resize(self._detail, size)
-        return np.clip(image, 0, 255, out=image)
-
-    def end(self, picture: Fetch) -> None:
-        """Take what the octave gave, as the engine's `ascend` gave it."""
-        self._detail = picture() - self._base
-
-    def whole(self, picture: Fetch) -> np.ndarray:
-        """The dream at the source's size, when this is what the last octave gave."""
-        image = picture()
-        if image.shape != self._source.shape:
-            image = np.clip(self._source + resize(image - self._base, self._source.shape[2:]), 0, 255)
-        return image
-
-
-class DeviceOctaves:
-    """The same in the memory of a device: only the source goes there, and only the dream comes back."""
+    Args:
+        source: float32 [N,3,H,W] in 0..255.
+        scaling: The Scaling of the device.
+    """
 
     def __init__(self, source: np.ndarray, scaling: Scaling) -> None:
-        self._source, self._scaling = source, scaling
-        self._source_there = scaling.session.on_device(source)
-        self._base: Any = None  # the source at the size of the octave
-        self._dreamed: Any = None  # what the octave before gave
+        self._source, self._scaling, self._session = source, scaling, scaling.session
+        self._source_there = self._session.to_device(source)
+        self._base: OrtValue | None = None  # the source at the size of the octave
+        self._dreamed: OrtValue | None = None  # what the octave before came to
 
-    def start(self, size: Size) -> Any:
-        """See HostOctaves."""
+    def start(self, size: tuple[int, ...]) -> np.ndarray | Picture:
+        """See Octaves."""
         before, shape = self._base, (*self._source.shape[:2], *size)
         if before is None:
-            image = np.clip(resize(self._source, size), 0, 255)
-            self._base = self._scaling.session.on_device(image)
+            image: np.ndarray = np.clip(resize(self._source, size), 0, 255)
+            self._base = self._session.to_device(image)
             return image
         self._base = self._source_there
         if shape != self._source.shape:
-            self._base = self._scaling.session.room(*shape)
+            self._base = self._session.allocate(shape)
             self._scaling(self._source_there, self._scaling.nothing, self._scaling.nothing, self._base)
-        return functools.partial(self._scaling, self._dreamed, before, self._base)
+        return ComputedPicture(
+            self._session, shape, functools.partial(self._scaling, self._dreamed, before, self._base)
+        )
 
-    def end(self, picture: OnDevice) -> None:
-        """See HostOctaves."""
-        self._dreamed = picture.value
+    def end(self, picture: Picture) -> None:
+        """See Octaves."""
+        self._dreamed = self._there(picture)
 
-    def whole(self, picture: OnDevice) -> np.ndarray:
-        """See HostOctaves."""
-        if tuple(picture.value.shape()) == self._source.shape:
-            return picture()
-        dream = self._scaling.session.room(*self._source.shape)
-        self._scaling(picture.value, self._base, self._source_there, dream)
-        return OnDevice(dream)()
+    def whole(self, picture: Picture) -> np.ndarray:
+        """See Octaves."""
+        if picture.shape == self._source.shape:
+            return picture.fetch()
+        write = functools.partial(self._scaling, self._there(picture), self._base, self._source_there)
+        return ComputedPicture(self._session, self._source.shape, write).fetch()
+
+    def _there(self, picture: Picture) -> OrtValue:
+        """The picture in the device's memory."""
+        return picture.value if isinstance(picture, DevicePicture) else self._session.to_device(picture.fetch())
 
 
 class Scaling:
-    """Scales pictures in the memory of a device as `images.resize` does. Raises as `onnxruntime.Session` does."""
+    """Scales pictures in the memory of a device as `images.resize` does.
+
+    Args:
+        device: The device's name, as ONNX Runtime's engine has it.
+
+    Raises:
+        BackendError: The device cannot be used.
+    """
 
     def __init__(self, device: str) -> None:
-        self.session = Session(_scaling_model(), device)
-        self.nothing = self.session.on_device(np.zeros((1, 1, 1, 1), np.float32))
+        self.session = OnnxRuntimeSession(_scaling_model(), [device])
+        self.nothing = self.session.to_device(np.zeros((1, 1, 1, 1), np.float32))
         self._matrix = functools.lru_cache(32)(self._made)
 
-    def __call__(self, picture: Any, less: Any, base: Any, into: Any) -> None:
-        """Write clip(base + scaled(picture - less), 0, 255) into `into` [N,3,H,W], all of them on the device."""
+    def __call__(self, picture: OrtValue, less: OrtValue, base: OrtValue, into: OrtValue) -> None:
+        """Write clip(base + scaled(picture - less), 0, 255) into `into` [N,3,H,W], all of them on the device.
+
+        Raises:
+            OutOfMemoryError: There is too little memory.
+            BackendError: The device failed.
+        """
         height, width = picture.shape()[2:]
         high, wide = into.shape()[2:]
         given = {
@@ -105,12 +97,12 @@ class Scaling:
             "rows": self._matrix(height, high),
             "columns": self._matrix(width, wide, columns=True),
         }
-        self.session.run_bound(self.session.binding(given, {"scaled": into}))
+        self.session.run_bound(self.session.bind(given, {"scaled": into}))
 
-    def _made(self, length: int, to: int, *, columns: bool = False) -> Any:
+    def _made(self, length: int, to: int, *, columns: bool = False) -> OrtValue:
         """The matrix [to,length] that scales columns of pixels, or [length,to] for rows of them."""
         matrix = resize(np.eye(length, dtype=np.float32)[None, None], (to, length))[0, 0]
-        return self.session.on_device(matrix.T if columns else matrix)
+        return self.session.to_device(matrix.T if columns else matrix)
 
 
 @functools.cache

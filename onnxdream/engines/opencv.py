@@ -6,45 +6,65 @@ Never ENGINE_AUTO: the older engine it falls back to gives wrong gradients witho
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from ..errors import BackendError, OutOfMemoryError
-from .base import HostSession
+from ..errors import BackendError, OutOfMemoryError, first_line
+from .base import Engine, Session, allowed_threads
 
-DEVICE = "opencv"  # its name among the devices
-PROVIDER = "OpenCV"
-
-
-def unusable() -> str:
-    """Why this OpenCV cannot run the graphs, empty when it can."""
-    if hasattr(cv2.dnn, "ENGINE_NEW"):
-        return ""
-    return f"OpenCV {cv2.__version__} has no engine that can dream; install it with `pip install 'opencv-python>=5'`"
+if TYPE_CHECKING:
+    import onnx
 
 
-class Session(HostSession):
-    """One ONNX model, built for the target "opencv", on OpenCV's engine; the counterpart of `onnxruntime.Session`.
+class OpenCvEngine(Engine):
+    """OpenCV's engine on the CPU.
 
-    Each session is meant for pictures of one size: a new size costs a new plan. `fixed` is not needed and ignored.
-    `threads` above 0 sets the threads of the whole process (`cv2.setNumThreads`), for OpenCV has no others. Raises
-    BackendError when OpenCV is older than 5 or cannot run the graph.
+    Each of its sessions is best used for pictures of one size, since a new size costs a new plan. A number of threads
+    is set for the whole process (`cv2.setNumThreads`), for OpenCV knows no other.
+
+    Raises:
+        BackendError: OpenCV is older than 5.
     """
 
-    device, provider, unusable = DEVICE, PROVIDER, staticmethod(unusable)
+    device = target = "opencv"
+    provider = "OpenCV"
 
-    def _open(self, data: bytes, fixed: Mapping[str, int], threads: int) -> None:
-        if threads:
-            cv2.setNumThreads(threads)
+    def __init__(self) -> None:
+        if not hasattr(cv2.dnn, "ENGINE_NEW"):
+            hint = "install it with `pip install 'opencv-python>=5'`"
+            raise BackendError(f"OpenCV {cv2.__version__} has no engine that can dream; {hint}")
+
+    @property
+    def version(self) -> str:
+        """See Engine."""
+        return cv2.__version__
+
+    def open(
+        self, model: onnx.ModelProto, *, fixed_shapes: Mapping[str, int] | None = None, threads: int = 0
+    ) -> OpenCvSession:
+        """See Engine."""
+        return OpenCvSession(model, fixed_shapes or {}, threads)
+
+
+class OpenCvSession(Session):
+    """A session of OpenCvEngine."""
+
+    provider = OpenCvEngine.provider
+
+    def __init__(self, model: onnx.ModelProto, fixed_shapes: Mapping[str, int], threads: int) -> None:
+        super().__init__(model, fixed_shapes)
+        if allowed_threads(threads):
+            cv2.setNumThreads(allowed_threads(threads))
+        data = np.frombuffer(self._serialized(model, fixed_shapes), np.uint8)
         try:
-            self._net = cv2.dnn.readNetFromONNX(np.frombuffer(data, np.uint8), cv2.dnn.ENGINE_NEW)
+            self._net = cv2.dnn.readNetFromONNX(data, cv2.dnn.ENGINE_NEW)
         except cv2.error as error:
             raise _translated(error) from error
         self._outputs = list(self._net.getUnconnectedOutLayersNames())
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name. Raises OutOfMemoryError or BackendError."""
+    def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
             for name, value in feeds.items():
                 self._net.setInput(value, name)
@@ -56,4 +76,4 @@ class Session(HostSession):
 def _translated(error: cv2.error) -> Exception:
     if getattr(error, "code", 0) == cv2.Error.StsNoMem:
         return OutOfMemoryError()
-    return BackendError(f"OpenCV failed: {str(getattr(error, 'err', '') or error).strip().splitlines()[0]}")
+    return BackendError(f"OpenCV failed: {getattr(error, 'err', '') or first_line(error)}")

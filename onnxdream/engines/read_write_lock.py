@@ -1,4 +1,4 @@
-"""Who may use a device when."""
+"""A lock that many share or one has alone."""
 
 from __future__ import annotations
 
@@ -8,30 +8,27 @@ from collections.abc import Iterator
 
 
 class ReadWriteLock:
-    """Any number of threads use a device at once, but for one that wants it alone.
-
-    While CUDA records what one thread does, most calls of other threads fail, and so does the recording.
-    """
+    """Any number of threads hold it for reading at once; one that holds it for writing holds it alone."""
 
     def __init__(self) -> None:
-        self._door = threading.Condition()
-        self._inside = 0
+        self._condition = threading.Condition()
+        self._readers = 0
 
     @contextlib.contextmanager
-    def shared(self) -> Iterator[None]:
-        """Beside others."""
-        with self._door:
-            self._inside += 1
+    def read_lock(self) -> Iterator[None]:
+        """Hold it beside other readers."""
+        with self._condition:
+            self._readers += 1
         try:
             yield
         finally:
-            with self._door:
-                self._inside -= 1
-                self._door.notify_all()
+            with self._condition:
+                self._readers -= 1
+                self._condition.notify_all()
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """When all others are out, and none comes in; not within a turn of one's own."""
-        with self._door:
-            self._door.wait_for(lambda: not self._inside)
+    def write_lock(self) -> Iterator[None]:
+        """Hold it alone, once all readers have let go; not to be taken by a thread that is a reader."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._readers)
             yield

@@ -1,66 +1,63 @@
-"""Which engine dreams: ONNX Runtime where it is installed, else OpenCV's own."""
+"""Which engine runs what: the only way to one."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from ..errors import BackendError, OptionError
-from . import cuda, onnxruntime, opencv, openvino
-from .base import HostSession
+from .base import Engine
+from .cuda_graph import CudaEngine
+from .onnxruntime import PROVIDERS, OnnxRuntimeEngine, resolve_device, runtime
+from .opencv import OpenCvEngine
+from .openvino import OpenVinoEngine
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Engine:
-    """What runs the graphs, the target they are built for (`lowering.targets`), and whether its memory is its own."""
-
-    session: Callable[..., onnxruntime.Session | HostSession]
-    target: str
-    has_memory: bool = False
-
-
-ONNXRUNTIME, CUDA = Engine(onnxruntime.Session, "cpu"), Engine(cuda.open_session, "cuda", has_memory=True)
-# The engines that are devices of their own, which their targets are called after.
-_OWN = {module.DEVICE: module for module in (opencv, openvino)}
+# Engines that are devices of their own.
+_OWN: dict[str, type[OpenCvEngine | OpenVinoEngine]] = {e.device: e for e in (OpenCvEngine, OpenVinoEngine)}
+DEVICES = (*PROVIDERS, *_OWN)
 BACKENDS = ("auto", "onnxruntime", *_OWN)
 
 
-def choose(device: str = "auto") -> Engine:
-    """The engine for a device's name: "opencv", "openvino", those of ONNX Runtime, or "auto".
+def select(device: str = "auto") -> Engine:
+    """The engine for a device.
 
-    "auto" logs it when it takes OpenCV because ONNX Runtime is missing. Raises OptionError for an unknown name,
-    BackendError when there is no engine or it lacks the device.
+    Args:
+        device: One of DEVICES, or "auto" for the best one here. That is OpenCV, as is logged, where ONNX Runtime is
+            missing.
+
+    Raises:
+        OptionError: There is no device of this name.
+        BackendError: What it needs is not installed, or lacks the device.
     """
     if device in _OWN:
-        if reason := _OWN[device].unusable():
-            raise BackendError(reason)
-        return Engine(_OWN[device].Session, device)
+        return _OWN[device]()
     if device == "auto" and importlib.util.find_spec("onnxruntime") is None:
-        if opencv.unusable():
-            raise BackendError(f"onnxruntime is not installed (`pip install onnxdream[cpu]`), and {opencv.unusable()}")
+        try:
+            engine = OpenCvEngine()
+        except BackendError as error:
+            raise BackendError(f"onnxruntime is not installed (`pip install onnxdream[cpu]`), and {error}") from error
         log.warning(
             "onnxruntime is not installed; OpenCV's engine dreams instead and takes about twice as long "
             "(`pip install onnxdream[cpu]` for the faster one)"
         )
-        return Engine(opencv.Session, opencv.DEVICE)
-    return CUDA if onnxruntime.resolve_device(device)[0] == "cuda" else ONNXRUNTIME
-
-
-def resolved(device: str) -> str:
-    """The device that `choose` gives for a device's name. Raises as it does."""
-    if device in _OWN:
-        return device
-    if device == "auto" and importlib.util.find_spec("onnxruntime") is None:
-        return opencv.DEVICE
-    return onnxruntime.resolve_device(device)[0]
+        return engine
+    devices = resolve_device(device)
+    return CudaEngine(devices) if devices[0] == "cuda" else OnnxRuntimeEngine(devices)
 
 
 def device_for(backend: str, device: str) -> str:
-    """The device's name for a backend's name and a device's, as the command line has them. Raises OptionError."""
+    """The device that a backend and a device name together, as the command line has them.
+
+    Args:
+        backend: One of BACKENDS.
+        device: See `select`.
+
+    Raises:
+        OptionError: There is no backend of this name, or it lacks the device.
+        BackendError: ONNX Runtime was asked for and is missing.
+    """
     if backend not in BACKENDS:
         raise OptionError(f"unknown backend {backend!r}; backends are {', '.join(BACKENDS)}")
     if backend in _OWN:
@@ -70,5 +67,5 @@ def device_for(backend: str, device: str) -> str:
     if backend == "onnxruntime":
         if device in _OWN:
             raise OptionError(f"device {device} is a backend of its own; leave --backend out")
-        onnxruntime.runtime()  # not another one when it is missing
+        runtime()  # not another one when it is missing
     return device

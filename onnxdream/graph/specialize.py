@@ -95,9 +95,9 @@ def _types(graph: ir.Graph, *, strict: bool) -> dict[str, onnx.TypeProto.Tensor]
     return types
 
 
-def serialize_for_shape(proto: onnx.ModelProto | bytes, lengths: Mapping[str, int]) -> bytes:
-    """What a runtime opens: `proto` fitted to these lengths of its symbolic axes; the bytes of a file as they are."""
-    return proto if isinstance(proto, bytes) else fold_crops_into_padding(proto, lengths).SerializeToString()
+def serialize_for_shape(proto: onnx.ModelProto, lengths: Mapping[str, int]) -> bytes:
+    """What a runtime opens: `proto` fitted to these lengths of its symbolic axes."""
+    return bytes(fold_crops_into_padding(proto, lengths).SerializeToString())
 
 
 def fold_crops_into_padding(proto: onnx.ModelProto, lengths: Mapping[str, int]) -> onnx.ModelProto:

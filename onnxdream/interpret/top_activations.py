@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from ..dream.step_graph import build_feature_model
-from ..engines.onnxruntime import Session
+from ..engines.select import select
 from ..errors import ModelError, PictureError
 from ..images import read_picture, resize, to_batch
 from ..networks.model import Model
@@ -114,7 +114,8 @@ def record_top_activations(
     """
     size = pictures[0].shape[2:]
     fixed = {"N": 1, "H": size[0], "W": size[1]}
-    session = Session(build_feature_model(model, layer), device, fixed=fixed)
+    engine = select(device)
+    session = engine.open(build_feature_model(model, layer, target=engine.target), fixed_shapes=fixed)
     rows: list[tuple[np.ndarray, ...]] = []
     for picture in pictures:
         rows.append(_summarize(session.run({"image": picture.astype(np.float32)})["features"][0]))

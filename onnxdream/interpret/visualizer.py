@@ -16,7 +16,7 @@ import numpy as np
 
 from ..dream.step_graph import build_gradient_model, build_objective_model
 from ..dream.tiling import bytes_per_pixel, step_bytes
-from ..engines.onnxruntime import Session, resolve_device
+from ..engines.select import select
 from ..errors import ModelError, OptionError, PictureError
 from ..images import resize, to_batch
 from ..networks.model import Model, load_model
@@ -128,7 +128,7 @@ class Visualizer:
         self.model, self.size, self.steps, self.seed = model, size, steps, seed
         self.recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
         self.device, self.threads = device, threads or os.cpu_count() or 1
-        self._on_cpu = resolve_device(device)[0] == "cpu"
+        self._engine = select(device)
         self._gradient_graphs: dict[tuple[object, int], onnx.ModelProto] = {}
         self._objective_graphs: dict[object, onnx.ModelProto] = {}
         self._building = threading.Lock()
@@ -171,7 +171,7 @@ class Visualizer:
         pictures = np.empty((len(objectives), *self.size, 3), np.uint8)
         groups = self._groups(objectives)
         kinds = {graph_key(objective): objective for objective in objectives}
-        workers = min(len(groups), self.threads, *map(self._max_batch, kinds.values())) if self._on_cpu else 1
+        workers = min(len(groups), self.threads, *map(self._max_batch, kinds.values())) if self._engine.on_cpu else 1
         seen: Counter[str] = Counter()
         repeats = []
         for objective in objectives:
@@ -218,7 +218,7 @@ class Visualizer:
         for group in self._groups(objectives):
             goal, feeds = batch_objectives(self.model, [objectives[i] for i in group])
             fixed = dict(zip("NHW", (len(group), *pictures.shape[1:3]), strict=True))
-            session = Session(self._objective_graph(goal), self.device, fixed=fixed)
+            session = self._engine.open(self._objective_graph(goal), fixed_shapes=fixed)
             batch = np.ascontiguousarray(pictures[group].transpose(0, 3, 1, 2), np.float32)
             values[group] = session.run({"image": batch, **feeds})["objective"]
         return values
@@ -277,8 +277,10 @@ class Visualizer:
                 groups.append(positions)
                 continue
             max_batch = self._max_batch(objectives[positions[0]])
-            busy = min(self.threads, max_batch) if self._on_cpu and len(by_key) < self.threads else 1
-            most = min(BATCH_PER_THREAD, max_batch // min(self.threads, max_batch)) if self._on_cpu else max_batch
+            busy = min(self.threads, max_batch) if self._engine.on_cpu and len(by_key) < self.threads else 1
+            most = (
+                min(BATCH_PER_THREAD, max_batch // min(self.threads, max_batch)) if self._engine.on_cpu else max_batch
+            )
             rounds = math.ceil(len(positions) / (most * busy)) * busy
             groups += [list(map(int, part)) for part in np.array_split(positions, rounds) if part.size]
         return groups
@@ -294,7 +296,7 @@ class Visualizer:
         with self._building:
             key = graph_key(goal)
             if key not in self._objective_graphs:
-                self._objective_graphs[key] = build_objective_model(self.model, goal)
+                self._objective_graphs[key] = build_objective_model(self.model, goal, target=self._engine.target)
             return self._objective_graphs[key]
 
     def _gradient_graph(self, goal: Objective, batch: int) -> onnx.ModelProto:
@@ -302,7 +304,7 @@ class Visualizer:
         with self._building:
             key = (graph_key(goal), batch)
             if key not in self._gradient_graphs:
-                model, target = self.model.with_leaky_rectifiers(goal.layers), "cpu" if self._on_cpu else "cuda"
+                model, target = self.model.with_leaky_rectifiers(goal.layers), self._engine.target
                 self._gradient_graphs[key] = build_gradient_model(
                     model, goal, size=self.size, batch=batch, target=target
                 )
@@ -319,7 +321,7 @@ class Visualizer:
     ) -> np.ndarray:
         """The pictures [n,H,W,3] of objectives with the same `graph_key`."""
         goal, feeds = batch_objectives(self.model, objectives)
-        session = Session(self._gradient_graph(goal, len(objectives)), self.device, threads=threads)
+        session = self._engine.open(self._gradient_graph(goal, len(objectives)), threads=threads)
         parametrization = self.recipe.parametrization(self.size)
         if start is None:
             drawn = [parametrization.start(np.random.default_rng((self.seed, noise))) for noise in repetitions]

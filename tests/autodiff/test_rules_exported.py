@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from helpers.float64 import run_float64
 from helpers.gradients import generator, gradient_model, relative
-from onnxdream.engines.onnxruntime import Session
+from onnxdream.engines.select import select
 from onnxdream.graph.canonicalize import canonicalize
 
 
@@ -144,4 +144,4 @@ def test_gradient_is_torchs(name: str) -> None:
     gradient = gradient_model(forward, tuple(probe.shape), y.ndim)
     inputs = {"x": x, "dy": dy}
     assert relative(run_float64(gradient, inputs)["dx"], leaf.grad.numpy()) <= 1e-6
-    assert relative(Session(gradient, "cpu").run(inputs)["dx"], leaf.grad.numpy()) <= 1e-4
+    assert relative(select("cpu").open(gradient).run(inputs)["dx"], leaf.grad.numpy()) <= 1e-4

@@ -9,7 +9,7 @@ import torch
 
 from onnxdream import objectives as obj
 from onnxdream.dream.step_graph import build_gradient_model, build_objective_model, build_step_model, gaussian_cascade
-from onnxdream.engines.onnxruntime import Session
+from onnxdream.engines.select import select
 from onnxdream.errors import LayerError, OptionError
 from onnxdream.networks.model import Model
 from onnxdream.objectives import Objective
@@ -52,7 +52,7 @@ FEATURES = RNG.uniform(size=(1, 256, 3, 4)).astype(np.float32)
     ids=lambda value: repr(value) if isinstance(value, Objective) else "",
 )
 def test_objectives_follow_their_formulas(squeezenet: Model, objective: Objective, formula) -> None:
-    value = Session(build_objective_model(squeezenet, objective)).run({"image": IMAGE})["objective"]
+    value = select("cpu").open(build_objective_model(squeezenet, objective)).run({"image": IMAGE})["objective"]
     assert value.shape == (2,)
     np.testing.assert_allclose(value, formula(activation()).detach().numpy(), rtol=1e-4, atol=1e-4)
 
@@ -85,14 +85,14 @@ def test_gradients_agree_with_finite_differences(squeezenet: Model, objective: O
 def test_several_layers_weigh_in(squeezenet: Model) -> None:
     parts = [build_gradient_model(squeezenet, o) for o in (obj.l2("fire3"), obj.l2("fire5"))]
     both = build_gradient_model(squeezenet, obj.l2("fire3") - 0.25 * obj.l2("fire5"))
-    first, second = (Session(p).run({"image": IMAGE})["gradient"] for p in parts)
-    combined = Session(both).run({"image": IMAGE})["gradient"]
+    first, second = (select("cpu").open(p).run({"image": IMAGE})["gradient"] for p in parts)
+    combined = select("cpu").open(both).run({"image": IMAGE})["gradient"]
     np.testing.assert_allclose(combined, first - 0.25 * second, atol=2e-4 * np.abs(combined).max())
 
 
 def step(proto: onnx.ModelProto, shift=(0, 0), size: float = 1.5, **more: np.ndarray) -> dict[str, np.ndarray]:
     feeds = {"image": IMAGE, "step_size": np.array(size, np.float32), "shift": np.array(shift, np.int64), **more}
-    return Session(proto).run(feeds)
+    return select("cpu").open(proto).run(feeds)
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (5, -7), (-80, 200)])
@@ -100,7 +100,7 @@ def test_step_is_the_normalised_gradient_of_the_rolled_picture(squeezenet: Model
     objective = obj.l2(LAYER)
     result = step(build_step_model(squeezenet, objective), shift)
     rolled = np.ascontiguousarray(np.roll(IMAGE, shift, (2, 3)))
-    gradient = Session(build_gradient_model(squeezenet, objective)).run({"image": rolled})
+    gradient = select("cpu").open(build_gradient_model(squeezenet, objective)).run({"image": rolled})
     g = np.roll(gradient["gradient"], [-s for s in shift], (2, 3))
     expected = np.clip(IMAGE + 1.5 * g / np.abs(g).mean((1, 2, 3), keepdims=True), 0, 255)
     np.testing.assert_allclose(result["objective"], gradient["objective"], rtol=1e-4)
@@ -110,7 +110,7 @@ def test_step_is_the_normalised_gradient_of_the_rolled_picture(squeezenet: Model
 def test_a_step_climbs_and_stays_in_range(squeezenet: Model) -> None:
     proto = build_step_model(squeezenet, obj.l2(LAYER))
     dreamed = step(proto)["dreamed"]
-    before, after = (Session(proto).run(
+    before, after = (select("cpu").open(proto).run(
         {"image": i, "step_size": np.array(0, np.float32), "shift": np.zeros(2, np.int64)})["objective"]
         for i in (IMAGE, dreamed))  # fmt: skip
     assert (after > before).all()

@@ -21,7 +21,7 @@ from onnxdream import objectives as obj
 from onnxdream.dream.dreamer import features
 from onnxdream.dream.step_graph import build_gradient_model, build_objective_model, build_step_model
 from onnxdream.dream.tiling import Tiling, bytes_per_pixel, climb, plan_tiles, step_bytes
-from onnxdream.engines.onnxruntime import Session
+from onnxdream.engines.select import select
 from onnxdream.errors import PictureError
 from onnxdream.images import to_batch
 from onnxdream.networks.model import Model
@@ -52,7 +52,7 @@ def test_the_gradient_is_that_of_the_whole(
 ) -> None:
     model = load_model(name)
     image = np.ascontiguousarray(photo[:, :, : size[0], : size[1]])
-    session = Session(build_gradient_model(model, obj.l2(layer)))
+    session = select("cpu").open(build_gradient_model(model, obj.l2(layer)))
     tiling = planned(model, layer, size, int(memory * share) * MIB)
     assert tiling.tile[1] < size[1]
     assert max(tiling.halo) >= model.layer(layer).receptive_field
@@ -66,12 +66,12 @@ def test_the_gradient_is_that_of_the_whole(
     assert error < 1e-3
     assert objective == pytest.approx(whole["objective"], rel=0.2)
     # The whole picture's objective, from tiles that know nothing of one another.
-    run = Session(build_objective_model(model, obj.l2(layer))).run
+    run = select("cpu").open(build_objective_model(model, obj.l2(layer))).run
     assert tiling.objective(run, image) == pytest.approx(run({"image": image})["objective"], rel=0.2)
 
 
 def test_a_halo_that_does_not_cover_the_field_is_close(efficientnet: Model, photo: np.ndarray) -> None:
-    session = Session(build_gradient_model(efficientnet, obj.l2("block10")))
+    session = select("cpu").open(build_gradient_model(efficientnet, obj.l2("block10")))
     tiling = planned(efficientnet, "block10", (600, 900), 400 * MIB)
     assert max(tiling.halo) < efficientnet.layer("block10").receptive_field
     _, gradient = tiling.gradient(session.run, photo, (0, 0), np.random.default_rng(0))
@@ -105,9 +105,9 @@ def test_the_last_part_of_a_step_is_the_same_as_in_the_graph(
     objective = obj.l2("fire4")
     mask = np.linspace(0, 1, 120, dtype=np.float32).reshape(1, 1, 1, 120).repeat(90, 2) if masked else None
     feeds = {"image": image, "step_size": np.array(2.5, np.float32), "shift": np.zeros(2, np.int64)}
-    step = Session(build_step_model(squeezenet, objective, smooth=smooth, mask=masked))
+    step = select("cpu").open(build_step_model(squeezenet, objective, smooth=smooth, mask=masked))
     expected = step.run({**feeds, **({} if mask is None else {"mask": mask})})["dreamed"]
-    gradient = Session(build_gradient_model(squeezenet, objective)).run({"image": image})["gradient"]
+    gradient = select("cpu").open(build_gradient_model(squeezenet, objective)).run({"image": image})["gradient"]
     dreamed = image.copy()
     climb(dreamed, gradient, 2.5, mask, smooth)
     np.testing.assert_allclose(dreamed, expected, atol=2e-3)
@@ -118,7 +118,7 @@ def ascend_in_tiles(
     model: Model, layer: str, tiling: Tiling, image: np.ndarray, *, steps: int, moving: bool
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Some steps in tiles, and for each axis where tiles met; without `moving` they always meet at the same places."""
-    run = Session(build_gradient_model(model, obj.l2(layer))).run
+    run = select("cpu").open(build_gradient_model(model, obj.l2(layer))).run
     dreamed = image.copy()
     met: list[list[int]] = [[], []]
     draw = np.random.default_rng(5)
@@ -186,7 +186,7 @@ def test_a_tiled_dream_is_as_good_as_a_whole_one(squeezenet: Model, photo: np.nd
     calls = []
     tiled = Dreamer(squeezenet, obj.l2("fire4"), max_memory=100 * MIB, **options)
     dream = tiled.dream(picture, on_step=lambda progress: calls.append(progress.picture().shape))
-    assert tiled._tiling((1, 3, 400, 560), beside=2 * 12 * 400 * 560) is not None
+    assert tiled._tiling((1, 3, 400, 560), reserved_bytes=2 * 12 * 400 * 560) is not None
     assert calls[-1] == (1, 400, 560, 3)
     assert dream.objective_before == pytest.approx(whole.objective_before, rel=0.2)
     assert tiled.measure(to_batch(dream.exact)) == dream.objective_after

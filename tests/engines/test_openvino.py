@@ -19,12 +19,12 @@ from helpers.paths import DATA
 from helpers.small_networks import network, weights
 from onnxdream import objectives
 from onnxdream.dream.step_graph import build_gradient_model
-from onnxdream.engines import onnxruntime, openvino, select
+from onnxdream.engines.select import select
 from onnxdream.errors import BackendError
 from onnxdream.images import to_batch
 from onnxdream.networks.model import load_model
 
-pytestmark = pytest.mark.skipif(bool(openvino.unusable()), reason=openvino.unusable())
+pytest.importorskip("openvino")
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +63,13 @@ def test_networks_of_many_channels_have_the_same_gradient(tmp_path: Path, pictur
     onnx.save(network(nodes, w=weights(256, 3, 3, 3), v=weights(256, 256, 3, 3)), tmp_path / "wide.onnx")
     model = load_model(tmp_path / "wide.onnx")
     batch = np.concatenate([to_batch(picture), to_batch(picture[:, ::-1])])
-    fixed = dict(zip("NHW", (2, *picture.shape[:2]), strict=True))
+    fixed_shapes = dict(zip("NHW", (2, *picture.shape[:2]), strict=True))
     graphs = {t: build_gradient_model(model, objectives.l2("out"), target=t) for t in ("cpu", "openvino")}
     count = sum(node.op_type == "DepthToSpace" for node in graphs["openvino"].graph.node)
     assert count == 2 + sum(node.op_type == "DepthToSpace" for node in graphs["cpu"].graph.node)
-    expected = onnxruntime.Session(graphs["cpu"], "cpu", fixed=fixed).run({"image": batch})["gradient"]
-    found = openvino.Session(graphs["openvino"], "openvino", fixed=fixed).run({"image": batch})["gradient"]
+    expected, found = (
+        select(t).open(graphs[t], fixed_shapes=fixed_shapes).run({"image": batch})["gradient"] for t in graphs
+    )
     assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
 
 
@@ -92,4 +93,4 @@ def test_missing_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "openvino", raising=False)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if "site-packages" not in p])
     with pytest.raises(BackendError, match=r"pip install onnxdream\[openvino\]"):
-        select.choose("openvino")
+        select("openvino")

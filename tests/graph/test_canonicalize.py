@@ -21,7 +21,7 @@ from helpers.float64 import run_float64
 from helpers.quantized import quantized
 from onnxdream import objectives
 from onnxdream.dream.step_graph import build_gradient_model
-from onnxdream.engines.onnxruntime import Session
+from onnxdream.engines.select import select
 from onnxdream.errors import ModelError
 from onnxdream.lowering.targets import TARGETS
 from onnxdream.networks.model import Model, load_model
@@ -38,7 +38,7 @@ def saved(proto: onnx.ModelProto, folder: Path) -> Model:
 
 
 def gradient(model: Model, layer: str = "out", image: np.ndarray = IMAGE) -> np.ndarray:
-    return Session(build_gradient_model(model, objectives.l2(layer))).run({"image": image})["gradient"]
+    return select("cpu").open(build_gradient_model(model, objectives.l2(layer))).run({"image": image})["gradient"]
 
 
 def slope_error(model: Model, layer: str, image: np.ndarray) -> float:
@@ -161,8 +161,8 @@ def test_tokens_are_layers(tmp_path: Path) -> None:
     model = saved(proto, tmp_path)
     layer = model.layer("out")
     assert (layer.channels, layer.spatial) == (8, False)
-    tokens = Session(build_gradient_model(model, objectives.channel("out", 5))).run({"image": IMAGE})
-    places = Session(build_gradient_model(model, objectives.channel("a", 5))).run({"image": IMAGE})
+    tokens = select("cpu").open(build_gradient_model(model, objectives.channel("out", 5))).run({"image": IMAGE})
+    places = select("cpu").open(build_gradient_model(model, objectives.channel("a", 5))).run({"image": IMAGE})
     np.testing.assert_allclose(tokens["objective"], places["objective"], rtol=1e-5)
     np.testing.assert_allclose(tokens["gradient"], places["gradient"], rtol=1e-4, atol=1e-9)
 
@@ -259,7 +259,7 @@ def test_masks_borders_and_bounds_may_be_infinite(name: str, opset: int, tmp_pat
     assert np.abs(exact - expected).max() <= 1e-7 * scale
     for target in TARGETS:
         proto = build_gradient_model(model, objectives.l2("out"), target=target)
-        found = Session(proto, "cpu").run({"image": image})["gradient"]
+        found = select("cpu").open(proto).run({"image": image})["gradient"]
         assert np.abs(found - expected).max() <= 1e-5 * scale, target
 
 

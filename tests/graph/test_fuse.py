@@ -16,7 +16,7 @@ from helpers.float64 import run_float64
 from onnxdream import load_model
 from onnxdream import objectives as obj
 from onnxdream.dream.step_graph import build_gradient_model, build_step_model
-from onnxdream.engines.onnxruntime import Session
+from onnxdream.engines.select import select
 from onnxdream.graph.specialize import fold_crops_into_padding
 from onnxdream.networks.model import Model
 from tools import networks
@@ -63,7 +63,10 @@ def test_gradients_are_those_of_the_network_as_it_came(odd: tuple[nn.Module, Mod
     (expected,) = torch.autograd.grad(objective.sum(), x)
     fixed = {"N": 2, "H": size[0], "W": size[1]}
     proto = build_gradient_model(model, obj.l2("out"))
-    single, double = Session(proto, "cpu", fixed=fixed).run({"image": image}), run_float64(proto, {"image": image})
+    single, double = (
+        select("cpu").open(proto, fixed_shapes=fixed).run({"image": image}),
+        run_float64(proto, {"image": image}),
+    )
     np.testing.assert_allclose(single["objective"], objective.detach().numpy(), rtol=1e-5)
     scale = np.abs(expected.numpy()).max()
 
@@ -78,7 +81,7 @@ def test_folding_crops_into_padding_changes_no_bit(name: str, layer: str, size: 
     less = fold_crops_into_padding(proto, {"N": 1, "H": size[0], "W": size[1]})
     image = np.random.default_rng(4).uniform(0, 255, (1, 3, *size)).astype(np.float32)
     feeds = {"image": image, "step_size": np.array(1.5, np.float32), "shift": np.array([3, -5], np.int64)}
-    whole, cut = (Session(p.SerializeToString(), "cpu").run(feeds) for p in (proto, less))
+    whole, cut = (select("cpu").open(p).run(feeds) for p in (proto, less))
     np.testing.assert_array_equal(cut["dreamed"], whole["dreamed"])
     assert crops_of_convolutions(proto) >= 3
     assert crops_of_convolutions(less) == 0

@@ -22,7 +22,7 @@ from helpers.paths import DATA
 from onnxdream import objectives
 from onnxdream.dream.dreamer import Dreamer
 from onnxdream.dream.step_graph import build_gradient_model, build_step_model
-from onnxdream.engines.onnxruntime import Session
+from onnxdream.engines.select import select
 from onnxdream.export import HALF_TOLERANCE
 from onnxdream.images import read_settings
 from onnxdream.networks.model import Model, load_model
@@ -48,8 +48,8 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
 )
 def test_the_gradient_is_that_of_single_precision(squeezenet: Model, rocket: np.ndarray, objective: Objective) -> None:
     image = np.stack([rocket, rocket[:, ::-1] // 4]).astype(np.float32).transpose(0, 3, 1, 2).copy()
-    single = Session(build_gradient_model(squeezenet, objective), "cpu").run({"image": image})
-    half = Session(build_gradient_model(squeezenet, objective, half=True), "cpu").run({"image": image})
+    single = select("cpu").open(build_gradient_model(squeezenet, objective)).run({"image": image})
+    half = select("cpu").open(build_gradient_model(squeezenet, objective, half=True)).run({"image": image})
     assert half["gradient"].dtype == np.float32
     np.testing.assert_allclose(half["objective"], single["objective"], rtol=5e-3)
     for found, expected in zip(half["gradient"], single["gradient"], strict=True):

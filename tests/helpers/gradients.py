@@ -21,7 +21,7 @@ from torch import Tensor
 
 from helpers.float64 import run_float64
 from onnxdream.autodiff import backward
-from onnxdream.engines.onnxruntime import Session
+from onnxdream.engines.select import select
 from onnxdream.graph.canonicalize import canonicalize
 from onnxdream.graph.ops import Ops
 from onnxdream.graph.shapes import OPSET, probe_shapes
@@ -122,9 +122,9 @@ def errors(case: Case, target: str = "cpu") -> Iterator[tuple[float, float]]:
         inputs, fixed = {"x": x, "dy": dy}, dict(zip("NHW", size, strict=True))
         exact, single = relative(run_float64(gradient, inputs)["dx"], dx), 0.0
         if case.onnxruntime:
-            computed = Session(forward, "cpu", fixed=fixed).run({"x": x})["y"]
+            computed = select("cpu").open(forward, fixed_shapes=fixed).run({"x": x})["y"]
             np.testing.assert_allclose(computed, y, rtol=1e-3, atol=1e-4)
-            single = relative(Session(gradient, "cpu", fixed=fixed).run(inputs)["dx"], dx)
+            single = relative(select("cpu").open(gradient, fixed_shapes=fixed).run(inputs)["dx"], dx)
         yield exact, single
 
 
@@ -139,10 +139,10 @@ def check_slope(body: str, x: list[float], slope: list[float]) -> None:
     weights = {"zero": scalar(0), "one": scalar(1), "six": scalar(6), "quarter": scalar(0.25)}
     forward = Case(body, torch.abs, weights, "N,1,1,W").forward()
     row = np.array(x, np.float32)[None, None, None]
-    y = Session(forward, "cpu").run({"x": row})["y"]
+    y = select("cpu").open(forward).run({"x": row})["y"]
     inputs = {"x": row, "dy": np.ones_like(y)}
     gradient = gradient_model(forward, (2, 1, 1, 8), y.ndim)
-    for found in (Session(gradient, "cpu").run(inputs)["dx"], run_float64(gradient, inputs)["dx"]):
+    for found in (select("cpu").open(gradient).run(inputs)["dx"], run_float64(gradient, inputs)["dx"]):
         np.testing.assert_allclose(found[0, 0, 0], slope, rtol=1e-6)
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from helpers.float64 import run_float64
 from helpers.paths import ROOT
-from onnxdream.engines.onnxruntime import Session
+from onnxdream.engines.select import select
 
 WEB_VERSION = "1.30.0"
 
@@ -32,7 +32,7 @@ STEP_SIZE = 1.5
 
 
 def open_onnxruntime(proto: onnx.ModelProto) -> Run:
-    return Session(proto, "cpu").run
+    return select("cpu").open(proto).run
 
 
 def open_reference(proto: onnx.ModelProto) -> Run:

@@ -16,7 +16,7 @@ from helpers.small_networks import classifier, conv, network, node, weights
 from onnxdream import objectives as obj
 from onnxdream.dream.dreamer import features
 from onnxdream.dream.step_graph import build_gradient_model, build_objective_model
-from onnxdream.engines.onnxruntime import Session
+from onnxdream.engines.select import select
 from onnxdream.errors import LayerError, ModelError, OptionError, PictureError
 from onnxdream.images import resize, to_batch
 from onnxdream.interpret.activations import _tokens_to_grid
@@ -108,9 +108,13 @@ def test_one_graph_serves_objectives_that_differ_in_channels(squeezenet: Model, 
     assert len({graph_key(o) for o in objectives}) == 1
     image = RNG.uniform(0, 255, (3, 3, 80, 96)).astype(np.float32)
     goal, feeds = batch_objectives(squeezenet, objectives)
-    together = Session(build_gradient_model(squeezenet, goal, size=(80, 96), batch=3)).run({"image": image, **feeds})
+    together = (
+        select("cpu")
+        .open(build_gradient_model(squeezenet, goal, size=(80, 96), batch=3))
+        .run({"image": image, **feeds})
+    )
     for i, objective in enumerate(objectives):
-        alone = Session(build_gradient_model(squeezenet, objective)).run({"image": image[i : i + 1]})
+        alone = select("cpu").open(build_gradient_model(squeezenet, objective)).run({"image": image[i : i + 1]})
         assert together["objective"][i] == pytest.approx(alone["objective"][0], rel=1e-4, abs=1e-4)
         scale = np.abs(alone["gradient"]).max() + 1e-12
         assert np.abs(together["gradient"][i] - alone["gradient"][0]).max() < 1e-4 * scale
@@ -126,16 +130,18 @@ def test_objectives_of_other_kinds_are_other_families() -> None:
 def test_diversity_is_minus_the_mean_cosine_of_gram_matrices(squeezenet: Model, rocket: np.ndarray) -> None:
     batch = np.concatenate([to_batch(rocket[y : y + 80, x : x + 80]) for y, x in ((0, 0), (200, 100), (300, 400))])
     proto = build_objective_model(squeezenet, obj.diversity("fire3"))
-    value = Session(proto).run({"image": batch})["objective"]
+    value = select("cpu").open(proto).run({"image": batch})["objective"]
     grams = []
     for picture in batch:
         a = features(squeezenet, "fire3", picture.transpose(1, 2, 0))[0].reshape(128, -1).astype(np.float64)
         grams.append((a @ a.T).ravel() / np.linalg.norm(a @ a.T))
     cosines = np.array(grams) @ np.array(grams).T
     np.testing.assert_allclose(value, -(cosines.sum(1) - 1) / 2, atol=1e-3)
-    assert Session(proto).run({"image": batch[:1]})["objective"] == pytest.approx(0, abs=1e-5)
-    gradient = Session(build_gradient_model(squeezenet, obj.diversity("fire3"))).run({"image": batch})["gradient"]
-    ahead = Session(proto).run({"image": batch + 0.5 * np.sign(gradient)})["objective"].sum()
+    assert select("cpu").open(proto).run({"image": batch[:1]})["objective"] == pytest.approx(0, abs=1e-5)
+    gradient = (
+        select("cpu").open(build_gradient_model(squeezenet, obj.diversity("fire3"))).run({"image": batch})["gradient"]
+    )
+    ahead = select("cpu").open(proto).run({"image": batch + 0.5 * np.sign(gradient)})["objective"].sum()
     assert ahead > value.sum() + 0.25 * np.abs(gradient).sum()
 
 
@@ -145,9 +151,9 @@ def test_a_leaking_rectifier_lets_inactive_channels_start(squeezenet: Model) -> 
         features(squeezenet, "fire8", noise[0].transpose(1, 2, 0))[0].reshape(512, -1).max(1) == 0
     )
     goal = obj.channel("fire8", int(inactive[0]))
-    assert not Session(build_gradient_model(squeezenet, goal)).run({"image": noise})["gradient"].any()
+    assert not select("cpu").open(build_gradient_model(squeezenet, goal)).run({"image": noise})["gradient"].any()
     leaking = squeezenet.with_leaky_rectifiers(("fire8",))
-    assert Session(build_gradient_model(leaking, goal)).run({"image": noise})["gradient"].any()
+    assert select("cpu").open(build_gradient_model(leaking, goal)).run({"image": noise})["gradient"].any()
     before, after = (features(m, "fire8", noise[0].transpose(1, 2, 0)) for m in (squeezenet, leaking))
     np.testing.assert_allclose(np.maximum(after, 0), before, rtol=1e-5, atol=1e-3)
 

@@ -18,7 +18,7 @@ from helpers.rule_cases import CONVOLUTIONS, ELEMENTWISE, NORMS, POOLS
 from helpers.small_networks import network, weights
 from onnxdream import objectives as obj
 from onnxdream.dream.step_graph import build_gradient_model, build_step_model
-from onnxdream.engines.onnxruntime import Session
+from onnxdream.engines.select import select
 from onnxdream.errors import NoGradientError, OptionError
 from onnxdream.lowering.legalize import legalize
 from onnxdream.lowering.targets import TARGETS
@@ -151,7 +151,7 @@ def test_a_model_for_one_size_computes_no_shapes(name: str, target: str, request
     dims = [d.dim_value for d in fixed.graph.input[0].type.tensor_type.shape.dim]
     assert dims == [2, 3, *SIZE]
     image = np.random.default_rng(0).uniform(0, 255, dims).astype(np.float32)
-    expected, found = Session(free, "cpu").run({"image": image}), Session(fixed, "cpu").run({"image": image})
+    expected, found = select("cpu").open(free).run({"image": image}), select("cpu").open(fixed).run({"image": image})
     scale = np.abs(expected["gradient"]).max()
     np.testing.assert_allclose(found["gradient"], expected["gradient"], atol=1e-4 * scale)
     np.testing.assert_allclose(found["objective"], expected["objective"], rtol=1e-5)
@@ -193,4 +193,4 @@ def test_convolutions_of_many_channels_are_torchs(size: tuple[int, int, int], pa
     padded = torch.nn.functional.pad(torch.from_numpy(x), (pads[1], pads[3], pads[0], pads[2]))
     expected = torch.nn.functional.conv2d(padded.double(), *(torch.from_numpy(a).double() for a in (weight, bias)))
     assert relative(run_float64(legalized, {"x": x})["out"], expected.numpy()) <= 1e-6
-    assert relative(Session(legalized, "cpu").run({"x": x})["out"], expected.numpy()) <= 3e-5  # it loses a digit
+    assert relative(select("cpu").open(legalized).run({"x": x})["out"], expected.numpy()) <= 3e-5  # it loses a digit

@@ -20,7 +20,7 @@ from helpers.float64 import run_float64
 from helpers.random_networks import RANDOM
 from onnxdream import objectives
 from onnxdream.dream.step_graph import build_feature_model, build_gradient_model
-from onnxdream.engines.onnxruntime import Session
+from onnxdream.engines.select import select
 from onnxdream.networks import registry
 from onnxdream.networks.model import Model, load_model
 from tools import networks
@@ -42,7 +42,7 @@ def relative(found: np.ndarray, truth: Tensor) -> float:
 @pytest.mark.parametrize(("picture", "label"), [("chelsea", "Egyptian cat"), ("coffee", "espresso")])
 def test_real_photographs_are_recognised(name: str, picture: str, label: str) -> None:
     model = load_model(name)
-    scores = Session(build_feature_model(model, "prob")).run({"image": photograph(picture)})["features"]
+    scores = select("cpu").open(build_feature_model(model, "prob")).run({"image": photograph(picture)})["features"]
     assert model.card.labels[int(scores.argmax())] == label
     assert scores.sum() == pytest.approx(1, abs=1e-4)
 
@@ -53,7 +53,7 @@ def test_real_photographs_are_recognised(name: str, picture: str, label: str) ->
 @pytest.mark.parametrize("picture", ["chelsea", "rocket"])
 def test_bundled_networks_match_their_restatement(name: str, restated: type[nn.Module], picture: str) -> None:
     image = photograph(picture)
-    logits = Session(build_feature_model(load_model(name), "logits")).run({"image": image})["features"]
+    logits = select("cpu").open(build_feature_model(load_model(name), "logits")).run({"image": image})["features"]
     expected = restated()(torch.from_numpy(image))
     assert relative(logits, expected) < 1e-4
 
@@ -81,7 +81,7 @@ def gradient_errors(
     objective = network(x).square().flatten(1).mean(1)
     (expected,) = torch.autograd.grad(objective.sum(), x)
     exact = run_float64(proto, {"image": image})
-    single = Session(proto).run({"image": image})
+    single = select("cpu").open(proto).run({"image": image})
     assert relative(exact["objective"], objective) < 1e-5
     return relative(exact["gradient"], expected), relative(single["gradient"], expected)
 
@@ -150,7 +150,7 @@ def test_gradient_models_are_portable(squeezenet: Model) -> None:
     # Another implementation of the standard gives the same numbers.
     image = picture_batch(1, 40, 44, seed=7)
     reference = ReferenceEvaluator(proto).run(None, {"image": image})[0]
-    ours = Session(proto).run({"image": image})["gradient"]
+    ours = select("cpu").open(proto).run({"image": image})["gradient"]
     assert np.abs(reference - ours).max() <= 1e-4 * np.abs(ours).max()
 
 

@@ -22,7 +22,7 @@ from helpers.float64 import run_float64
 from helpers.paths import DATA, ROOT
 from onnxdream import objectives
 from onnxdream.dream.step_graph import build_gradient_model
-from onnxdream.engines.onnxruntime import Session
+from onnxdream.engines.select import select
 from onnxdream.networks.model import Model, load_model
 
 torchvision_operators.declare()
@@ -97,7 +97,7 @@ def errors(source: export_torch.Source, model: Model, path: str) -> tuple[float,
     proto = build_gradient_model(model, objectives.l2(path))
     exact = run_float64(proto, {"image": image})
     assert exact["objective"][0] == pytest.approx(objective, rel=1e-4)
-    single = Session(proto, fixed={"N": 1, "H": height, "W": width}).run({"image": image})
+    single = select("cpu").open(proto, fixed_shapes={"N": 1, "H": height, "W": width}).run({"image": image})
     double = np.abs(exact["gradient"] - expected).max() / np.abs(expected).max()
     return float(double), float(np.linalg.norm(single["gradient"] - expected) / np.linalg.norm(expected))
 

@@ -1,4 +1,4 @@
-"""The way of CUDA: its graphs, recorded sessions and what guards them, on the CPU, and on a GPU where there is one."""
+"""The way of CUDA: its graphs, captured sessions and what guards them, on the CPU, and on a GPU where there is one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import gc
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,8 +17,13 @@ import pytest
 from onnxdream import Dreamer
 from onnxdream import objectives as obj
 from onnxdream.dream.step_graph import build_gradient_model, build_step_model
-from onnxdream.engines import cuda, octaves, onnxruntime, select
+from onnxdream.engines import cuda_graph
+from onnxdream.engines.base import HostOctaves, HostPicture, Picture
+from onnxdream.engines.cuda_graph import CudaEngine
+from onnxdream.engines.octaves import DeviceOctaves, Scaling
+from onnxdream.engines.onnxruntime import DevicePicture, OnnxRuntimeSession
 from onnxdream.engines.read_write_lock import ReadWriteLock
+from onnxdream.engines.select import select
 from onnxdream.errors import BackendError
 from onnxdream.images import to_batch
 from onnxdream.networks.model import Model
@@ -29,7 +34,9 @@ SHIFTS = [(0, 0), (5, -7), (-80, 200)]
 
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request: pytest.FixtureRequest) -> str:
-    if request.param not in onnxruntime.devices():
+    try:
+        select(request.param)
+    except BackendError:
         pytest.skip("no GPU here")
     return str(request.param)
 
@@ -39,13 +46,13 @@ def picture(rocket: np.ndarray) -> np.ndarray:
     return rocket[200:261, 280:360].astype(np.float32).transpose(2, 0, 1)[None].copy()
 
 
-def opened(model: Model, device: str, **how: bool) -> onnxruntime.Session:
+def opened(model: Model, device: str, **how: bool) -> OnnxRuntimeSession:
     proto = build_step_model(model, obj.l2("fire5"), target="cuda", mask=how.pop("mask", False))
-    return onnxruntime.Session(proto, device, fixed=SIZE, **how)
+    return OnnxRuntimeSession(proto, [device], fixed_shapes=SIZE, **how)
 
 
-def last(steps: Iterable[tuple[np.ndarray, Callable[[], np.ndarray]]]) -> tuple[list[float], np.ndarray]:
-    objectives, pictures = zip(*((float(o[0]), fetch()) for o, fetch in steps), strict=True)
+def last(steps: Iterable[tuple[np.ndarray, Picture]]) -> tuple[list[float], np.ndarray]:
+    objectives, pictures = zip(*((float(o[0]), picture.fetch()) for o, picture in steps), strict=True)
     return list(objectives), pictures[-1]
 
 
@@ -53,7 +60,7 @@ def last(steps: Iterable[tuple[np.ndarray, Callable[[], np.ndarray]]]) -> tuple[
 def test_its_graphs_step_as_those_for_the_cpu(squeezenet: Model, picture: np.ndarray, half: bool) -> None:
     steps = [(0.2, shift) for shift in SHIFTS]
     graphs = [build_step_model(squeezenet, obj.l2("fire5"), target=target, half=half) for target in ("cuda", "cpu")]
-    found, expected = (last(onnxruntime.Session(graph, "cpu").ascend(picture, steps)) for graph in graphs)
+    found, expected = (last(select("cpu").open(graph).ascend(picture, steps)) for graph in graphs)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-2 if half else 1e-5)
     assert np.abs(found[1] - expected[1]).mean() < (0.02 if half else 1e-4)
 
@@ -73,10 +80,10 @@ def test_its_graphs_ask_nothing_of_the_host(squeezenet: Model, half: bool) -> No
             assert set(node.input[1:]) <= weights
 
 
-def test_recorded_sessions_follow_picture_size_roll_and_mask(
+def test_captured_sessions_follow_picture_size_roll_and_mask(
     squeezenet: Model, picture: np.ndarray, device: str
 ) -> None:
-    plain, again = (opened(squeezenet, device, mask=True, recorded=recorded) for recorded in (False, True))
+    plain, again = (opened(squeezenet, device, mask=True, capture=capture) for capture in (False, True))
     mask = np.linspace(0, 1, 80, dtype=np.float32)[None, None, None].repeat(61, 2)
     for start, weight in ((picture, mask), (picture[..., ::-1], mask[..., ::-1])):
         for steps in ([(1.5, s) for s in SHIFTS], [(-3.0, (2, 2)), (0.5, (0, 1))]):
@@ -88,18 +95,18 @@ def test_recorded_sessions_follow_picture_size_roll_and_mask(
 
 
 def test_ascents_side_by_side_do_not_share_their_pictures(squeezenet: Model, picture: np.ndarray, device: str) -> None:
-    session = opened(squeezenet, device, recorded=True)
+    session = opened(squeezenet, device, capture=True)
     first = iter(session.ascend(picture, [(1.5, (0, 0))] * 2))
-    _, fetch = next(first)
-    before = fetch()
+    _, stepped = next(first)
+    before = stepped.fetch()
     last(session.ascend(picture[..., ::-1].copy(), [(1.5, (3, 3))] * 3))
-    assert np.array_equal(fetch(), before)
+    assert np.array_equal(stepped.fetch(), before)
     assert len(list(first)) == 1
     assert len(session._idle) == 2
 
 
-class Stuck(onnxruntime.Session):
-    """Goes on rolling the picture as it did when it was recorded."""
+class Stuck(OnnxRuntimeSession):
+    """Goes on rolling the picture as it did when it was captured."""
 
     def ascend(self, image: np.ndarray, steps: Any, mask: np.ndarray | None = None, *, replay: bool = True) -> Any:
         return super().ascend(image, [(s, (0, 0) if replay else shift) for s, shift in steps], mask, replay=replay)
@@ -109,39 +116,39 @@ def step_graphs(model: Model, *channels: int, half: bool = False) -> list[onnx.M
     return [build_step_model(model, obj.channel("fire5", c), target="cuda", half=half) for c in channels]
 
 
-def test_a_recording_that_goes_astray_is_not_used(squeezenet: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capture_that_goes_astray_is_not_used(squeezenet: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     (proto,) = step_graphs(squeezenet, 3)
-    monkeypatch.setattr(cuda, "_proven", {})
+    monkeypatch.setattr(cuda_graph, "_proven", {})
 
-    def broken(**how: bool) -> onnxruntime.Session:
+    def broken(**how: bool) -> OnnxRuntimeSession:
         raise BackendError("no such thing")
 
-    def opened(kind: type[onnxruntime.Session], **how: bool) -> onnxruntime.Session:
-        return kind(proto, "cpu", fixed=SIZE, **how)
+    def opened(kind: type[OnnxRuntimeSession], **how: bool) -> OnnxRuntimeSession:
+        return kind(proto, ["cpu"], fixed_shapes=SIZE, **how)
 
-    good, stuck = (functools.partial(opened, kind) for kind in (onnxruntime.Session, Stuck))
-    assert cuda.recorded(good, b"good", SIZE) is not None
-    assert cuda.recorded(stuck, b"stuck", SIZE) is None
-    assert cuda.recorded(broken, b"broken", SIZE) is None
-    assert cuda.recorded(good, b"broken", SIZE) is None
-    assert cuda._proven == {(b"good", False): True, (b"stuck", False): False, (b"broken", False): False}
+    good, stuck = (functools.partial(opened, kind) for kind in (OnnxRuntimeSession, Stuck))
+    assert cuda_graph.captured(good, b"good", SIZE) is not None
+    assert cuda_graph.captured(stuck, b"stuck", SIZE) is None
+    assert cuda_graph.captured(broken, b"broken", SIZE) is None
+    assert cuda_graph.captured(good, b"broken", SIZE) is None
+    assert cuda_graph._proven == {(b"good", False): True, (b"stuck", False): False, (b"broken", False): False}
 
 
 def test_a_layout_that_changes_the_steps_is_not_used(squeezenet: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     proto, other = step_graphs(squeezenet, 3, 4, half=True)
-    monkeypatch.setattr(cuda, "_proven", {})
+    monkeypatch.setattr(cuda_graph, "_proven", {})
 
-    def opened(last: onnx.ModelProto, *, nhwc: bool = False, **how: bool) -> onnxruntime.Session:
-        return onnxruntime.Session(last if nhwc else proto, "cpu", fixed=SIZE, nhwc=nhwc, **how)
+    def opened(last: onnx.ModelProto, *, nhwc: bool = False, **how: bool) -> OnnxRuntimeSession:
+        return OnnxRuntimeSession(last if nhwc else proto, ["cpu"], fixed_shapes=SIZE, nhwc=nhwc, **how)
 
-    assert cuda.recorded(functools.partial(opened, other), b"other", SIZE, nhwc=True) is None
-    assert cuda.recorded(functools.partial(opened, proto), b"same", SIZE, nhwc=True) is not None
+    assert cuda_graph.captured(functools.partial(opened, other), b"other", SIZE, nhwc=True) is None
+    assert cuda_graph.captured(functools.partial(opened, proto), b"same", SIZE, nhwc=True) is not None
 
 
 def test_sessions_are_closed_when_nothing_asks_for_them(squeezenet: Model, picture: np.ndarray, device: str) -> None:
     gc.disable()
     try:
-        session = opened(squeezenet, device, recorded=True)
+        session = opened(squeezenet, device, capture=True)
         last(session.ascend(picture, [(1.5, (0, 0))] * 2))
         gone = weakref.ref(session)
         del session
@@ -153,21 +160,21 @@ def test_sessions_are_closed_when_nothing_asks_for_them(squeezenet: Model, pictu
 def test_pictures_that_do_not_fit_are_refused_and_others_converted(
     squeezenet: Model, picture: np.ndarray, device: str
 ) -> None:
-    session = opened(squeezenet, device, recorded=True)
+    session = opened(squeezenet, device, capture=True)
     steps = [(1.5, (1, 2))] * 2
     expected = last(session.ascend(picture, steps))
     found = last(session.ascend(np.asfortranarray(picture, np.float64), steps))
     np.testing.assert_allclose(found[1], expected[1], atol=1e-3)
-    with pytest.raises(BackendError, match=r"pictures \[1, 3, 61, 80\] was given one of \[1, 3, 80, 61\]"):
+    with pytest.raises(BackendError, match=r"image of \[1, 3, 61, 80\] was given one of \[1, 3, 80, 61\]"):
         last(session.ascend(picture.swapaxes(2, 3), steps))
 
 
-def test_who_records_is_alone(squeezenet: Model, picture: np.ndarray, device: str) -> None:
-    """Threads that open sessions, step and record side by side all come to the same end."""
+def test_who_captures_is_alone(squeezenet: Model, picture: np.ndarray, device: str) -> None:
+    """Threads that open sessions, step and capture side by side all come to the same end."""
     expected = last(opened(squeezenet, device).ascend(picture, [(1.5, s) for s in SHIFTS]))[1]
 
     def dream(_: int) -> np.ndarray:
-        session = opened(squeezenet, device, recorded=True)
+        session = opened(squeezenet, device, capture=True)
         return [last(session.ascend(picture, [(1.5, s) for s in SHIFTS]))[1] for _ in range(3)][-1]
 
     with ThreadPoolExecutor(4) as pool:
@@ -175,12 +182,12 @@ def test_who_records_is_alone(squeezenet: Model, picture: np.ndarray, device: st
             assert np.abs(found - expected).mean() < 0.05
 
 
-def test_turns_alone_exclude_all_others() -> None:
-    turns, inside, most = ReadWriteLock(), [0], [0]
+def test_a_writer_excludes_all_others() -> None:
+    lock, inside, most = ReadWriteLock(), [0], [0]
 
-    def use(alone: bool) -> None:
-        with turns.alone() if alone else turns.shared():
-            if alone:
+    def use(writes: bool) -> None:
+        with lock.write_lock() if writes else lock.read_lock():
+            if writes:
                 assert inside[0] == 0
             inside[0] += 1
             most[0] = max(most[0], inside[0])
@@ -198,17 +205,18 @@ def test_octaves_without_steps(
 ) -> None:
     batch = to_batch(rocket[200:300, 200:300])
     expected = Dreamer(squeezenet, obj.l2("fire5"), device="cpu").ascend(batch, steps=steps)
-    monkeypatch.setattr("onnxdream.dream.dreamer.choose", lambda _: select.CUDA)
+    monkeypatch.setattr("onnxdream.dream.dreamer.select", lambda _: CudaEngine(["cpu"]))
     found = Dreamer(squeezenet, obj.l2("fire5"), device="cpu").ascend(batch, steps=steps)
     assert found[1:] == expected[1:] == (sum(steps), False)
     assert np.abs(found[0] - expected[0]).mean() < 0.1
 
 
-def test_only_steps_of_one_size_are_recorded(squeezenet: Model, device: str) -> None:
+def test_only_steps_of_one_size_are_captured(squeezenet: Model, device: str) -> None:
     step, gradient = build_step_model(squeezenet, obj.l2("fire5")), build_gradient_model(squeezenet, obj.l2("fire5"))
-    assert cuda.open_session(step, device, fixed=SIZE)._recorded
-    assert not cuda.open_session(step, device)._recorded
-    assert not cuda.open_session(gradient, device, fixed=SIZE)._recorded
+    engine = CudaEngine([device])
+    assert engine.open(step, fixed_shapes=SIZE)._capture
+    assert not engine.open(step)._capture
+    assert not engine.open(gradient, fixed_shapes=SIZE)._capture
 
 
 @pytest.mark.parametrize("sizes", [[(30, 41), (44, 57), (61, 80)], [(61, 80)], [(20, 80), (61, 80)]])
@@ -216,21 +224,19 @@ def test_octaves_on_a_device_are_those_of_the_host(
     picture: np.ndarray, device: str, sizes: list[tuple[int, int]]
 ) -> None:
     batch = np.concatenate([picture, picture[:, ::-1]])
-    scaling = octaves.Scaling(device)
-    host, there = octaves.HostOctaves(batch), octaves.DeviceOctaves(batch, scaling)
+    scaling = Scaling(device)
+    host, there = HostOctaves(batch), DeviceOctaves(batch, scaling)
     random = np.random.default_rng(0)
     for size in sizes:
         expected, start = host.start(size), there.start(size)
-        if callable(start):
-            room = scaling.session.room(*expected.shape)
-            start(room)
-            start = onnxruntime.OnDevice(room)()
+        if isinstance(start, Picture):
+            start = start.fetch()
         np.testing.assert_allclose(start, expected, atol=0.2 if device == "cuda" else 1e-3)
         dreamed = np.clip(expected + random.normal(0, 20, expected.shape), 0, 255).astype(np.float32)
-        picture_there = onnxruntime.OnDevice(scaling.session.on_device(dreamed))
-        host.end(lambda dreamed=dreamed: dreamed)
+        picture_there, picture_here = DevicePicture(scaling.session.to_device(dreamed)), HostPicture(dreamed)
+        host.end(picture_here)
         there.end(picture_there)
-        whole = there.whole(picture_there), host.whole(lambda dreamed=dreamed: dreamed)
+        whole = there.whole(picture_there), host.whole(picture_here)
         np.testing.assert_allclose(*whole, atol=0.2 if device == "cuda" else 1e-3)
 
 
@@ -241,9 +247,9 @@ def test_whole_dreams_are_those_of_the_cpu(
     picture, mask = rocket[200:350, 200:400], np.linspace(0, 1, 200, dtype=np.float32)[None].repeat(150, 0)
     options: dict[str, Any] = {"octaves": 3, "steps": 3, "step_size": 0.2, "half": half}
     expected = Dreamer(squeezenet, obj.l2("fire5"), device="cpu", **options).dream(picture, mask=mask)
-    monkeypatch.setattr("onnxdream.dream.dreamer.choose", lambda _: select.CUDA)
+    monkeypatch.setattr("onnxdream.dream.dreamer.select", lambda _: CudaEngine([device]))
     dreamer = Dreamer(squeezenet, obj.l2("fire5"), device=device, **options)
-    for _ in range(2):  # the second goes by what the first recorded
+    for _ in range(2):  # the second replays what the first captured
         found = dreamer.dream(picture, mask=mask)
         assert found.objective_after == pytest.approx(expected.objective_after, rel=0.05)
         assert (
