@@ -135,7 +135,7 @@ class SegmentPipeline:
         writer: FrameWriter | None = None
         segment = _empty_segment(number)
         digest = FramesDigest()
-        frames = prefetch(self._dreamed(prefetch(self._prepared(), _PREFETCH)), _PREFETCH)
+        frames = prefetch(self._dream_frames(prefetch(self._prepare_frames(), _PREFETCH)), _PREFETCH)
         try:
             for frame in frames:
                 if frame.begins_segment:
@@ -191,7 +191,7 @@ class SegmentPipeline:
         write_data(self.folder / name, data.getvalue())
         return replace(segment, state=name)
 
-    def _prepared(self) -> Iterator[FrameInFlight]:
+    def _prepare_frames(self) -> Iterator[FrameInFlight]:
         """Decode the frames and prepare each from the source alone."""
         spec, chunk, dreamer = self.spec, self.chunk, self.spec.dreamer
         begins_segment = SegmentSplitter(spec.segment_frames)
@@ -205,7 +205,7 @@ class SegmentPipeline:
             if chunk.stop is not None and source.index + 1 >= chunk.stop:
                 return  # the frames after it may be damaged
 
-    def _dreamed(self, frames: Generator[FrameInFlight, None, None]) -> Iterator[FrameInFlight]:
+    def _dream_frames(self, frames: Generator[FrameInFlight, None, None]) -> Iterator[FrameInFlight]:
         """Dream the prepared frames."""
         chunk, dreamer, following = self.chunk, self.spec.dreamer, copy.copy(self.spec.dreamer)
         fade_start = math.inf if chunk.stop is None else chunk.stop - chunk.fade

@@ -128,12 +128,12 @@ def dream_chunks(
         WriteError: A segment cannot be written.
     """
     with cluster.connected():
-        source = _absolute(spec.source)
+        source = os.path.abspath(spec.source)
         shared = _is_shared(cluster, spec.source, folder)
         purpose = f"{source_stamp(source)} into {folder.absolute()}"
         files = None if shared else ObjectStoreFiles(_source_files(spec.source), purpose)
         try:
-            spec = replace(spec, source=source, target=Path(_absolute(spec.target)))
+            spec = replace(spec, source=source, target=Path(os.path.abspath(spec.target)))
             pictures = find_pictures(source) is not None
             worker = SegmentWorker(spec, folder.absolute() if shared else None, files, pictures)
             with closing(cluster.map(worker, chunks, on_progress=on_progress)) as results:
@@ -155,19 +155,17 @@ def _is_shared(cluster: RayCluster, source: str | Path, folder: Path) -> bool:
     except OSError as error:
         raise WriteError(f"{folder}: cannot be written: {error.strerror}") from error
     try:
-        return all(cluster.on_each_node(_sees, token, _absolute(source), source_stamp(_absolute(source))))
+        return all(
+            cluster.on_each_node(_can_see, token, os.path.abspath(source), source_stamp(os.path.abspath(source)))
+        )
     finally:
         token.unlink(missing_ok=True)
 
 
-def _sees(token: Path, source: str, expected: list[str]) -> bool:
+def _can_see(token: Path, source: str, expected: list[str]) -> bool:
     with suppress(OSError):
         return token.is_file() and os.access(token.parent, os.W_OK) and source_stamp(source) == expected
     return False
-
-
-def _absolute(source: str | Path) -> str:
-    return os.path.abspath(source)
 
 
 def _source_files(source: str | Path) -> dict[str, Path]:
