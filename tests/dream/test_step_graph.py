@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 
+from helpers.breadth import everyday
 from onnxdream import objectives as obj
 from onnxdream.dream.step_graph import build_gradient_model, build_objective_model, build_step_model, gaussian_cascade
 from onnxdream.engines.select import select
@@ -59,13 +60,16 @@ def test_objectives_follow_their_formulas(squeezenet: Model, objective: Objectiv
 
 @pytest.mark.parametrize(
     "objective",
-    [
-        obj.neuron(LAYER, 7, 2, 3),
-        obj.direction(LAYER, VECTOR, cosine_power=2),
-        obj.guide(LAYER, FEATURES),
-        obj.logit("logits", 285),
-        obj.l2("fire3") + 0.5 * obj.channel("fire5", 4) - obj.mean("conv1"),
-    ],
+    everyday(
+        [
+            obj.neuron(LAYER, 7, 2, 3),
+            obj.direction(LAYER, VECTOR, cosine_power=2),
+            obj.guide(LAYER, FEATURES),
+            obj.logit("logits", 285),
+            obj.l2("fire3") + 0.5 * obj.channel("fire5", 4) - obj.mean("conv1"),
+        ],
+        2,
+    ),
     ids=repr,
 )
 def test_gradients_agree_with_finite_differences(squeezenet: Model, objective: Objective) -> None:

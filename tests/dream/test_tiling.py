@@ -45,7 +45,7 @@ def planned(model: Model, layer: str, size: tuple[int, int], memory: int) -> Til
 
 @pytest.mark.parametrize(("size", "share"), everyday([((600, 900), 1.0), ((599, 893), 1.0), ((250, 899), 0.7)], 3))
 @pytest.mark.parametrize(
-    ("name", "layer", "memory"), [("squeezenet1_1", "fire5", 160), ("efficientnet_lite0", "block5", 250)]
+    ("name", "layer", "memory"), everyday([("squeezenet1_1", "fire5", 160), ("efficientnet_lite0", "block5", 250)], 2)
 )
 def test_the_gradient_is_that_of_the_whole(
     name: str, layer: str, memory: int, size: tuple[int, int], share: float, photo: np.ndarray
@@ -70,6 +70,7 @@ def test_the_gradient_is_that_of_the_whole(
     assert tiling.objective(run, image) == pytest.approx(run({"image": image})["objective"], rel=0.2)
 
 
+@pytest.mark.slow
 def test_a_halo_that_does_not_cover_the_field_is_close(efficientnet: Model, photo: np.ndarray) -> None:
     session = select("cpu").open(build_gradient_model(efficientnet, obj.l2("block10")))
     tiling = planned(efficientnet, "block10", (600, 900), 400 * MIB)
@@ -258,6 +259,7 @@ def peak(folder: Path, *arguments: object) -> tuple[float, dict[str, object]]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is counted in KiB on Linux only")
 class TestMemory:
+    @pytest.mark.slow
     def test_it_is_bounded(self, tmp_path: Path) -> None:
         big = cv2.resize(skimage.data.coffee()[:, :, ::-1], (1000, 700), interpolation=cv2.INTER_CUBIC)
         cv2.imwrite(str(tmp_path / "big.png"), big)

@@ -84,7 +84,7 @@ def test_a_wrong_gradient_is_found_out(tmp_path: Path, squeezenet: Model, *, gra
     values[::2] *= -1
     wrong.CopyFrom(numpy_helper.from_array(values, wrong.name))
     path.write_bytes(proto.SerializeToString())
-    error = verify(path, size=(120, 136))
+    error = verify(path, size=(72, 80))
     print(f"one kernel half negated: {error:.2f}")
     assert error > 2 * TOLERANCE
 
