@@ -1,7 +1,7 @@
-"""Any ONNX file in, one canonical form out: opset 18, float32, functions inlined, constants folded.
+"""From any ONNX file to one canonical form: opset 18, float32, functions inlined, constants folded.
 
-Everything downstream works on this form, so what varies between exporters ends here: opsets 7 to the newest, half and
-double precision, weights in files of their own, quantised operators, branches whose condition is a constant.
+All later passes work on this form, so the differences between exporters end here: opsets 7 to the newest, half and
+double precision, external weights, quantised operators, and branches whose condition is constant.
 """
 
 from __future__ import annotations
@@ -21,9 +21,16 @@ if TYPE_CHECKING:
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
-    """Read, check and bring to canonical form the ONNX file at `path`.
+    """Read, check and canonicalize an ONNX file.
 
-    Raises ModelError when the file is missing, damaged, not ONNX, keeps weights outside its own folder, or holds NaN.
+    Args:
+        path: The file.
+
+    Returns:
+        The network in canonical form.
+
+    Raises:
+        ModelError: The file is missing, damaged or not ONNX, has weights outside its own folder, or contains NaN.
     """
     import onnx
 
@@ -36,16 +43,16 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     except Exception as error:
         raise ModelError(f"{path}: not an ONNX file, or only part of one") from error
     if not proto.graph.node or not proto.opset_import:
-        raise ModelError(f"{path}: not an ONNX file (it holds no operators)")
+        raise ModelError(f"{path}: not an ONNX file (it contains no operators)")
     if {i.name for i in proto.graph.input} <= {t.name for t in proto.graph.initializer}:
         raise ModelError(f"{path}: takes no input, so no picture")
     _check_external_data(path, proto)
     try:
         onnx.load_external_data_for_model(proto, str(path.parent))
     except Exception as error:
-        raise ModelError(f"{path}: its weights lie in another file that cannot be read: {first_line(error)}") from error
+        raise ModelError(f"{path}: its weights are in another file that cannot be read: {first_line(error)}") from error
     try:
-        if not all(o.type.tensor_type.HasField("shape") for o in proto.graph.output):  # which runtimes do not mind
+        if not all(o.type.tensor_type.HasField("shape") for o in proto.graph.output):  # runtimes accept this
             proto = onnx.shape_inference.infer_shapes(proto)
         onnx.checker.check_model(proto)
     except Exception as error:
@@ -54,7 +61,18 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 
 
 def canonicalize(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """`proto` in canonical form. Raises ModelError, calling the file `name`."""
+    """Canonicalize a network.
+
+    Args:
+        proto: The network.
+        name: What error messages call it.
+
+    Returns:
+        The network in canonical form.
+
+    Raises:
+        ModelError: It cannot be expressed in that form, or contains NaN.
+    """
     import onnx_ir as ir
     import onnx_ir.passes.common as passes
 
@@ -76,13 +94,13 @@ def canonicalize(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
             passes.NameFixPass()(model)
             passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
             fold_constants(model.graph)
-        _spell_out_quantized(model.graph)
+        _expand_quantized(model.graph)
         fold_constants(model.graph)
         _finite_borders(model.graph)
         passes.IdentityEliminationPass()(model)
         passes.RemoveUnusedNodesPass()(model)
     except Exception as error:
-        raise ModelError(f"{name}: its graph cannot be brought into standard form: {first_line(error)}") from error
+        raise ModelError(f"{name}: its graph cannot be brought into canonical form: {first_line(error)}") from error
     for value in model.graph.initializers.values():
         _check_weight(value, name)
     return ir.to_proto(model)
@@ -113,8 +131,8 @@ def _check_external_data(path: Path, proto: onnx.ModelProto) -> None:
             location = ExternalDataInfo(tensor).location
             if not (folder / location).resolve().is_relative_to(folder):
                 raise ModelError(
-                    f"{path}: weight {tensor.name} lies outside the model's folder ({location}); "
-                    "put the weights file beside the model"
+                    f"{path}: weight {tensor.name} is outside the model's folder ({location}); "
+                    "put the weights file next to the model"
                 )
 
 
@@ -134,7 +152,7 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 
 def _single_precision(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """`proto` with all its half, bfloat16 and double tensors, casts and declarations as float32."""
+    """`proto` with its half, bfloat16 and double tensors, casts and declarations changed to float32."""
     import onnx
     from onnx import TensorProto, numpy_helper
 
@@ -169,7 +187,7 @@ def _convert(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
             proto = _without_newer_operators(proto, version)
             onnx.checker.check_model(proto, full_check=True)
     except Exception as error:
-        raise ModelError(f"{name}: cannot be brought from opset {version} to {OPSET}: {first_line(error)}") from error
+        raise ModelError(f"{name}: cannot be converted from opset {version} to {OPSET}: {first_line(error)}") from error
     return proto
 
 
@@ -210,8 +228,8 @@ def _without_newer_operators(proto: onnx.ModelProto, version: int) -> onnx.Model
         schema = onnx.defs.get_schema(node.op_type, version)
         if not (schema.has_function or schema.has_context_dependent_function):  # type: ignore[attr-defined]
             raise ValueError(
-                f"node {node.name or node.output[0]!r}, operator {node.op_type} (opset {version}), cannot be said in "
-                "older operators"
+                f"node {node.name or node.output[0]!r}, operator {node.op_type} (opset {version}), cannot be "
+                "expressed in older operators"
             )
     proto = onnx.ModelProto.FromString(proto.SerializeToString())
     if newer:
@@ -237,7 +255,7 @@ def _without_newer_operators(proto: onnx.ModelProto, version: int) -> onnx.Model
 
 
 def _name_types(graph: ir.Graph) -> None:
-    """Turn each CastLike of a constant into the Cast it is, so that it can be folded."""
+    """Replace each CastLike of a constant by a Cast, so that it can be folded."""
 
     for node in list(graph):
         if node.op_type != "CastLike" or node.inputs[0] is None or node.inputs[1] is None:
@@ -250,7 +268,7 @@ def _name_types(graph: ir.Graph) -> None:
 
 
 def _take_branches(graph: ir.Graph) -> bool:
-    """Put the nodes of the branch taken in place of each If whose condition is a constant; whether there was one."""
+    """Replace each If whose condition is constant by the branch taken. Returns whether there was one."""
     found = False
     for node in list(graph):
         condition = node.inputs[0].const_value if node.op_type == "If" and node.inputs[0] is not None else None
@@ -271,7 +289,7 @@ def _take_branches(graph: ir.Graph) -> bool:
 
 
 def _finite_borders(graph: ir.Graph) -> None:
-    """Let Pad put the largest finite numbers in place of infinite ones, which times 0 are NaN."""
+    """Make Pad use the largest finite numbers in place of infinite ones, which give NaN when multiplied by 0."""
     import onnx_ir as ir
 
     for node in list(graph):
@@ -283,14 +301,14 @@ def _finite_borders(graph: ir.Graph) -> None:
             node.replace_input_with(2, value)
 
 
-def _spell_out_quantized(graph: ir.Graph) -> None:
-    """Write QLinearConv and QLinearMatMul as dequantise, compute, quantise: what they are defined to equal."""
+def _expand_quantized(graph: ir.Graph) -> None:
+    """Replace QLinearConv and QLinearMatMul by their definition: dequantise, compute, quantise."""
     for node in list(graph):
-        spell = _SPELLINGS.get(node.op_type)
-        if spell is None:
+        expand = _EXPANSIONS.get(node.op_type)
+        if expand is None:
             continue
         made: list[ir.Node] = []
-        result = spell(_appender(made), node)
+        result = expand(_appender(made), node)
         graph.insert_before(node, made)
         replace(graph, node, [result])
 
@@ -299,7 +317,7 @@ _Append = Callable[..., "ir.Value"]
 
 
 def _appender(nodes: list[ir.Node]) -> _Append:
-    """append(operator, inputs, **attributes) puts a node onto `nodes` and returns its output."""
+    """A function append(operator, inputs, **attributes) that adds a node to `nodes` and returns its output."""
     import onnx_ir as ir
 
     def append(operator: str, inputs: list[ir.Value | None], **attributes: int | ir.Attr) -> ir.Value:
@@ -332,4 +350,4 @@ def _qlinear_matmul(append: _Append, node: ir.Node) -> ir.Value:
     return append("QuantizeLinear", [append("MatMul", factors), y_scale, y_zero])
 
 
-_SPELLINGS = {"QLinearConv": _qlinear_conv, "QLinearMatMul": _qlinear_matmul}
+_EXPANSIONS = {"QLinearConv": _qlinear_conv, "QLinearMatMul": _qlinear_matmul}

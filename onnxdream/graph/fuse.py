@@ -1,4 +1,4 @@
-"""Rewrites that leave a network's values and gradients as they are but make both cheaper."""
+"""Rewrites that make a network and its gradient cheaper without changing their values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 def fuse(graph: ir.Graph, *, keep: Iterable[ir.Value]) -> None:
-    """Apply every rewrite; tensors in `keep` stay as they are."""
+    """Apply all rewrites in place.
+
+    Args:
+        graph: The network.
+        keep: Tensors that must stay in the graph.
+    """
     kept = set(keep)
     fold_batch_norms(graph, kept)
     fold_preprocessing(graph, kept)
@@ -23,7 +28,7 @@ def fuse(graph: ir.Graph, *, keep: Iterable[ir.Value]) -> None:
 
 
 def fold_batch_norms(graph: ir.Graph, kept: set[ir.Value]) -> None:
-    """Fold each BatchNormalization into the convolution that alone feeds it."""
+    """Fold each BatchNormalization into the convolution before it, if nothing else reads that."""
     import onnx_ir as ir
 
     for norm in [n for n in graph if n.op_type == "BatchNormalization"]:
@@ -49,9 +54,9 @@ def fold_batch_norms(graph: ir.Graph, kept: set[ir.Value]) -> None:
 
 
 def fold_preprocessing(graph: ir.Graph, kept: set[ir.Value]) -> None:
-    """Fold the scales and the order of channels into the first convolution, so that only a shift is left before it.
+    """Fold the scales and order of channels into the first convolution, so that only a shift remains before it.
 
-    W * (A x + b) = (W A) * (x + b / A), also where W is padded: what its zeros stand for stays the same.
+    W * (A x + b) = (W A) * (x + b / A), also if W is padded, since the meaning of its zeros stays the same.
     """
     import onnx_ir as ir
 
@@ -74,7 +79,7 @@ def fold_preprocessing(graph: ir.Graph, kept: set[ir.Value]) -> None:
 
 
 def pool_before_concat(graph: ir.Graph, kept: set[ir.Value]) -> None:
-    """Pool what is concatenated along the channels one by one: the gradients then need not be taken apart."""
+    """Move pooling before a concatenation of channels; the gradient then need not be split."""
     import onnx_ir as ir
 
     for pool in [n for n in graph if n.op_type == "MaxPool" and len(n.outputs) == 1]:
@@ -91,7 +96,7 @@ def pool_before_concat(graph: ir.Graph, kept: set[ir.Value]) -> None:
 
 
 def pool_before_relu(graph: ir.Graph, kept: set[ir.Value]) -> None:
-    """max-pool(relu(x)) = relu(max-pool(x)): the ReLU and its derivative then work on fewer numbers.
+    """max-pool(relu(x)) = relu(max-pool(x)): the ReLU and its derivative then process fewer numbers.
 
     The gradient is the same too: where the largest x of a window is positive it is the first largest relu(x), and
     elsewhere nothing flows.

@@ -1,4 +1,4 @@
-"""Networks whose gradient does not vanish: a closed rectifier leaks, so it passes on how far it is from opening."""
+"""Leaky rectifiers, so that the gradient of an inactive unit does not vanish."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
-# What lies between a rectifier and the layers that show its output.
+# Operators between a rectifier and the layers that show its output.
 _PASSING = {
     "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "Flatten", "Reshape",
     "Squeeze", "Dropout", "Identity", "Transpose", "BatchNormalization",
@@ -18,16 +18,19 @@ _PASSING = {
 
 
 def make_rectifiers_leaky(network: onnx.ModelProto, tensors: Iterable[str], slope: float) -> onnx.ModelProto:
-    """`network` with the last rectifier before each of `tensors` leaking, and nothing else changed.
+    """Replace the last rectifier before each of some tensors by a leaky one.
 
-    Rectifiers are ReLU, and Clip, Max and Min with constants, which leak wherever they hold their input back. Where
-    channels stay apart from there on, as in depthwise convolutions, the rectifier before leaks too. From noise most
-    filters of a deep layer stay shut, where the gradient is 0 and an ascent would never start.
+    Rectifiers are ReLU, and Clip, Max and Min with constants, which leak wherever they would be constant. Where channels
+    stay separate from there on, as in depthwise convolutions, the rectifier before leaks too. On noise most filters of a
+    deep layer are inactive: their gradient is 0, and an ascent would never start.
 
     Args:
         network: In canonical form; it is not changed.
         tensors: Names of the tensors whose gradient must not vanish.
-        slope: What a rectifier passes on of the part of its input that it holds back, in 0..1.
+        slope: The slope of a rectifier where it would be constant, in 0..1.
+
+    Returns:
+        A new network.
     """
     import onnx
 

@@ -1,4 +1,4 @@
-"""Half precision for the network inside a graph, while pictures, objective and step stay in single precision."""
+"""Mixed precision: the network computes in half precision; pictures, objective and step stay in single precision."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .shapes import strip_large_initializers, tensor_types
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# What half precision computes well: products that accumulate in more, moves, and choices. Everything else, sums over
-# many numbers and powers above all, is computed in single precision between two casts.
+# Operators that are accurate in half precision: products accumulated in higher precision, moves, and choices. All
+# others, above all powers and sums of many numbers, are computed in single precision between two casts.
 _HALF = {
     "Conv", "ConvTranspose", "MatMul", "Gemm", "Relu", "LeakyRelu", "Clip", "HardSigmoid", "Add", "Sub", "Mul",
     "Neg", "Max", "Min", "Where", "CastLike", "MaxPool", "AveragePool", "Concat", "Split", "Slice", "Gather",
     "Pad", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Tile", "Identity",
     "DepthToSpace", "SpaceToDepth", "HardSwish",
 }  # fmt: skip
-# What compares numbers that are in half precision anyway.
+# Comparisons of numbers that are in half precision anyway.
 _COMPARISONS = {"Greater", "Less"}
 _CHOICES = {"MaxPool", "Max", "Min", "Slice", "Pad"}
 # The largest entry of a gradient that enters the network: room for growth by 4096, and for decay by 2^28.
@@ -31,7 +31,12 @@ _STEEPEST = 2.0**15
 
 @dataclass(frozen=True)
 class Region:
-    """The part of a graph between the tensors of these names: what `ends` need, back to `begins`."""
+    """The part of a graph that computes some tensors from others.
+
+    Attributes:
+        begins: The names of the tensors it starts from.
+        ends: The names of the tensors it computes.
+    """
 
     begins: frozenset[str]
     ends: frozenset[str]
@@ -50,7 +55,12 @@ class Region:
 
 
 def compute_in_half(graph: ir.Graph, region: Region) -> None:
-    """Compute in half precision what lies in `region`, whose borders are tensors of single precision."""
+    """Compute a region of a graph in half precision, in place.
+
+    Args:
+        graph: The graph.
+        region: Its inputs and outputs stay in single precision.
+    """
     import onnx_ir as ir
 
     single = _single(graph)
@@ -62,7 +72,7 @@ def compute_in_half(graph: ir.Graph, region: Region) -> None:
     inside = {o for n in halved for o in n.outputs if o.name in single}
     op = Ops(graph)
     nodes = list(graph)
-    graph.remove(nodes)  # and back one by one, casts between them
+    graph.remove(nodes)  # then append them again one by one, with casts between them
     casts: dict[tuple[ir.Value, bool], ir.Value] = {}
 
     def cast(value: ir.Value, half: bool) -> ir.Value:
@@ -90,8 +100,8 @@ def scale_cotangents(
 ) -> tuple[dict[ir.Value, ir.Value], ir.Value]:
     """Scale the gradients of each picture so that their largest entry is LARGEST_COTANGENT.
 
-    Half precision has no small numbers, and means over a layer have small gradients (Micikevicius et al. 2018,
-    arXiv:1710.03740).
+    Half precision cannot represent small numbers, and the gradient of a mean over a layer is small (Micikevicius et al.
+    2018, arXiv:1710.03740).
 
     Args:
         op: Builds onto the graph of the gradients.
@@ -112,9 +122,10 @@ def per_picture(op: Ops, scale: ir.Value, rank: int) -> ir.Value:
 
 
 def _compared(graph: ir.Graph) -> set[ir.Node]:
-    """The nodes that choose numbers which are then looked for among those they were chosen from.
+    """The nodes that choose numbers whose origin is later found by comparison.
 
-    Runtimes round some tensors of half precision and not others, so what was equal stays so only in single precision.
+    Runtimes round some tensors of half precision and not others, so equal numbers are sure to stay equal only in single
+    precision.
     """
     found: set[ir.Node] = set()
     stack = [v for n in graph if n.op_type == "Equal" for v in n.inputs]
@@ -141,7 +152,7 @@ def _rounded(array: np.ndarray) -> np.ndarray:
 
 
 def _soften(node: ir.Node) -> None:
-    """A step that is as steep as half precision can say."""
+    """Make the node's step as steep as half precision can express."""
     import onnx_ir as ir
 
     alpha, beta = (node.attributes.get_float(name, default) for name, default in (("alpha", 0.2), ("beta", 0.5)))

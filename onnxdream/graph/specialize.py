@@ -1,9 +1,9 @@
 """Graphs for one size of picture.
 
-Before a model is finished, `specialize` turns all that is computed from shapes into constants. Before a runtime opens
-a model that takes every size, `fold_crops_into_padding` fits it to one: a gradient that works at every size computes
-a little more than is needed and crops the rest away. In ONNX Runtime that Slice also ends the blocked layout of all
-that follows; once the size is known, less padding does the same.
+Before a model is finished, `specialize` turns everything computed from shapes into constants. Before a runtime opens a
+model for all sizes, `fold_crops_into_padding` fits it to one: a gradient that works at all sizes computes slightly more
+than necessary and crops the result. In ONNX Runtime the Slice also ends the blocked layout of everything after it; once
+the size is known, less padding has the same effect.
 """
 
 from __future__ import annotations
@@ -35,9 +35,14 @@ if TYPE_CHECKING:
 
 
 def specialize(graph: ir.Graph, *, lengths: Mapping[str, int]) -> None:
-    """Give the symbolic axes of inputs and outputs these lengths, and turn what follows from them into constants.
+    """Fix the symbolic axes of inputs and outputs, and turn what follows from them into constants, in place.
 
-    Without lengths, only what follows from types. Raises OptionError when the graph does not accept that size.
+    Args:
+        graph: The graph.
+        lengths: The lengths of symbolic axes, by name. Without them, only what follows from types becomes constant.
+
+    Raises:
+        OptionError: The graph does not accept that size.
     """
     import onnx_ir as ir
 
@@ -45,7 +50,7 @@ def specialize(graph: ir.Graph, *, lengths: Mapping[str, int]) -> None:
         if value.shape is not None:
             value.shape = ir.Shape([lengths.get(str(getattr(d, "value", d)), d) for d in value.shape])
     changed = True
-    while changed:  # a shape that is known makes others known
+    while changed:  # each shape that becomes known may make others known
         types, changed = _types(graph, strict=bool(lengths)), False
         for node in list(graph):
             constant = _constant(node, types)
@@ -59,7 +64,7 @@ def specialize(graph: ir.Graph, *, lengths: Mapping[str, int]) -> None:
 
 
 def _constant(node: ir.Node, types: dict[str, onnx.TypeProto.Tensor]) -> np.ndarray | None:
-    """What the node gives, where that follows from shapes and types alone."""
+    """The value of the node, if it follows from shapes and types alone."""
     import onnx
 
     about = node.inputs[{"Shape": 0, "Size": 0, "CastLike": 1}.get(node.op_type, -1)] if node.inputs else None
@@ -96,15 +101,29 @@ def _types(graph: ir.Graph, *, strict: bool) -> dict[str, onnx.TypeProto.Tensor]
 
 
 def serialize_for_shape(proto: onnx.ModelProto, lengths: Mapping[str, int]) -> bytes:
-    """What a runtime opens: `proto` fitted to these lengths of its symbolic axes."""
+    """The file that a runtime opens for one size.
+
+    Args:
+        proto: The model.
+        lengths: The lengths of symbolic axes, by name.
+
+    Returns:
+        The bytes of the fitted model.
+    """
     return bytes(fold_crops_into_padding(proto, lengths).SerializeToString())
 
 
 def fold_crops_into_padding(proto: onnx.ModelProto, lengths: Mapping[str, int]) -> onnx.ModelProto:
-    """`proto` with less padding in place of each Slice that crops a convolution's output.
+    """Replace each Slice that crops a convolution's output by less padding.
 
-    `lengths` gives the symbolic axes of the inputs; the result is right for these lengths alone. Slices whose place
-    depends on data, or that crop more than there is padding, stay.
+    A Slice stays if its position depends on data, or if it crops more than the padding.
+
+    Args:
+        proto: A model for all sizes; it is not changed.
+        lengths: The lengths of symbolic axes, by name.
+
+    Returns:
+        A model that is valid for these lengths only.
     """
     import onnx
     from onnx.helper import make_tensor_value_info
@@ -119,7 +138,7 @@ def fold_crops_into_padding(proto: onnx.ModelProto, lengths: Mapping[str, int]) 
     given = small_integers(result.graph)
     values = {**given, **computed_sizes(_behind(result, extents), given, shapes)}
     placed = [(conv, crop, _slices(crop, values)) for conv, crop in crops if set(crop.input[1:]) <= values.keys()]
-    # Inference does not see beyond a crop whose extent is computed; told of all of them, it does.
+    # Shape inference stops at a crop whose extent is computed, unless it is given the resulting shapes.
     channels = {t.name: t.dims[0] for t in result.graph.initializer if t.dims}
     for conv, crop, slices in placed:
         sides = [slices[axis].stop - slices[axis].start if axis in slices else None for axis in (2, 3)]

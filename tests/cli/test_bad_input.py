@@ -192,9 +192,9 @@ NETWORKS = {
     "none.onnx": "none.onnx: takes no input, so no picture",
     "misfit.onnx": "misfit.onnx: the shapes in its graph do not match: "
     "the convolution out_before takes 5 channels, not 3",
-    "outside.onnx": r"outside.onnx: weight w_out lies outside the model's folder \(../weights.bin\); put the weights",
-    "absent.onnx": "absent.onnx: its weights lie in another file that cannot be read: .*absent.bin",
-    "short.onnx": "short.onnx: its weights lie in another file that cannot be read",
+    "outside.onnx": r"outside.onnx: weight w_out is outside the model's folder \(../weights.bin\); put the weights",
+    "absent.onnx": "absent.onnx: its weights are in another file that cannot be read: .*absent.bin",
+    "short.onnx": "short.onnx: its weights are in another file that cannot be read",
     "card_text.onnx": "card_text.json: not a usable card: .*; correct it or remove it",
     "card_list.onnx": "card_list.json: not a usable card",
     "card_bare.onnx": "card_bare.json: not a usable card: it has no 'preprocessing'",

@@ -176,7 +176,7 @@ def test_tokens_are_layers(tmp_path: Path) -> None:
     ids=lambda node: node.op_type,
 )
 def test_what_cannot_be_said_in_older_operators_is_named(node: onnx.NodeProto, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"cannot be brought from opset 19 to 18: .*(wrap|dilations)"):
+    with pytest.raises(ModelError, match=r"cannot be converted from opset 19 to 18: .*(wrap|dilations)"):
         saved(small.network([node], opset=19, pads=np.zeros(8, np.int64)), tmp_path)
 
 
@@ -184,7 +184,9 @@ def test_a_newer_operator_without_a_definition_is_named(tmp_path: Path) -> None:
     nodes = [*small.conv("x", "a"), small.node("DeformConv", ["a", "w_d", "offset"], "out", pads=[1] * 4)]
     constants = {"w_a": small.weights(8, 3, 3, 3), "w_d": small.weights(8, 8, 3, 3)}
     proto = small.network(nodes, opset=22, offset=np.zeros((1, 18, 8, 8), np.float32), **constants)
-    with pytest.raises(ModelError, match=r"node 'the_out', operator DeformConv \(opset 22\), cannot be said in older"):
+    with pytest.raises(
+        ModelError, match=r"node 'the_out', operator DeformConv \(opset 22\), cannot be expressed in older"
+    ):
         saved(proto, tmp_path)
 
 
