@@ -20,9 +20,9 @@ _PASSING = {
 def make_rectifiers_leaky(network: onnx.ModelProto, tensors: Iterable[str], slope: float) -> onnx.ModelProto:
     """Replace the last rectifier before each of some tensors by a leaky one.
 
-    Rectifiers are ReLU, and Clip, Max and Min with constants, which leak wherever they would be constant. Where channels
-    stay separate from there on, as in depthwise convolutions, the rectifier before leaks too. On noise most filters of a
-    deep layer are inactive: their gradient is 0, and an ascent would never start.
+    Rectifiers are ReLU, and Clip, Max and Min with constants, which leak wherever they would be constant. Where
+    channels stay separate from there on, as in depthwise convolutions, the rectifier before leaks too. On noise most
+    filters of a deep layer are inactive: their gradient is 0, and an ascent would never start.
 
     Args:
         network: In canonical form; it is not changed.

@@ -38,14 +38,24 @@ class Window:
 
 
 def windows(node: onnx.NodeProto, kernel_shape: tuple[int, ...] | None = None) -> list[Window]:
-    """The node's windows, one for each spatial axis; `kernel_shape` where the node leaves it to its weight."""
-    attributes = {a.name: (a.s.decode() if a.s else a.i if a.type == 2 else list(a.ints)) for a in node.attribute}
+    """The windows of a node.
+
+    Args:
+        node: A convolution or pooling.
+        kernel_shape: The spatial shape of its weight, for nodes that do not state the kernel's shape.
+
+    Returns:
+        A window for each spatial axis.
+    """
+    from onnx.helper import get_attribute_value
+
+    attributes = {a.name: get_attribute_value(a) for a in node.attribute}
     kernel = list(attributes.get("kernel_shape", kernel_shape or ()))
     axes = len(kernel)
     strides = attributes.get("strides") or [1] * axes
     dilations = attributes.get("dilations") or [1] * axes
     pads = attributes.get("pads") or [0] * (2 * axes)
-    auto_pad = attributes.get("auto_pad", "NOTSET")
+    auto_pad = attributes.get("auto_pad", b"NOTSET").decode()
     if auto_pad == "VALID":
         pads = [0] * (2 * axes)
     if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
