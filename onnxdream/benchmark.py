@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .dream.build import build_dreamer
 from .dream.dreamer import Dreamer
 from .dream.step_graph import build_gradient_model
 from .errors import OptionError
 from .graph.shapes import known_shapes
 from .images import to_batch
 from .picture_files import noise
-from .settings import Settings, build_dreamer
+from .settings import Settings
 from .video.dreamer import VideoDreamer
 
 # (height, width) by the names video has for them.

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from .engines.base import Session
     from .networks.model import Model
-    from .objectives import Objective
+    from .settings import Settings
+from .objectives import Objective
 
 # A gradient whose directional derivatives are further off than this is taken for wrong: single precision and the kinks
 # of ReLUs and pools within a step account for less.
@@ -31,7 +32,6 @@ TOLERANCE = 0.02
 HALF_TOLERANCE = 0.05
 _DIRECTIONS = 8
 _PICTURES = 8
-SMOOTHEST = 16.0
 # Mean changes of a pixel, of 255, for the difference quotients: small enough to stay between most kinks, large enough
 # for the precision. Which they are depends on the network.
 _CHANGES = (0.1, 0.03, 0.01, 0.003, 0.001)
@@ -75,8 +75,7 @@ def export_model(
     """
     if path.suffix.lower() != ".onnx":
         raise OptionError(f"{path}: an exported model's name ends in .onnx")
-    if not 0 <= smooth <= SMOOTHEST:
-        raise OptionError(f"smooth is {smooth}; it must be between 0 and {SMOOTHEST:g}")
+    Settings.check(smooth=smooth)
     if gradient_only and smooth:
         raise OptionError("smooth blurs the step, and a gradient model has none; leave one of the two away")
     low, only = model.smallest_picture(objective.layers), model.fixed_input_size(objective.layers)

@@ -1,65 +1,89 @@
-"""The settings of a dream: defaults, presets, files, and what a picture carries.
+"""Settings: what they are called, their types, ranges, defaults and explanations; and where their values come from.
 
-They are layered, later ones winning: defaults, a preset, a TOML file, the settings stored in a picture, the command
-line.
+The command line, the Python API, presets, TOML files, timelines and the settings that results carry all go by these
+classes. Values are layered, later ones winning: defaults, a preset, a TOML file, the settings stored in a result, the
+command line.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import tomllib
-from collections.abc import Container, Mapping, Sequence
+import functools
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
-from . import objectives
-from .dream.dreamer import Dreamer, features
-from .errors import LayerError, OptionError
-from .images import read_picture, read_settings
+from annotated_types import Ge, Interval, doc
+
+from .errors import OptionError
 from .networks import registry
-from .networks.model import Model, load_model
-from .objectives import Objective
 
-OBJECTIVES = ("l2", "mean", "channel", "neuron", "logit")
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+_MIB = 1 << 20
+
+
+class _Checked:
+    """Settings whose values are checked when they are made."""
+
+    def __post_init__(self) -> None:
+        for name, value in self.check(**vars(self)).items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def check(cls, **values: Any) -> dict[str, Any]:
+        """Some settings by name, each as its type has it. Raises OptionError for a wrong name, type or value."""
+        import pydantic
+
+        for name in values:
+            if name not in defaults(cls):
+                raise OptionError(f"unknown setting {name!r}{_hint(name, defaults(cls))}")
+        plain = {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}  # NumPy's
+        try:
+            checked = _model(cls).model_validate(plain)  # type: ignore[arg-type]  # classes can be hashed
+        except pydantic.ValidationError as error:
+            wrong = error.errors(include_url=False)[0]
+            name = str(wrong["loc"][0])
+            raise OptionError(_complaint(name, _hints(cls)[name], wrong["type"], wrong["input"])) from error
+        return {name: getattr(checked, name) for name in values}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(_Checked):
     """Everything that decides what a dream looks like, in types that JSON and TOML know."""
 
-    model: str = registry.DEFAULT
-    layers: tuple[str, ...] = ()  # NAME or NAME:WEIGHT; empty: the model's recommended one
-    objective: str = "l2"
-    channels: tuple[int, ...] = ()
-    guide: str = ""
-    octaves: int = 4
-    octave_scale: float = 1.4
-    steps: int = 10
-    step_size: float = 1.5
-    jitter: int = 32
-    smooth: float = 0.0
-    half: bool = False
-    seed: int = 0
-    keep_colors: bool = False
+    model: Annotated[str, doc("A network's name or an ONNX file.")] = registry.DEFAULT
+    layers: Annotated[tuple[str, ...], doc("Layer to dream with; repeatable.")] = ()  # none: the recommended one
+    objective: Annotated[
+        Literal["l2", "mean", "channel", "neuron", "logit"], doc("l2, mean, channel, neuron or logit.")
+    ] = "l2"
+    channels: Annotated[tuple[int, ...], doc("Only these channels of the layer.")] = ()
+    guide: Annotated[str, doc("A picture whose features the dream should resemble.")] = ""
+    octaves: Annotated[int, Interval(ge=1, le=64), doc("How many sizes to dream at.")] = 4
+    octave_scale: Annotated[float, Interval(gt=1, le=8), doc("From one size to the next.")] = 1.4
+    steps: Annotated[int, Interval(ge=0, le=100_000), doc("Ascent steps at each size.")] = 10
+    step_size: Annotated[float, Interval(ge=-255, le=255), doc("Mean change of a pixel a step, of 255.")] = 1.5
+    jitter: Annotated[int, Interval(ge=0, le=100_000), doc("Largest random shift, in pixels.")] = 32
+    smooth: Annotated[float, Interval(ge=0, le=16), doc("Blur the gradient around this many pixels.")] = 0.0
+    half: Annotated[bool, doc("Half precision: faster on some GPUs.")] = False
+    seed: Annotated[int, Ge(0), doc("Same seed, same dream.")] = 0
+    keep_colors: Annotated[bool, doc("Keep the picture's own colours.")] = False
 
-    def updated(self, changes: Mapping[str, Any], source: str) -> Settings:
+    def updated(self, changes: Mapping[str, Any], source: str = "") -> Settings:
         """These settings with `changes` on top; `source` names where they come from in an error.
 
         Layers and channels of another network mean nothing, so a new model resets them. Raises OptionError for an
-        unknown name or a value of the wrong kind.
+        unknown name, or a value of the wrong kind or out of range.
         """
+        changes = {name: _listed(name, value) for name, value in changes.items()}
         if changes.get("model", self.model) != self.model:
             changes = {"layers": (), "channels": (), **changes}
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for name, value in changes.items():
-            if name not in fields:
-                near = difflib.get_close_matches(name, fields, n=1)
-                hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(fields)}"
-                raise OptionError(f"{source}: unknown setting {name!r}{hint}")
-            fields[name] = _as_kind(name, getattr(Settings, name), value, f"{source}: {name}")
-        return Settings(**fields)
+        try:
+            return dataclasses.replace(self, **self.check(**changes))
+        except OptionError as error:
+            raise OptionError(f"{source}: {error}" if source else str(error)) from error
 
     def stored(self) -> dict[str, Any]:
         """All settings in types that JSON knows, with the version, as a picture carries them."""
@@ -68,23 +92,78 @@ class Settings:
         return {"version": __version__, **dataclasses.asdict(self)}
 
 
-def _as_kind(name: str, example: Any, value: Any, where: str) -> Any:
-    """`value` as the type of `example`, the setting's default; a list's items as the setting's own."""
-    if isinstance(example, tuple):
-        if name == "channels" and isinstance(value, str):
-            return parse_channels(value)
-        items = list(value) if isinstance(value, (list, tuple)) else [value]
-        return tuple(_as_kind("", _ITEMS[name], item, where) for item in items)
-    if isinstance(value, bool) == isinstance(example, bool):
-        if isinstance(example, float) and isinstance(value, (int, float)) and abs(value) < 1e30:
-            return float(value)
-        if isinstance(value, type(example)):
-            return value
-    raise OptionError(f"{where} is {value!r}, which is not {_KINDS[type(example)]}")
+@dataclass(frozen=True)
+class RunSettings(_Checked):
+    """What decides how fast a dream is and how much it takes, but not what it looks like."""
+
+    device: Annotated[str, doc("auto, cpu, cuda, openvino, …")] = "auto"
+    threads: Annotated[int, Interval(ge=0, le=1024), doc("CPU threads, 0 for all cores.")] = 0
+    max_memory: Annotated[int, Ge(64 * _MIB), doc("Tile pictures that need more.")] = 4096 * _MIB
 
 
-_KINDS = {bool: "true or false", float: "a number", int: "a whole number", str: "a text"}
-_ITEMS: dict[str, Any] = {"layers": "", "channels": 0}
+def explanation(settings: type[Any], name: str) -> str:
+    """What a setting does, in a few words."""
+    return str(next(m.documentation for m in _hints(settings)[name].__metadata__ if hasattr(m, "documentation")))
+
+
+def defaults(settings: type[Any]) -> dict[str, Any]:
+    """The default of each setting by name."""
+    return {field.name: field.default for field in dataclasses.fields(settings)}
+
+
+def _listed(name: str, value: Any) -> Any:
+    """Layers and channels as a tuple, also where there is only one."""
+    if name == "channels" and isinstance(value, str):
+        return parse_channels(value)
+    if name in ("layers", "channels"):
+        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    return value
+
+
+def _hints(settings: type[Any]) -> dict[str, Any]:
+    return get_type_hints(settings, include_extras=True)
+
+
+@functools.cache
+def _model(settings: Any) -> type[BaseModel]:
+    """The settings as pydantic has them, which takes long to import."""
+    import pydantic
+
+    fields: dict[str, Any] = {name: (_hints(settings)[name], value) for name, value in defaults(settings).items()}
+    config = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
+    return pydantic.create_model(settings.__name__, __config__=config, **fields)
+
+
+_KINDS = {"bool_type": "true or false", "float_type": "a number", "int_type": "a whole number", "string_type": "a text"}
+
+
+def _complaint(name: str, hint: Any, kind: str, value: Any) -> str:
+    """One line on a value that is not what the type `hint` allows; `kind` is pydantic's word for what is wrong."""
+    if kind in _KINDS:
+        return f"{name} is {value!r}, which is not {_KINDS[kind]}"
+    if kind == "literal_error":
+        return f"unknown {name} {value!r}; {name}s are {', '.join(get_args(get_args(hint)[0]))}"
+    return f"{name} is {value!r}; it must be {_range(hint.__metadata__[0])}"
+
+
+def _range(bounds: Interval | Ge) -> str:
+    low, above, high = bounds.ge, getattr(bounds, "gt", None), getattr(bounds, "le", None)
+    if above is not None:
+        return f"above {above} and at most {high}"
+    if high is not None:
+        return f"between {low} and {high}"
+    if low == 64 * _MIB:
+        return "at least 64 MiB, such as 64M or 4G"
+    return f"at least {low}"
+
+
+def _hint(name: str, known: Iterable[str], them: str = "known") -> str:
+    """What was meant, or else what there is."""
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; {them} are {', '.join(known)}"
+
 
 # Looked at, on photographs of sky, people, animals and houses.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -112,21 +191,28 @@ def layered(
     settings = Settings()
     if preset is not None:
         if preset not in PRESETS:
-            near = difflib.get_close_matches(preset, PRESETS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"presets are {', '.join(PRESETS)}"
-            raise OptionError(f"no preset called {preset!r}; {hint}")
+            raise OptionError(f"no preset called {preset!r}{_hint(preset, PRESETS, 'presets')}")
         settings = settings.updated(PRESETS[preset], f"preset {preset}")
     if config is not None:
         settings = settings.updated(read_toml(config), str(config))
     if like is not None:
-        stored = like if isinstance(like, Mapping) else read_settings(like)
-        where = "the stored settings" if isinstance(like, Mapping) else str(like)
-        settings = settings.updated({k: v for k, v in stored.items() if k != "version"}, where)
-    return settings.updated(given, "option")
+        settings = settings.updated(*_stored_settings(like))
+    return settings.updated(given)
+
+
+def _stored_settings(like: Path | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The settings that a picture stores, and what to call them. Raises PictureError."""
+    from .images import read_settings
+
+    stored = like if isinstance(like, Mapping) else read_settings(like)
+    where = "the stored settings" if isinstance(like, Mapping) else str(like)
+    return {name: value for name, value in stored.items() if name != "version"}, where
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The settings in a TOML file. Raises OptionError."""
+    import tomllib
+
     try:
         return tomllib.loads(path.read_text())
     except OSError as error:
@@ -167,59 +253,3 @@ def parse_layer(text: str, known: Container[str] = ()) -> tuple[str, float]:
     if not abs(weight) < 1e30:
         raise OptionError(f"layer {text}: the weight {after} is not a finite number")
     return name, weight
-
-
-def build_objective(settings: Settings, model: Model, device: str = "auto") -> Objective:
-    """The objective the settings describe. Raises OptionError, LayerError, and PictureError for the guide."""
-    if settings.objective not in OBJECTIVES:
-        raise OptionError(f"unknown objective {settings.objective!r}; objectives are {', '.join(OBJECTIVES)}")
-    if settings.objective in ("channel", "neuron", "logit") and not settings.channels:
-        raise OptionError(f"objective {settings.objective} needs --channels")
-    if settings.guide and (settings.objective != "l2" or settings.channels):
-        raise OptionError("a guide is an objective of its own; leave --objective and --channels out")
-    names: Sequence[str] = settings.layers
-    if not names:
-        names = (model.output_layer() if settings.objective == "logit" else model.default_layer(),)
-    guide = read_picture(Path(settings.guide)).rgb if settings.guide else None
-    total: Objective | None = None
-    for text in names:
-        name, weight = parse_layer(text, model.layers)
-        layer = model.layer(name)
-        if guide is not None and not layer.spatial:
-            raise LayerError(f"layer {name} has no places to guide; choose one before the network's pooling")
-        if settings.objective == "logit" and layer.spatial:
-            raise LayerError(
-                f"layer {name} is no classifier's output; leave --layer out, or choose a layer behind the pooling"
-            )
-        if guide is not None:
-            part = objectives.guide(name, features(model, name, guide, device=device))
-        elif settings.objective in ("neuron", "logit"):
-            parts = [objectives.neuron(name, c) for c in settings.channels]
-            part = sum(parts[1:], parts[0])
-        elif settings.channels:
-            part = objectives.channel(name, *settings.channels)
-        else:
-            part = objectives.l2(name) if settings.objective == "l2" else objectives.mean(name)
-        total = weight * part if total is None else total + weight * part
-    assert total is not None
-    return total
-
-
-def build_dreamer(settings: Settings, *, max_memory: int, device: str = "auto", threads: int = 0) -> Dreamer:
-    """The Dreamer the settings describe. Raises what loading the model, the objective and the Dreamer raise."""
-    model = load_model(settings.model)
-    return Dreamer(
-        model,
-        build_objective(settings, model, device),
-        octaves=settings.octaves,
-        octave_scale=settings.octave_scale,
-        steps=settings.steps,
-        step_size=settings.step_size,
-        jitter=settings.jitter,
-        smooth=settings.smooth,
-        half=settings.half,
-        seed=settings.seed,
-        max_memory=max_memory,
-        device=device,
-        threads=threads,
-    )

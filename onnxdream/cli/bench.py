@@ -21,7 +21,7 @@ def bench(
     half: o.HalfOption = None,
     device: o.DeviceOption = "auto",
     threads: o.ThreadsOption = 0,
-    max_memory: o.MemoryOption = "4G",
+    max_memory: o.MemoryOption = o.MAX_MEMORY,
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
 ) -> None:

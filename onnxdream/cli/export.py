@@ -37,8 +37,8 @@ def export(
 ) -> None:
     """Write the network up to a layer, with the gradient of an objective and a step of ascent, as one ONNX file."""
     from .. import export
+    from ..dream.build import build_objective
     from ..networks.model import load_model
-    from ..settings import build_objective
 
     given = {
         "model": model, "layers": layer or None, "objective": objective, "channels": channels, "guide": guide,

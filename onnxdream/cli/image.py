@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 
-@o.with_look()
+@o.with_options()
 def image(
     pictures: Annotated[list[Path] | None, typer.Argument(metavar="IN…", help="Pictures to dream.")] = None,
     *,
@@ -49,27 +49,21 @@ def image(
     workers: WorkersOption = None,
     cpus_per_worker: CpusOption = 1,
     gpus_per_worker: GpusOption = 0.0,
-    device: o.DeviceOption = "auto",
-    backend: o.BackendOption = "auto",
-    threads: o.ThreadsOption = 0,
-    max_memory: o.MemoryOption = "4G",
-    offline: o.OfflineOption = False,
-    as_json: o.JsonOption = False,
-    quiet: o.QuietOption = False,
+    run: o.Run,
 ) -> None:
     """Dream a picture, or several, or a sequence that falls into itself (--frames)."""
     from .. import picture_files
+    from ..dream.build import build_dreamer
     from ..engines.select import device_for
-    from ..settings import build_dreamer
 
     cluster = cluster_from(ray, workers, cpus_per_worker, gpus_per_worker)
     settings = o.settings_from(look)
-    device = device_for(backend, device)
+    device = device_for(run.backend, run.device)
     if from_noise and pictures:
         raise OptionError("--from-noise starts from nothing; leave the picture out")
     picture_files.check_sequence(frames, zoom, rotate)
     began = time.perf_counter()
-    run = _Run(
+    batch = _Batch(
         settings=settings,
         stored=settings.stored(),
         size=size,
@@ -82,14 +76,15 @@ def image(
     jobs = picture_files.plan_jobs(
         pictures or [], out, sequence=frames > 1, noise_seed=settings.seed if from_noise else None
     )
-    memory = o.parse_bytes(max_memory)
     # A single bad picture is found before the network is loaded; in a batch it must not stop the others.
-    first = run.load(jobs[0]) if len(jobs) == 1 else None
-    dreamer = build_dreamer(settings, max_memory=memory, device=device, threads=threads)
+    first = batch.load(jobs[0]) if len(jobs) == 1 else None
+    dreamer = build_dreamer(settings, max_memory=run.max_memory, device=device, threads=run.threads)
     records: list[dict[str, Any]] = []
     failure: OnnxDreamError | None = None
-    with own_stdout(cluster), progress_bar(quiet=quiet) as bar:
-        done = _here(run, dreamer, jobs, first, bar) if cluster is None else _spread(cluster, run, dreamer, jobs, bar)
+    with own_stdout(cluster), progress_bar(quiet=run.quiet) as bar:
+        done = (
+            _here(batch, dreamer, jobs, first, bar) if cluster is None else _spread(cluster, batch, dreamer, jobs, bar)
+        )
         for job, dreams in done:
             if isinstance(dreams, OnnxDreamError):
                 if len(jobs) == 1:
@@ -98,7 +93,7 @@ def image(
                 failure = dreams
                 continue
             records.append(_record(job, dreams))
-            if not quiet:
+            if not run.quiet:
                 last = dreams[-1]
                 gain = last.objective_after / last.objective_before if last.objective_before else float("inf")
                 seconds = sum(d.seconds for d in dreams)
@@ -106,7 +101,7 @@ def image(
                     f"[green]{escape(str(job.target))}[/]",
                     f"{dreamer.model.name} {dreamer.objective!r} x{gain:.1f} in {seconds:.1f} s on {last.provider}",
                 )
-    if as_json:
+    if run.as_json:
         order = [str(job.target) for job in jobs]
         records.sort(key=lambda record: order.index(record["output"]))
         common = {
@@ -121,7 +116,7 @@ def image(
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Batch:
     """What every picture of one call has in common."""
 
     settings: Settings
@@ -187,11 +182,11 @@ class _Run:
 _Done = Iterator[tuple["Job", "list[Dream] | OnnxDreamError"]]
 
 
-def _here(run: _Run, dreamer: Dreamer, jobs: list[Job], first: Picture | None, bar: Progress) -> _Done:
+def _here(batch: _Batch, dreamer: Dreamer, jobs: list[Job], first: Picture | None, bar: Progress) -> _Done:
     """Dream the jobs one after the other; what is wrong with one does not stop the others."""
     for job in jobs:
         try:
-            yield job, run.dream(dreamer, job, first or run.load(job), bar)
+            yield job, batch.dream(dreamer, job, first or batch.load(job), bar)
         except OnnxDreamError as error:
             yield job, error
 
@@ -211,17 +206,17 @@ class _Loaded:
 class _Hand:
     """Dreams a job's picture on a machine of the cluster; an error is handed back like a dream."""
 
-    run: _Run
+    batch: _Batch
     dreamer: Dreamer
 
     def __call__(self, loaded: _Loaded, report: Callable[[int], None]) -> list[tuple[Picture, Dream]] | OnnxDreamError:
         try:
-            return [(part, _bare(dream)) for part, dream in self.run.parts(self.dreamer, loaded.picture)]
+            return [(part, _bare(dream)) for part, dream in self.batch.parts(self.dreamer, loaded.picture)]
         except OnnxDreamError as error:
             return error
 
 
-def _spread(cluster: RayCluster, run: _Run, dreamer: Dreamer, jobs: list[Job], bar: Progress) -> _Done:
+def _spread(cluster: RayCluster, batch: _Batch, dreamer: Dreamer, jobs: list[Job], bar: Progress) -> _Done:
     """Dream the jobs on a cluster: pictures are read and written here, and travel through its object store."""
     task = bar.add_task("pictures", total=len(jobs), state="")
     unread: list[tuple[Job, OnnxDreamError]] = []
@@ -229,17 +224,17 @@ def _spread(cluster: RayCluster, run: _Run, dreamer: Dreamer, jobs: list[Job], b
     def loaded() -> Iterator[_Loaded]:
         for job in jobs:
             try:
-                yield _Loaded(job, run.load(job))
+                yield _Loaded(job, batch.load(job))
             except OnnxDreamError as error:
                 unread.append((job, error))
 
     def on_progress(progress: Any) -> None:
         bar.update(task, state=f"{progress.workers} workers")
 
-    for item, parts in cluster.map(_Hand(run, dreamer), loaded(), on_progress=on_progress):
+    for item, parts in cluster.map(_Hand(batch, dreamer), loaded(), on_progress=on_progress):
         bar.update(task, advance=1)
         try:
-            yield item.job, parts if isinstance(parts, OnnxDreamError) else run.write(item.job, parts)
+            yield item.job, parts if isinstance(parts, OnnxDreamError) else batch.write(item.job, parts)
         except OnnxDreamError as error:
             yield item.job, error
     yield from unread

@@ -23,11 +23,12 @@ _LIVE = "How it runs live"
 _OUT = "Where it goes"
 
 
-@o.with_look("half", "keep_colors")
+@o.with_options("half", "keep_colors")
 def live(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="A camera's number, an address, a file, or screen[:N|:X,Y,WxH].")
     ],
+    *,
     look: o.Look,
     fps: Annotated[
         float,
@@ -61,21 +62,15 @@ def live(
         Path, typer.Option(help="For snapshots and recordings made by keys.", rich_help_panel=_OUT)
     ] = Path(),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace -o FILE.", rich_help_panel=_OUT)] = False,
-    device: o.DeviceOption = "auto",
-    backend: o.BackendOption = "auto",
-    threads: o.ThreadsOption = 0,
-    max_memory: o.MemoryOption = "4G",
-    offline: o.OfflineOption = False,
-    as_json: o.JsonOption = False,
-    quiet: o.QuietOption = False,
+    run: o.Run,
 ) -> None:
     """Dream live, in a window. Late pictures are dropped, a lost stream is reached again.
 
     Keys in the window: up and down go through the layers, + and - change the strength, space freezes, s writes a
     snapshot, r starts and ends a recording, h hides the text, q quits.
     """
+    from ..dream.build import build_dreamer
     from ..engines.select import device_for
-    from ..settings import build_dreamer
     from ..video.dreamer import VideoDreamer
     from ..video.live.capture import LatestFrame, open_feed
     from ..video.live.outputs import Output, Page, Pipe, Recording
@@ -83,14 +78,14 @@ def live(
     from ..video.live.window import DisplayWindow
     from ..video.timeline import video_defaults
 
-    if out == "-":
-        quiet = True
+    quiet = run.quiet or out == "-"
+    if quiet:
         hide_notes()
     if headless and out is None and serve is None:
         raise OptionError("--headless shows nothing; add -o FILE, -o - or --serve PORT")
     if codec is not None and out is None:
         raise OptionError(f"--codec {codec} is for -o; give that too")
-    if out == "-" and as_json:
+    if out == "-" and run.as_json:
         raise OptionError("-o - and --json both write to standard output; leave one out")
     if out not in (None, "-") and Path(str(out)).exists() and not overwrite:
         raise OutputError(f"{out}: exists already; choose another name or use --overwrite")
@@ -121,7 +116,7 @@ def live(
             outputs.append(stack.enter_context(Recording(Path(out), rate, stored, codec)))
         window = None if headless else stack.enter_context(DisplayWindow(f"onnxdream {feed.name}"))
         dreamer = build_dreamer(
-            settings, max_memory=o.parse_bytes(max_memory), device=device_for(backend, device), threads=threads
+            settings, max_memory=run.max_memory, device=device_for(run.backend, run.device), threads=run.threads
         )
         video = VideoDreamer(dreamer, flow="dis-ultrafast" if fps else "dis-medium", strength=strength, target_fps=fps)
         latest = stack.enter_context(
@@ -141,7 +136,7 @@ def live(
             f"in {result.seconds:.1f} s, {result.dropped} dropped, {result.fps:.1f} fps, "
             f"{1e3 * result.latency:.0f} ms late{kept}{lost}",
         )
-    if as_json:
+    if run.as_json:
         print_json({
             "model": dreamer.model.name, "layer": video.getLayer(), "provider": video.provider, "source": feed.name,
             "output": out, "files": result.files, "frames": result.frames, "dropped": result.dropped,

@@ -6,64 +6,58 @@ import functools
 import inspect
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import OptionError
+from ..settings import RunSettings, Settings, explanation, layered, read_toml
 from . import terminal
-
-if TYPE_CHECKING:
-    from ..settings import Settings
 
 _LOOK = "How it looks"
 _RUN = "How it runs"
 
-ModelOption = Annotated[
-    str | None, typer.Option("--model", "-m", help="A network's name or an ONNX file.", rich_help_panel=_LOOK)
-]
-LayerOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--layer", "-l", metavar="NAME[:WEIGHT]", help="Layer to dream with; repeatable.", rich_help_panel=_LOOK
-    ),
-]
-ObjectiveOption = Annotated[str | None, typer.Option(help="l2, mean, channel, neuron or logit.", rich_help_panel=_LOOK)]
-ChannelsOption = Annotated[
-    str | None, typer.Option(metavar="3,5-8", help="Only these channels of the layer.", rich_help_panel=_LOOK)
-]
-GuideOption = Annotated[
-    Path | None, typer.Option(help="A picture whose features the dream should resemble.", rich_help_panel=_LOOK)
-]
-OctavesOption = Annotated[int | None, typer.Option(help="How many sizes to dream at. [4]", rich_help_panel=_LOOK)]
-ScaleOption = Annotated[float | None, typer.Option(help="From one size to the next. [1.4]", rich_help_panel=_LOOK)]
-StepsOption = Annotated[int | None, typer.Option(help="Ascent steps at each size. [10]", rich_help_panel=_LOOK)]
-StepSizeOption = Annotated[
-    float | None, typer.Option(help="Mean change of a pixel a step, of 255. [1.5]", rich_help_panel=_LOOK)
-]
-JitterOption = Annotated[int | None, typer.Option(help="Largest random shift, in pixels. [32]", rich_help_panel=_LOOK)]
-SmoothOption = Annotated[
-    float | None, typer.Option(help="Blur the gradient around this many pixels. [0]", rich_help_panel=_LOOK)
-]
-HalfOption = Annotated[
-    bool | None, typer.Option("--half/--single", help="Half precision: faster on some GPUs. [single]")
-]
-SeedOption = Annotated[int | None, typer.Option(help="Same seed, same dream. [0]", rich_help_panel=_LOOK)]
-KeepColorsOption = Annotated[
-    bool | None, typer.Option("--keep-colors", help="Keep the picture's own colours.", rich_help_panel=_LOOK)
-]
+
+def _look(name: str, *flags: str, panel: str | None = _LOOK, **more: Any) -> Any:
+    """The option of a setting, with its explanation and, where it is a number, its default."""
+    default, text = getattr(Settings, name), explanation(Settings, name)
+    if name == "half":
+        text += " [single]"
+    elif isinstance(default, (int, float)) and not isinstance(default, bool):
+        text += f" [{default:g}]"
+    return typer.Option(*flags, help=text, rich_help_panel=panel, **more)
+
+
+def _run(name: str, *flags: str, **more: Any) -> Any:
+    return typer.Option(*flags, help=explanation(RunSettings, name), rich_help_panel=_RUN, **more)
+
+
+ModelOption = Annotated[str | None, _look("model", "--model", "-m")]
+LayerOption = Annotated[list[str] | None, _look("layers", "--layer", "-l", metavar="NAME[:WEIGHT]")]
+ObjectiveOption = Annotated[str | None, _look("objective")]
+ChannelsOption = Annotated[str | None, _look("channels", metavar="3,5-8")]
+GuideOption = Annotated[Path | None, _look("guide")]
+OctavesOption = Annotated[int | None, _look("octaves")]
+ScaleOption = Annotated[float | None, _look("octave_scale")]
+StepsOption = Annotated[int | None, _look("steps")]
+StepSizeOption = Annotated[float | None, _look("step_size")]
+JitterOption = Annotated[int | None, _look("jitter")]
+SmoothOption = Annotated[float | None, _look("smooth")]
+HalfOption = Annotated[bool | None, _look("half", "--half/--single", panel=None)]
+SeedOption = Annotated[int | None, _look("seed")]
+KeepColorsOption = Annotated[bool | None, _look("keep_colors", "--keep-colors")]
 PresetOption = Annotated[str | None, typer.Option("--preset", "-p", help="A named look, see `onnxdream models`.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="Settings from a TOML file.")]
 LikeOption = Annotated[Path | None, typer.Option(help="Settings from a picture or video onnxdream wrote.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, openvino, …", rich_help_panel=_RUN)]
+DeviceOption = Annotated[str, _run("device")]
 BackendOption = Annotated[
     str, typer.Option(help="auto, onnxruntime or opencv: what runs the network.", rich_help_panel=_RUN)
 ]
-ThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads, 0 for all cores.", rich_help_panel=_RUN)]
-MemoryOption = Annotated[
-    str, typer.Option("--max-memory", metavar="4G", help="Tile pictures that need more.", rich_help_panel=_RUN)
-]
+ThreadsOption = Annotated[int, _run("threads", min=0)]
+MemoryOption = Annotated[str, _run("max_memory", "--max-memory", metavar="4G")]
+MAX_MEMORY = f"{RunSettings.max_memory >> 30}G"
 
 
 def _go_offline(wanted: bool) -> bool:
@@ -114,44 +108,68 @@ _LOOK_OPTIONS = {
     "octave_scale": ScaleOption, "steps": StepsOption, "step_size": StepSizeOption, "jitter": JitterOption,
     "smooth": SmoothOption, "half": HalfOption, "seed": SeedOption, "keep_colors": KeepColorsOption,
 }  # fmt: skip
+# The options that decide how it runs, by parameter, with their defaults.
+_RUN_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "device": (DeviceOption, RunSettings.device), "backend": (BackendOption, "auto"),
+    "threads": (ThreadsOption, RunSettings.threads), "max_memory": (MemoryOption, MAX_MEMORY),
+    "offline": (OfflineOption, False), "as_json": (JsonOption, False), "quiet": (QuietOption, False),
+}  # fmt: skip
 _BASES = ("preset", "config", "like")
 _VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
 _MOVES = ("method", "flow", "frame_steps", "strength", "scale", "size", "start", "end", "timeline")  # only in videos
 Look = dict[str, Any]
 
 
-def with_look(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorator: in place of its parameter `look` the command has the options that decide the look, but for `left_out`.
+@dataclass(frozen=True)
+class Run:
+    """How a command runs: where, on how many CPU threads, in how many bytes, and what it prints."""
 
-    It gets them as {name of the setting, or preset, config, like: value, None where not given}.
+    device: str
+    backend: str
+    threads: int
+    max_memory: int
+    as_json: bool
+    quiet: bool
+
+
+def with_options(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator: in place of its parameters `look` and `run` the command has the options for these.
+
+    It gets `look` as {name of the setting, or preset, config, like: value, None where not given}, without those of
+    `left_out`, and `run` as a `Run`.
     """
-    names = [name for name in _LOOK_OPTIONS if name not in left_out]
+    look_options: dict[str, tuple[Any, Any]] = {
+        name: (option, None) for name, option in _LOOK_OPTIONS.items() if name not in left_out
+    }
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
-        def run(**given: Any) -> None:
-            look = {name: given.pop(name) for name in names}
+        def call(**given: Any) -> None:
+            look = {name: given.pop(name) for name in look_options}
             look["layers"] = look.pop("layer") or None
-            command(look=look, **given)
+            run = {name: given.pop(name) for name in _RUN_OPTIONS if name != "offline"}
+            del given["offline"]
+            command(look=look, run=Run(**run | {"max_memory": parse_bytes(run["max_memory"])}), **given)
 
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command, eval_str=True).parameters.values():
-            options = {name: _LOOK_OPTIONS[name] for name in names} if parameter.name == "look" else {}
+            options = {"look": look_options, "run": _RUN_OPTIONS}.get(parameter.name)
+            if options is None:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+                continue
             parameters += [
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
-                for name, option in options.items()
-            ] or [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
-        return run
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=option)
+                for name, (option, default) in options.items()
+            ]
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {p.name: p.annotation for p in parameters}
+        return call
 
     return decorate
 
 
 def has_base(look: Look) -> bool:
     """Whether a preset, a picture, or a file that names it decides how smooth the dream is."""
-    from ..settings import read_toml
-
     return any(look.get(name) for name in ("preset", "like")) or (
         look.get("config") is not None and "smooth" in read_toml(look["config"])
     )
@@ -159,11 +177,7 @@ def has_base(look: Look) -> bool:
 
 def settings_from(look: Look) -> Settings:
     """Settings from the options that were given (None: not given), over preset, file and picture."""
-    from ..settings import layered, parse_channels
-
     changes = {name: value for name, value in look.items() if value is not None and name not in _BASES}
-    if isinstance(changes.get("channels"), str):
-        changes["channels"] = parse_channels(changes["channels"])
     if "guide" in changes:
         changes["guide"] = str(changes["guide"])
     bases = {name: look.get(name) for name in _BASES}

@@ -25,10 +25,11 @@ _TIME = "How it moves"
 _FILE = "What is written"
 
 
-@o.with_look("keep_colors")
+@o.with_options("keep_colors")
 def video(
     source: Annotated[str, typer.Argument(metavar="IN", help="A video, a folder or pattern of pictures, a GIF, or -.")],
     out: Annotated[str, typer.Option("--out", "-o", help="A video, GIF, WebP, folder, pattern, or - (no --json).")],
+    *,
     look: o.Look,
     timeline: Annotated[Path | None, typer.Option(help="TOML file: settings that change over time.")] = None,
     method: Annotated[str, typer.Option(help="flow, warp, blend or independent.", rich_help_panel=_TIME)] = "flow",
@@ -77,13 +78,7 @@ def video(
         bool, typer.Option("--restart", help="Forget an unfinished job.", rich_help_panel=_FILE)
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.", rich_help_panel=_FILE)] = False,
-    device: o.DeviceOption = "auto",
-    backend: o.BackendOption = "auto",
-    threads: o.ThreadsOption = 0,
-    max_memory: o.MemoryOption = "4G",
-    offline: o.OfflineOption = False,
-    as_json: o.JsonOption = False,
-    quiet: o.QuietOption = False,
+    run: o.Run,
 ) -> None:
     """Dream a video, steadily, with its sound. Run the same command again to go on after an interruption."""
     from ..engines.select import device_for
@@ -93,7 +88,7 @@ def video(
     from ..video.job.job import dream_video, limit_opencv_threads
     from ..video.timeline import Timeline, video_defaults
 
-    _check_out(out, as_json=as_json)
+    _check_out(out, as_json=run.as_json)
     if preview is not None and look.get("guide") and preview.absolute() == look["guide"].absolute():
         raise OptionError(f"{preview}: is the guide; choose another name for the preview")
     cluster = cluster_from(ray, workers, cpus_per_worker, gpus_per_worker)
@@ -101,8 +96,8 @@ def video(
     if look.get("like") and settings.keep_colors:
         log.warning("keep_colors is for pictures and is left out")
         settings = replace(settings, keep_colors=False)
-    device = device_for(backend, device)
-    dreamer_at = Timeline(settings, timeline, max_memory=o.parse_bytes(max_memory), device=device, threads=threads)
+    device = device_for(run.backend, run.device)
+    dreamer_at = Timeline(settings, timeline, max_memory=run.max_memory, device=device, threads=run.threads)
     encoding = Encoding(codec, crf, pix_fmt, _pairs(encoder_option or []))
     source_options = _source_options(rate, raw_size)
     temporal: dict[str, Any] = {"method": method, "flow": flow, "frame_steps": frame_steps, "strength": strength}
@@ -115,7 +110,7 @@ def video(
     if timeline is not None:
         stored["timeline"] = timeline.read_text()
 
-    with own_stdout(cluster), progress_bar(quiet=quiet) as bar:
+    with own_stdout(cluster), progress_bar(quiet=run.quiet) as bar:
         task = bar.add_task(escape(Path(source).name), total=None, state="")
 
         def on_frame(progress: Any) -> None:
@@ -147,10 +142,10 @@ def video(
         )
     fresh = result.frames - result.resumed_frames
     fps = fresh / result.seconds if result.seconds else 0.0
-    if not quiet:
+    if not run.quiet:
         resumed = f", {result.resumed_frames} of them from before" if result.resumed_frames else ""
         line(f"[green]{escape(out)}[/]", f"{result.frames} frames{resumed} in {result.seconds:.1f} s, {fps:.2f} fps")
-    if as_json:
+    if run.as_json:
         inner = dreamer.dreamer
         record = {
             "model": inner.model.name, "layer": repr(inner.objective), "provider": result.provider,

@@ -18,11 +18,12 @@ from ..autodiff.registry import RULES
 from ..engines.base import HostOctaves, HostPicture, Picture, Session
 from ..engines.cache import SessionCache
 from ..engines.select import select
-from ..errors import NoGradientError, OptionError, PictureError
+from ..errors import NoGradientError, PictureError
 from ..graph.shapes import inputs_of
 from ..images import from_batch, resize, to_batch
 from ..networks.model import Model
 from ..objectives import Objective, l2
+from ..settings import RunSettings, Settings
 from .step_graph import build_feature_model, build_gradient_model, build_objective_model, build_step_model
 from .tiling import Tiling, bytes_per_pixel, climb, plan_tiles, step_bytes
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DEFAULT_MAX_MEMORY = 4 << 30
 _OPTIONS = (
     "octaves", "octave_scale", "steps", "step_size", "jitter", "smooth", "half", "seed", "max_memory", "device",
     "threads",
@@ -119,27 +119,23 @@ class Dreamer:
         model: Model,
         objective: Objective | None = None,
         *,
-        octaves: int = 4,
-        octave_scale: float = 1.4,
-        steps: int = 10,
-        step_size: float = 1.5,
-        jitter: int = 32,
-        smooth: float = 0.0,
-        half: bool = False,
-        seed: int = 0,
-        max_memory: int = DEFAULT_MAX_MEMORY,
-        device: str = "auto",
-        threads: int = 0,
+        octaves: int = Settings.octaves,
+        octave_scale: float = Settings.octave_scale,
+        steps: int = Settings.steps,
+        step_size: float = Settings.step_size,
+        jitter: int = Settings.jitter,
+        smooth: float = Settings.smooth,
+        half: bool = Settings.half,
+        seed: int = Settings.seed,
+        max_memory: int = RunSettings.max_memory,
+        device: str = RunSettings.device,
+        threads: int = RunSettings.threads,
     ) -> None:
-        _require(1 <= octaves <= 64, "octaves", octaves, "between 1 and 64")
-        _require(1 < octave_scale <= 8, "octave_scale", octave_scale, "above 1 and at most 8")
-        _require(0 <= steps <= 100_000, "steps", steps, "between 0 and 100000")
-        _require(-255 <= step_size <= 255, "step_size", step_size, "between -255 and 255")
-        _require(0 <= jitter <= 100_000, "jitter", jitter, "between 0 and 100000")
-        _require(0 <= smooth <= 16, "smooth", smooth, "between 0 and 16")
-        _require(seed >= 0, "seed", seed, "at least 0")
-        _require(max_memory >= 1 << 26, "max_memory", max_memory, "at least 64 MiB, such as 64M or 4G")
-        _require(0 <= threads <= 1024, "threads", threads, "between 0 and 1024")
+        Settings.check(
+            octaves=octaves, octave_scale=octave_scale, steps=steps, step_size=step_size, jitter=jitter, smooth=smooth,
+            half=half, seed=seed,
+        )  # fmt: skip
+        RunSettings.check(max_memory=max_memory, threads=threads)
         self.model, self.objective = model, objective or l2(model.default_layer())
         self.octaves, self.octave_scale, self.steps = octaves, octave_scale, steps
         self.step_size, self.jitter, self.smooth, self.seed = step_size, jitter, smooth, seed
@@ -474,8 +470,3 @@ def _as_pictures(picture: Picture) -> np.ndarray:
     """A picture as uint8 [N,H,W,3]."""
     pictures: np.ndarray = np.rint(picture.fetch()).astype(np.uint8)
     return pictures.transpose(0, 2, 3, 1)
-
-
-def _require(condition: bool | np.bool_, name: str, value: object, wanted: str) -> None:
-    if not condition:
-        raise OptionError(f"{name} is {value}; it must be {wanted}")

@@ -24,10 +24,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..dream.dreamer import DEFAULT_MAX_MEMORY, Dreamer, Progress
+from ..dream.build import build_dreamer, build_objective
+from ..dream.dreamer import Dreamer, Progress
 from ..errors import OptionError
 from ..images import from_batch, to_batch
-from ..settings import Settings, build_dreamer, build_objective, layered
+from ..settings import RunSettings, Settings, layered
 from . import frame_formats
 from .flow import CutDetector, estimator, soften, visible, warp
 from .rate_control import Effort, RateControl, efforts
@@ -523,7 +524,7 @@ def create_video_dreamer(
     strength: float = 2.0,
     device: str = "auto",
     threads: int = 0,
-    max_memory: int = DEFAULT_MAX_MEMORY,
+    max_memory: int = RunSettings.max_memory,
     **settings: Any,
 ) -> VideoDreamer:
     """Create a filter for frames: `dreamer = create_video_dreamer("fire5"); out = dreamer.apply(frame)`.

@@ -10,9 +10,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from ..dream.build import build_dreamer
 from ..dream.dreamer import Dreamer
 from ..errors import OptionError
-from ..settings import Settings, build_dreamer
+from ..settings import Settings
 
 # A little smoothing: speckle left in one frame would be sharpened by the next ones.
 SMOOTH = 0.5

@@ -17,12 +17,13 @@ from helpers import small_networks as small
 from helpers.notes import noted, notes
 from onnxdream import Dreamer, load_model
 from onnxdream import objectives as obj
+from onnxdream.dream.build import build_dreamer, build_objective
 from onnxdream.dream.dreamer import Dream, Progress, features
 from onnxdream.errors import LayerError, ModelError, NoGradientError, OptionError, PictureError
 from onnxdream.images import Picture, to_batch
 from onnxdream.networks.model import Model
 from onnxdream.picture_files import dream_picture
-from onnxdream.settings import PRESETS, Settings, build_dreamer, build_objective, layered, parse_channels, parse_layer
+from onnxdream.settings import PRESETS, Settings, layered, parse_channels, parse_layer
 
 
 def scaled(picture: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -11,11 +11,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ...dream.build import build_objective
 from ...dream.dreamer import Dreamer
 from ...errors import InputError, OptionError, VideoError
 from ...images import check_writable, to_batch, write_whole
 from ...networks.model import load_model
-from ...settings import Settings, build_objective
+from ...settings import Settings
 from ..io.open import open_source, read_video_settings
 from .metrics import compare
 

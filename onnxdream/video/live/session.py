@@ -16,10 +16,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ...dream.build import build_objective
 from ...dream.dreamer import Dreamer
 from ...errors import LayerError, OnnxDreamError
 from ...images import Picture, write_picture
-from ...settings import Settings, build_objective
+from ...settings import Settings
 from ..dreamer import VideoDreamer
 from .capture import CapturedFrame, LatestFrame
 from .outputs import Output, Recording

@@ -11,9 +11,9 @@ import numpy as np
 
 from helpers.command_line import onnxdream
 from helpers.paths import DATA
-from onnxdream.dream.dreamer import DEFAULT_MAX_MEMORY
+from onnxdream.dream.build import build_dreamer, build_objective
 from onnxdream.images import Picture, write_picture
-from onnxdream.settings import Settings, build_dreamer, build_objective, layered
+from onnxdream.settings import RunSettings, Settings, layered
 from onnxdream.video.dreamer import VideoDreamer
 from onnxdream.video.io.open import read_video_settings
 from onnxdream.video.live.capture import LatestFrame, open_feed
@@ -42,7 +42,7 @@ class Keys(DisplayWindow):
 def session(keys: Keys, folder: Path, layer: str, rate: Fraction | None = None, **look: Any) -> Live:
     """A live session over the clip, made as the command makes it, until all keys have been pressed."""
     settings = layered({"layers": [layer], "octaves": 1, "steps": 1, **look})
-    video = VideoDreamer(build_dreamer(settings, max_memory=DEFAULT_MAX_MEMORY))
+    video = VideoDreamer(build_dreamer(settings, max_memory=RunSettings.max_memory))
     feed = replace(open_feed(str(DATA / "clip.mp4"), longest=96, loop=True), rate=rate)
     with LatestFrame(feed) as latest:
         live = Live(video, latest, [], keys, folder=folder, settings=settings, note=keys.said.append)

@@ -1,0 +1,68 @@
+"""From settings to a Dreamer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .. import objectives
+from ..errors import LayerError, OptionError
+from ..images import read_picture
+from ..networks.model import Model, load_model
+from ..objectives import Objective
+from ..settings import Settings, parse_layer
+from .dreamer import Dreamer, features
+
+
+def build_objective(settings: Settings, model: Model, device: str = "auto") -> Objective:
+    """The objective the settings describe. Raises OptionError, LayerError, and PictureError for the guide."""
+    if settings.objective in ("channel", "neuron", "logit") and not settings.channels:
+        raise OptionError(f"objective {settings.objective} needs --channels")
+    if settings.guide and (settings.objective != "l2" or settings.channels):
+        raise OptionError("a guide is an objective of its own; leave --objective and --channels out")
+    names: Sequence[str] = settings.layers
+    if not names:
+        names = (model.output_layer() if settings.objective == "logit" else model.default_layer(),)
+    guide = read_picture(Path(settings.guide)).rgb if settings.guide else None
+    total: Objective | None = None
+    for text in names:
+        name, weight = parse_layer(text, model.layers)
+        layer = model.layer(name)
+        if guide is not None and not layer.spatial:
+            raise LayerError(f"layer {name} has no places to guide; choose one before the network's pooling")
+        if settings.objective == "logit" and layer.spatial:
+            raise LayerError(
+                f"layer {name} is no classifier's output; leave --layer out, or choose a layer behind the pooling"
+            )
+        if guide is not None:
+            part = objectives.guide(name, features(model, name, guide, device=device))
+        elif settings.objective in ("neuron", "logit"):
+            parts = [objectives.neuron(name, c) for c in settings.channels]
+            part = sum(parts[1:], parts[0])
+        elif settings.channels:
+            part = objectives.channel(name, *settings.channels)
+        else:
+            part = objectives.l2(name) if settings.objective == "l2" else objectives.mean(name)
+        total = weight * part if total is None else total + weight * part
+    assert total is not None
+    return total
+
+
+def build_dreamer(settings: Settings, *, max_memory: int, device: str = "auto", threads: int = 0) -> Dreamer:
+    """The Dreamer the settings describe. Raises what loading the model, the objective and the Dreamer raise."""
+    model = load_model(settings.model)
+    return Dreamer(
+        model,
+        build_objective(settings, model, device),
+        octaves=settings.octaves,
+        octave_scale=settings.octave_scale,
+        steps=settings.steps,
+        step_size=settings.step_size,
+        jitter=settings.jitter,
+        smooth=settings.smooth,
+        half=settings.half,
+        seed=settings.seed,
+        max_memory=max_memory,
+        device=device,
+        threads=threads,
+    )

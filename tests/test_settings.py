@@ -1,0 +1,119 @@
+"""Settings: one place for their names, types, ranges, defaults and explanations, whoever gives the values."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+import pytest
+
+from onnxdream.cli import options
+from onnxdream.dream.dreamer import Dreamer
+from onnxdream.errors import OptionError
+from onnxdream.networks.model import Model
+from onnxdream.settings import PRESETS, RunSettings, Settings, defaults, explanation, layered
+
+# What is wrong, and what must be said of it.
+WRONG = {
+    "octaves": {0: "it must be between 1 and 64", 65: "it must be between 1 and 64", 2.0: "is not a whole number"},
+    "octave_scale": {1: "it must be above 1 and at most 8", 8.1: "it must be above 1 and at most 8"},
+    "steps": {-1: "it must be between 0 and 100000", True: "is not a whole number", "ten": "is not a whole number"},
+    "step_size": {float("inf"): "it must be between -255 and 255", float("nan"): "between -255 and 255"},
+    "jitter": {100_001: "it must be between 0 and 100000"},
+    "smooth": {17: "it must be between 0 and 16", None: "is not a number"},
+    "half": {1: "is not true or false"},
+    "seed": {-1: "it must be at least 0", 10**30 + 0.5: "is not a whole number"},
+}
+CASES = [(name, value, says) for name, values in WRONG.items() for value, says in values.items()]
+
+
+@pytest.mark.parametrize(("name", "value", "says"), CASES)
+def test_every_source_is_held_to_the_same_ranges(
+    squeezenet: Model, tmp_path: Path, name: str, value: Any, says: str
+) -> None:
+    with pytest.raises(OptionError, match=says) as made:
+        Settings(**{name: value})
+    text = str(made.value)
+    assert text.startswith(f"{name} is {value!r}")
+    assert "\n" not in text
+    with pytest.raises(OptionError) as given:
+        layered({name: value})
+    with pytest.raises(OptionError) as dreamer:
+        Dreamer(squeezenet, **{name: value})
+    assert str(given.value) == str(dreamer.value) == text
+    with pytest.raises(OptionError) as stored:
+        layered({}, like={name: value})
+    assert str(stored.value) == f"the stored settings: {text}"
+    if value is not None:
+        config = tmp_path / "a.toml"
+        config.write_text(f"{name} = {json.dumps(value).replace('Infinity', 'inf').replace('NaN', 'nan')}")
+        with pytest.raises(OptionError) as read:
+            layered({}, config=config)
+        assert str(read.value) == f"{config}: {text}"
+
+
+def test_an_objective_that_there_is_not() -> None:
+    with pytest.raises(OptionError, match=r"^unknown objective 'l3'; objectives are l2, mean, channel, neuron, logit$"):
+        Settings(objective="l3")  # type: ignore[arg-type]
+
+
+def test_names_that_there_are_not() -> None:
+    with pytest.raises(OptionError, match=r"^unknown setting 'stesp'; did you mean steps\?$"):
+        layered({"stesp": 3})
+    with pytest.raises(OptionError, match=r"^preset x: unknown setting 'qwertz'; known are model, layers, "):
+        Settings().updated({"qwertz": 3}, "preset x")
+
+
+def test_how_it_runs() -> None:
+    assert RunSettings() == RunSettings("auto", 0, 4 << 30)
+    with pytest.raises(OptionError, match=r"^max_memory is 1024; it must be at least 64 MiB, such as 64M or 4G$"):
+        RunSettings(max_memory=1024)
+    with pytest.raises(OptionError, match=r"^threads is 2000; it must be between 0 and 1024$"):
+        RunSettings.check(threads=2000)
+
+
+def test_values_take_the_type_of_the_setting() -> None:
+    settings = Settings(step_size=2, seed=np.int64(7), smooth=np.float32(0.5))  # type: ignore[arg-type]
+    assert [type(value) for value in (settings.step_size, settings.seed, settings.smooth)] == [float, int, float]
+    assert Settings().updated({"layers": "fire5", "channels": "3,5-7"}).channels == (3, 5, 6, 7)
+    assert Settings().updated({"layers": "fire5", "channels": 3}).layers == ("fire5",)
+
+
+def test_they_are_frozen_and_equal_by_value() -> None:
+    settings = layered(PRESETS["waves"])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.steps = 3  # type: ignore[misc]
+    assert {settings: 1}[layered({}, preset="waves")] == 1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_is_stored_makes_the_same_settings(preset: str) -> None:
+    settings = layered({"seed": 3}, preset=preset)
+    stored = json.loads(json.dumps(settings.stored()))
+    assert list(stored) == ["version", *defaults(Settings)]
+    assert layered({}, like=stored) == settings
+
+
+def test_a_dreamer_has_the_same_defaults() -> None:
+    parameters = inspect.signature(Dreamer).parameters
+    for name, default in {**defaults(Settings), **defaults(RunSettings)}.items():
+        if name not in ("model", "layers", "objective", "channels", "guide", "keep_colors"):
+            assert parameters[name].default == default
+
+
+def test_the_command_line_has_every_setting_with_its_type() -> None:
+    names = {"layer" if name == "layers" else name for name in defaults(Settings)}
+    assert names == set(options._LOOK_OPTIONS) - {"preset", "like", "config"}
+    for name in names:
+        setting = "layers" if name == "layer" else name
+        kind, option = get_args(options._LOOK_OPTIONS[name])
+        assert option.help.startswith(explanation(Settings, setting))
+        hint = get_type_hints(Settings)[setting]
+        if hint in (int, float, bool):
+            assert kind == hint | None
+            shown = "single" if hint is bool else f"{defaults(Settings)[setting]:g}"
+            assert option.help.endswith(f" [{shown}]") or name == "keep_colors"
