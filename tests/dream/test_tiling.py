@@ -147,7 +147,8 @@ def seam(change: np.ndarray, met: list[np.ndarray]) -> float:
     return float(max(ratios, key=lambda ratio: abs(ratio - 1)))
 
 
-@pytest.mark.parametrize(("name", "layer"), everyday([("squeezenet1_1", "fire8"), ("efficientnet_lite0", "block8")], 2))
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "layer"), [("squeezenet1_1", "fire8"), ("efficientnet_lite0", "block8")])
 def test_tile_borders_are_as_smooth_as_the_rest(name: str, layer: str, photo: np.ndarray) -> None:
     """With a halo that covers only a part of the layer's receptive field."""
     model = load_model(name)

@@ -13,7 +13,6 @@ import onnx
 import pytest
 
 from helpers import runtimes
-from helpers.breadth import everyday
 from helpers.gradients import Case, gradient_model, integers, relative, torch_gradient
 from helpers.paths import DATA
 from helpers.random_networks import RANDOM
@@ -156,7 +155,8 @@ def test_respelt_rules_are_torchs(case: Case, runtime: str) -> None:
         assert relative(OPENERS[runtime](gradient)({"x": x, "dy": dy})["dx"], dx) <= 1e-5
 
 
-@pytest.mark.parametrize("name", everyday(sorted(RANDOM), 4))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(RANDOM))
 def test_gradients_of_other_networks_are_the_same(name: str, tmp_path: Path) -> None:
     """Inception modules, residuals, ceil_mode and average pools; random weights, two pictures at once."""
     path = networks.to_onnx(networks.seeded(RANDOM[name]), tmp_path / f"{name}.onnx")

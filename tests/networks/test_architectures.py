@@ -102,7 +102,7 @@ def picture_batch(batch: int, height: int, width: int, seed: int) -> np.ndarray:
         2,
     ),
 )
-@pytest.mark.parametrize("size", [(1, 97, 131), (2, 120, 90)])
+@pytest.mark.parametrize("size", [pytest.param((1, 97, 131), marks=pytest.mark.slow), (2, 120, 90)])
 def test_gradient_of_bundled_networks(
     name: str, restated: type[nn.Module], layer: str, size: tuple[int, int, int]
 ) -> None:
@@ -115,7 +115,7 @@ def test_gradient_of_bundled_networks(
     assert single <= 2e-3
 
 
-@pytest.fixture(scope="module", params=everyday(sorted(RANDOM), 4))
+@pytest.fixture(scope="module", params=everyday(["inception", *sorted({*RANDOM} - {"inception"})], 4))
 def random_network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Model]:
     """A seeded random network and the same exported to ONNX for one size, which must not stay fixed."""
     network = networks.seeded(RANDOM[request.param])
@@ -125,7 +125,7 @@ def random_network(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     return network.double(), load_model(path)
 
 
-@pytest.mark.parametrize("size", [(1, 107, 134), (2, 96, 121)])
+@pytest.mark.parametrize("size", [(1, 107, 134), pytest.param((2, 96, 121), marks=pytest.mark.slow)])
 def test_gradient_of_random_networks(random_network: tuple[nn.Module, Model], size: tuple[int, int, int]) -> None:
     network, model = random_network
     singles = []

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from helpers import torchvision_operators
-from helpers.breadth import everyday
 from helpers.command_line import onnxdream
 from helpers.float64 import run_float64
 from helpers.paths import DATA, ROOT
@@ -316,7 +315,8 @@ def test_names_and_sizes_are_those_that_the_tool_tells(mine: Path, capsys: pytes
     assert (mine / step).exists()
 
 
-@pytest.mark.parametrize("name", everyday(["googlenet", "inception_v3"], 2))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_a_state_goes_into_the_network_it_came_from(name: str, tmp_path: Path) -> None:
     """torchvision's networks with weights transform their input and have no auxiliary heads left."""
     models = pytest.importorskip("torchvision.models")
