@@ -261,7 +261,7 @@ def write_sequence(target: Path, pictures: Iterator[Picture], settings: dict[str
         How many frames there were.
 
     Raises:
-        OutputError: They cannot be written.
+        WriteError: They cannot be written.
     """
     suffix = target.suffix.lower()
     if suffix in ANIMATED:

@@ -135,7 +135,7 @@ class FrameWriter(ABC):
 
         Raises:
             ValueError: Another shape or type, or a time that does not rise.
-            OutputError: The frame cannot be written.
+            WriteError: The frame cannot be written.
         """
 
     @abstractmethod
@@ -143,7 +143,7 @@ class FrameWriter(ABC):
         """Finish; what was written is whole afterwards.
 
         Raises:
-            OutputError: It cannot be written.
+            WriteError: It cannot be written.
         """
 
     @abstractmethod

@@ -158,7 +158,8 @@ def finish(
         scratch: A folder on the same disk for what is not whole yet.
 
     Raises:
-        OutputError: The result cannot be written.
+        OutputError: The segments do not follow each other or were not encoded alike.
+        WriteError: The result cannot be written.
         VideoError: A segment is damaged.
     """
     kind, path = target_kind(target), Path(target)

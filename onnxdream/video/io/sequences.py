@@ -252,7 +252,7 @@ def write_pictures(
         scratch: Where a new folder is made up.
 
     Raises:
-        OutputError: A picture cannot be written.
+        WriteError: A picture cannot be written.
     """
     number = _NUMBER.search(target.name)
     if number:
@@ -319,7 +319,7 @@ def write_animation(
         scratch: A folder for what is not whole yet.
 
     Raises:
-        OutputError: The file cannot be written.
+        WriteError: The file cannot be written.
     """
     gif = target.suffix.lower() == ".gif"
     unit, shortest = (10, 2) if gif else (1, 1)

@@ -165,7 +165,7 @@ class VideoWriter(FrameWriter):
 
     Raises:
         OptionError: See `check_encoding`.
-        OutputError: The segment cannot be written.
+        WriteError: The segment cannot be written.
     """
 
     def __init__(self, path: Path, info: VideoInfo, encoding: Encoding, target: str | Path) -> None:
@@ -249,6 +249,6 @@ def open_writer(path: Path, info: VideoInfo, encoding: Encoding, target: str | P
 
     Raises:
         OptionError: See `check_encoding`.
-        OutputError: The segment cannot be written.
+        WriteError: The segment cannot be written.
     """
     return PipeWriter(info, encoding) if target_kind(target) == "pipe" else VideoWriter(path, info, encoding, target)
