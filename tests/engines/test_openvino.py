@@ -12,9 +12,8 @@ import pytest
 from onnx import helper
 
 from helpers import engines
-from helpers.breadth import everyday
 from helpers.command_line import onnxdream
-from helpers.engines import LAYERS, both, check_batches_and_masks
+from helpers.engines import both
 from helpers.paths import DATA
 from helpers.small_networks import network, weights
 from onnxdream import objectives
@@ -30,17 +29,6 @@ pytest.importorskip("openvino")
 @pytest.fixture(scope="module")
 def picture() -> np.ndarray:
     return engines.picture()
-
-
-@pytest.mark.parametrize("name", everyday(LAYERS, 2))
-def test_a_whole_dream_is_onnx_runtimes(name: str, picture: np.ndarray) -> None:
-    theirs, ours = (d.dream(picture) for d in both(name, "openvino", octaves=3, steps=1, smooth=0.5))
-    assert (theirs.provider, ours.provider) == ("CPUExecutionProvider", "OpenVINO")
-    assert np.abs(theirs.exact - picture).mean() > 1
-    assert np.abs(ours.exact - theirs.exact).mean() < 0.1
-    theirs, ours = (d.dream(picture) for d in both(name, "openvino", octaves=2, steps=8))
-    assert ours.objective_before == pytest.approx(theirs.objective_before, rel=1e-3)
-    assert ours.objective_after == pytest.approx(theirs.objective_after, rel=0.05)
 
 
 def test_half_precision_dreams_as_strongly(picture: np.ndarray) -> None:
@@ -71,10 +59,6 @@ def test_networks_of_many_channels_have_the_same_gradient(tmp_path: Path, pictur
         select(t).open(graphs[t], fixed_shapes=fixed_shapes).run({"image": batch})["gradient"] for t in graphs
     )
     assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
-
-
-def test_batches_and_masks() -> None:
-    check_batches_and_masks(*both("squeezenet1_1", "openvino", octaves=1, steps=2, threads=1))
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:
