@@ -16,14 +16,14 @@ from .dream.step_graph import build_gradient_model, build_step_model, gaussian_c
 from .engines.select import select
 from .errors import ModelError, OptionError, PictureError, VerifyError, first_line
 from .images import write_whole
+from .settings import Settings
 
 if TYPE_CHECKING:
     import onnx
 
     from .engines.base import Session
     from .networks.model import Model
-    from .settings import Settings
-from .objectives import Objective
+    from .objectives import Objective
 
 # A gradient whose directional derivatives are further off than this is taken for wrong: single precision and the kinks
 # of ReLUs and pools within a step account for less.
