@@ -28,10 +28,15 @@ _PAN = 3  # pixels by which the picture moves from frame to frame
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured at one size (height, width): medians, in seconds.
+    """What was measured at one size: medians, in seconds.
 
-    `floor` is the time of a step's convolutions alone at the rate of this machine's matrix products; None where they do
-    not run on the CPU. `frame` is a frame of a steady video, flow and all, without reading and writing files.
+    Attributes:
+        size: (height, width).
+        provider: What ran the network.
+        step: One step of ascent.
+        floor: The step's convolutions alone at the rate of this machine's matrix products; None where they do not run
+            on the CPU.
+        frame: One frame of a steady video, flow and all, without reading and writing files.
     """
 
     size: tuple[int, int]
@@ -44,9 +49,22 @@ class Speed:
 def measure(
     settings: Settings, size: tuple[int, int], *, seconds: float, max_memory: int, device: str, threads: int
 ) -> Speed:
-    """Time steps and frames of `size` (height, width), each for about `seconds`, at least three of each.
+    """Time steps and frames, at least three of each.
 
-    Raises OptionError for a time that is not positive, and what building the dream raises.
+    Args:
+        settings: What to dream.
+        size: (height, width).
+        seconds: About how long to time each of them, above 0.
+        max_memory: See `Dreamer`, and so are the others.
+        device: See there.
+        threads: See there.
+
+    Returns:
+        The medians.
+
+    Raises:
+        OptionError: `seconds` is not above 0, or another setting is out of range.
+        OnnxDreamError: The network cannot be loaded or dreamed with.
     """
     if not seconds > 0:
         raise OptionError(f"seconds is {seconds}; it must be above 0")

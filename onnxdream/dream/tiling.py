@@ -37,19 +37,33 @@ Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Tiling:
-    """Tiles of one size, laid over a picture so that every start is a multiple of the layer's stride."""
+    """Tiles of one size, laid over a picture so that every start is a multiple of the layer's stride.
 
-    tile: tuple[int, int]  # (height, width)
-    halo: tuple[int, int]  # what is computed around the part that is kept, on each side
+    Attributes:
+        tile: (height, width) in pixels.
+        halo: Pixels that are computed around the part that is kept, above and below, and left and right.
+        stride: Of the layer, in pixels.
+    """
+
+    tile: tuple[int, int]
+    halo: tuple[int, int]
     stride: int
 
     def gradient(
         self, run: Run, image: np.ndarray, shift: Sequence[int], rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(objective [N], gradient [N,3,H,W]) of `image`, rolled by `shift` = (dy, dx) while it is computed.
+        """The gradient of a picture from those of its tiles.
 
-        `run` evaluates a gradient model on one tile. The gradient of a mean over all tiles is the tiles' own, up to a
-        factor that the step's normalisation removes.
+        That of a mean over all tiles is the tiles' own, up to a factor that the step's normalisation removes.
+
+        Args:
+            run: Evaluates a gradient model on one tile.
+            image: float32 [N,3,H,W] in 0..255.
+            shift: (dy, dx) that the picture is rolled by while its gradient is computed.
+            rng: Draws where tiles end.
+
+        Returns:
+            (objective [N], gradient [N,3,H,W]).
         """
         gradient = np.empty_like(image)
         objectives = []
@@ -64,7 +78,12 @@ class Tiling:
         return np.mean(objectives, axis=0), gradient
 
     def objective(self, run: Run, image: np.ndarray) -> np.ndarray:
-        """The objective [N] of `image` [N,3,H,W], the mean over its tiles; `run` evaluates an objective model."""
+        """The objective [N] of a picture, the mean over its tiles.
+
+        Args:
+            run: Evaluates an objective model on one tile.
+            image: float32 [N,3,H,W] in 0..255.
+        """
         total = np.zeros(image.shape[0])
         for corner, y, x in self._tiles(image.shape[2:], np.random.default_rng(0)):
             share = (y.stop - y.start) * (x.stop - x.start) / (image.shape[2] * image.shape[3])
