@@ -101,6 +101,33 @@ class RunSettings(_Checked):
     max_memory: Annotated[int, Ge(64 * _MIB), doc("Tile pictures that need more.")] = 4096 * _MIB
 
 
+Method = Literal["flow", "warp", "blend", "independent"]
+Flow = Literal["dis-ultrafast", "dis-fast", "dis-medium", "farneback", "none"]
+
+
+@dataclass(frozen=True)
+class VideoSettings(_Checked):
+    """What decides how a dream moves with a video; see `video.dreamer.VideoDreamer`."""
+
+    method: Annotated[Method, doc("flow, warp, blend or independent.")] = "flow"
+    flow: Annotated[Flow, doc("dis-ultrafast, dis-fast, dis-medium, farneback or none.")] = "dis-medium"
+    frame_steps: Annotated[int, Interval(ge=0, le=100_000), doc("Steps for frames within a scene.")] = 2
+    frame_step: Annotated[float, Ge(0), doc("Their size, as a share of the step size.")] = 0.75
+    strength: Annotated[float, Ge(0), doc("How far a dream may build up.")] = 2.0
+    blend: Annotated[float, Interval(ge=0, le=1), doc("Share of the previous dream, for warp and blend.")] = 0.5
+    target_fps: Annotated[float, Ge(0), doc("Frames per second to keep, 0 for no target.")] = 0.0
+
+
+@dataclass(frozen=True)
+class VisualizationSettings(_Checked):
+    """How pictures are made of what a network looks for; see `interpret.visualizer.Visualizer`."""
+
+    recipe: Annotated[Literal["fourier", "maco", "pixel"], doc("fourier, maco or pixel.")] = "fourier"
+    size: Annotated[int, Interval(ge=16, le=4096), doc("Pixels a side of each picture.")] = 128
+    steps: Annotated[int, Interval(ge=1, le=100_000), doc("Ascent steps.")] = 256
+    seed: Annotated[int, Ge(0), doc("Same seed, same pictures.")] = 0
+
+
 def explanation(settings: type[Any], name: str) -> str:
     """What a setting does, in a few words."""
     return str(next(m.documentation for m in _hints(settings)[name].__metadata__ if hasattr(m, "documentation")))

@@ -11,11 +11,25 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import pytest
 
+import onnxdream
 from onnxdream.cli import options
 from onnxdream.dream.dreamer import Dreamer
 from onnxdream.errors import OptionError
+from onnxdream.interpret.visualizer import RECIPES, Visualizer
 from onnxdream.networks.model import Model
-from onnxdream.settings import PRESETS, RunSettings, Settings, defaults, explanation, layered
+from onnxdream.settings import (
+    PRESETS,
+    Flow,
+    RunSettings,
+    Settings,
+    VideoSettings,
+    VisualizationSettings,
+    defaults,
+    explanation,
+    layered,
+)  # fmt: skip
+from onnxdream.video import flow
+from onnxdream.video.dreamer import VideoDreamer, create_video_dreamer
 
 # What is wrong, and what must be said of it.
 WRONG = {
@@ -103,6 +117,45 @@ def test_a_dreamer_has_the_same_defaults() -> None:
     for name, default in {**defaults(Settings), **defaults(RunSettings)}.items():
         if name not in ("model", "layers", "objective", "channels", "guide", "keep_colors"):
             assert parameters[name].default == default
+
+
+@pytest.mark.parametrize(
+    ("made", "settings", "others"),
+    [
+        (VideoDreamer, VideoSettings, set()),
+        (create_video_dreamer, VideoSettings, {"flow", "blend"}),  # its flow depends on the target rate
+        (Visualizer, VisualizationSettings, {"size"}),  # a pair of them
+        (onnxdream.visualize, VisualizationSettings, set()),
+    ],
+)
+def test_so_have_what_makes_videos_and_visualisations(made: Any, settings: type[Any], others: set[str]) -> None:
+    parameters = inspect.signature(made).parameters
+    assert {name: parameters[name].default for name in set(defaults(settings)) - others} == {
+        name: default for name, default in defaults(settings).items() if name not in others
+    }
+
+
+def test_names_that_settings_allow_are_those_that_there_are() -> None:
+    assert set(get_args(Flow)) == set(flow.METHODS)
+    assert all(callable(flow.estimator(name)) for name in flow.METHODS)
+    assert set(get_args(get_type_hints(VisualizationSettings)["recipe"])) == set(RECIPES)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"method": "blur"}, "unknown method 'blur'; methods are flow, warp, blend, independent"),
+        ({"flow": "raft"}, "unknown flow 'raft'; flows are dis-ultrafast, dis-fast, dis-medium, farneback, none"),
+        ({"strength": -1}, "strength is -1; it must be at least 0"),
+        ({"strength": float("inf")}, "strength is inf; it must be at least 0"),
+        ({"frame_steps": 1.5}, "frame_steps is 1.5, which is not a whole number"),
+        ({"blend": 1.2}, "blend is 1.2; it must be between 0 and 1"),
+    ],
+)
+def test_a_video_dreamer_is_held_to_its_ranges(squeezenet: Model, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(OptionError) as raised:
+        VideoDreamer(Dreamer(squeezenet), **options)
+    assert str(raised.value) == says
 
 
 def test_the_command_line_has_every_setting_with_its_type() -> None:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from ..settings import VisualizationSettings
 from . import options as o
 from .cluster import CpusOption, GpusOption, RayOption, WorkersOption, cluster_from, own_stdout
 from .outputs import counted
 from .terminal import line, note_line, print_json, progress_bar
-from .visualize import ModelArgument, RecipeOption, SeedOption
+from .visualize import ModelArgument, RecipeOption, SeedOption, SizeOption, StepsOption
 
 if TYPE_CHECKING:
     from ..interpret.atlas import AtlasProgress
@@ -30,10 +31,10 @@ def atlas(
     pictures: Annotated[
         Path | None, typer.Option("--images", help="A folder of pictures: what in them excites each channel.")
     ] = None,
-    recipe: RecipeOption = "fourier",
-    steps: Annotated[int, typer.Option(help="Ascent steps.")] = 128,
-    size: Annotated[int, typer.Option(help="Pixels a side of each picture.")] = 112,
-    seed: SeedOption = 0,
+    recipe: RecipeOption = VisualizationSettings.recipe,
+    steps: StepsOption = 128,
+    size: SizeOption = 112,
+    seed: SeedOption = VisualizationSettings.seed,
     device: o.DeviceOption = "auto",
     threads: o.ThreadsOption = 0,
     ray: RayOption = None,

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from ..errors import OptionError, OutputError
+from ..settings import VideoSettings
 from . import options as o
 from .terminal import hide_notes, line, note_line, print_json
 
@@ -37,7 +38,7 @@ def live(
     size: Annotated[
         int | None, typer.Option(min=1, help="Bring the longer side to this many pixels first.", rich_help_panel=_LIVE)
     ] = None,
-    strength: Annotated[float, typer.Option(min=0, help="How far a dream may build up.", rich_help_panel=_LIVE)] = 2.0,
+    strength: Annotated[float, o.video_option("strength", _LIVE)] = VideoSettings.strength,
     loop: Annotated[
         bool, typer.Option("--loop", help="Begin a file again when it ends.", rich_help_panel=_LIVE)
     ] = False,

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import OptionError
-from ..settings import RunSettings, Settings, explanation, layered, read_toml
+from ..settings import RunSettings, Settings, VideoSettings, explanation, layered, read_toml
 from . import terminal
 
 _LOOK = "How it looks"
@@ -28,6 +28,11 @@ def _look(name: str, *flags: str, panel: str | None = _LOOK, **more: Any) -> Any
     elif isinstance(default, (int, float)) and not isinstance(default, bool):
         text += f" [{default:g}]"
     return typer.Option(*flags, help=text, rich_help_panel=panel, **more)
+
+
+def video_option(name: str, panel: str) -> Any:
+    """The option of one of VideoSettings, with its explanation."""
+    return typer.Option(help=explanation(VideoSettings, name), rich_help_panel=panel)
 
 
 def _run(name: str, *flags: str, **more: Any) -> Any:

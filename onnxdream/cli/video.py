@@ -15,6 +15,7 @@ import typer
 from rich.markup import escape
 
 from ..errors import OptionError
+from ..settings import VideoSettings
 from . import options as o
 from .cluster import CpusOption, GpusOption, RayOption, WorkersOption, cluster_from, own_stdout
 from .terminal import line, print_json, progress_bar
@@ -32,14 +33,10 @@ def video(
     *,
     look: o.Look,
     timeline: Annotated[Path | None, typer.Option(help="TOML file: settings that change over time.")] = None,
-    method: Annotated[str, typer.Option(help="flow, warp, blend or independent.", rich_help_panel=_TIME)] = "flow",
-    flow: Annotated[
-        str, typer.Option(help="dis-ultrafast, dis-fast, dis-medium, farneback or none.", rich_help_panel=_TIME)
-    ] = "dis-medium",
-    frame_steps: Annotated[
-        int, typer.Option(min=0, help="Steps for frames within a scene.", rich_help_panel=_TIME)
-    ] = 2,
-    strength: Annotated[float, typer.Option(min=0, help="How far a dream may build up.", rich_help_panel=_TIME)] = 2.0,
+    method: Annotated[str, o.video_option("method", _TIME)] = VideoSettings.method,
+    flow: Annotated[str, o.video_option("flow", _TIME)] = VideoSettings.flow,
+    frame_steps: Annotated[int, o.video_option("frame_steps", _TIME)] = VideoSettings.frame_steps,
+    strength: Annotated[float, o.video_option("strength", _TIME)] = VideoSettings.strength,
     every: Annotated[
         int, typer.Option(min=1, help="Dream every n-th frame, move on between.", rich_help_panel=_TIME)
     ] = 1,

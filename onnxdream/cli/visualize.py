@@ -14,6 +14,7 @@ import typer
 from rich.markup import escape
 
 from ..errors import OptionError
+from ..settings import VisualizationSettings, explanation
 from . import options as o
 from . import terminal
 from .outputs import check_file, check_folder, counted, default_name, is_folder, make_folder, plain, write_grid
@@ -29,9 +30,16 @@ if TYPE_CHECKING:
 _WHAT, _HOW = "What to show", "How it is made"
 
 ModelArgument = Annotated[str, typer.Argument(help="A network's name or an ONNX file.")]
-RecipeOption = Annotated[str, typer.Option(help="fourier, maco or pixel.", rich_help_panel=_HOW)]
-StepsOption = Annotated[int, typer.Option(help="Ascent steps.", rich_help_panel=_HOW)]
-SeedOption = Annotated[int, typer.Option(help="Same seed, same pictures.", rich_help_panel=_HOW)]
+
+
+def _how(name: str) -> Any:
+    return typer.Option(help=explanation(VisualizationSettings, name), rich_help_panel=_HOW)
+
+
+RecipeOption = Annotated[str, _how("recipe")]
+StepsOption = Annotated[int, _how("steps")]
+SizeOption = Annotated[int, _how("size")]
+SeedOption = Annotated[int, _how("seed")]
 
 
 def visualize(
@@ -73,17 +81,17 @@ def visualize(
         str | None,
         typer.Option("--out", "-o", help="The grid, or a folder/ for single ones as they are made. [MODEL-LAYER.png]"),
     ] = None,
-    recipe: RecipeOption = "fourier",
+    recipe: RecipeOption = VisualizationSettings.recipe,
     spectrum: Annotated[
         Path | None,
         typer.Option(help="For maco: a folder of pictures whose mean spectrum to keep. [1/f]", rich_help_panel=_HOW),
     ] = None,
-    steps: StepsOption = 256,
-    size: Annotated[int, typer.Option(help="Pixels a side of each picture.", rich_help_panel=_HOW)] = 128,
+    steps: StepsOption = VisualizationSettings.steps,
+    size: SizeOption = VisualizationSettings.size,
     start: Annotated[
         Path | None, typer.Option(help="Start from this picture, not noise.", rich_help_panel=_HOW)
     ] = None,
-    seed: SeedOption = 0,
+    seed: SeedOption = VisualizationSettings.seed,
     columns: Annotated[int | None, typer.Option(min=1, help="Pictures in a row.", rich_help_panel=_HOW)] = None,
     device: o.DeviceOption = "auto",
     threads: o.ThreadsOption = 0,

@@ -21,6 +21,7 @@ from ..errors import ModelError, OptionError, PictureError
 from ..images import resize, to_batch
 from ..networks.model import Model, load_model
 from ..objectives import Objective
+from ..settings import RunSettings, VisualizationSettings
 from .channel_inputs import batch_objectives, graph_key
 from .parametrization import Fourier, MaCo, Parametrization, Pixel
 from .transforms import RandomTransform
@@ -110,21 +111,18 @@ class Visualizer:
         self,
         model: Model,
         *,
-        recipe: str | VisualizationRecipe = "fourier",
-        size: tuple[int, int] = (128, 128),
-        steps: int = 256,
-        seed: int = 0,
-        device: str = "auto",
-        threads: int = 0,
+        recipe: str | VisualizationRecipe = VisualizationSettings.recipe,
+        size: tuple[int, int] = (VisualizationSettings.size, VisualizationSettings.size),
+        steps: int = VisualizationSettings.steps,
+        seed: int = VisualizationSettings.seed,
+        device: str = RunSettings.device,
+        threads: int = RunSettings.threads,
     ) -> None:
-        if isinstance(recipe, str) and recipe not in RECIPES:
-            raise OptionError(f"unknown recipe {recipe!r}; recipes are {', '.join(RECIPES)}")
-        if not 1 <= steps <= 100_000:
-            raise OptionError(f"steps is {steps}; it must be between 1 and 100000")
+        if isinstance(recipe, str):
+            VisualizationSettings.check(recipe=recipe)
+        VisualizationSettings.check(steps=steps, seed=seed)
         if not 16 <= min(size) <= max(size) <= 4096:
             raise OptionError(f"size is {size[1]}x{size[0]}; it must be between 16 and 4096 a side")
-        if seed < 0:
-            raise OptionError(f"seed is {seed}; it must be at least 0")
         self.model, self.size, self.steps, self.seed = model, size, steps, seed
         self.recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
         self.device, self.threads = device, threads or os.cpu_count() or 1
@@ -383,13 +381,13 @@ def visualize(
     model: Model | str,
     objectives: Objective | Sequence[Objective],
     *,
-    recipe: str | VisualizationRecipe = "fourier",
-    size: int | tuple[int, int] = 128,
-    steps: int = 256,
-    seed: int = 0,
+    recipe: str | VisualizationRecipe = VisualizationSettings.recipe,
+    size: int | tuple[int, int] = VisualizationSettings.size,
+    steps: int = VisualizationSettings.steps,
+    seed: int = VisualizationSettings.seed,
     start: np.ndarray | None = None,
-    device: str = "auto",
-    threads: int = 0,
+    device: str = RunSettings.device,
+    threads: int = RunSettings.threads,
     on_step: Callable[[StepProgress], bool | None] | None = None,
 ) -> Visualization:
     """Make pictures that maximise objectives: what a network's channels look for.

@@ -28,18 +28,16 @@ from ..dream.build import build_dreamer, build_objective
 from ..dream.dreamer import Dreamer, Progress
 from ..errors import OptionError
 from ..images import from_batch, to_batch
-from ..settings import RunSettings, Settings, layered
+from ..settings import RunSettings, Settings, VideoSettings, layered
 from . import frame_formats
 from .flow import CutDetector, estimator, soften, visible, warp
 from .rate_control import Effort, RateControl, efforts
 from .timeline import video_defaults
 
-METHODS = ("flow", "warp", "blend", "independent")
 _CATCH_UP = 3.0  # with a target rate, steps grow by at most this factor while a dream is weaker than the scene's first
 _RISE = 1.25  # the residual fades once the objective is this many times its value at the start of the scene
 _FAINTEST = 0.7  # of the scene's first residual; a source with a strong response of its own fades the dream no further
 _COUNTS = (int, np.integer)
-_NUMBERS = (float, np.floating, *_COUNTS)
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,8 @@ class VideoDreamer:
 
     Args:
         dreamer: Dreams single pictures; gives the objective, octaves and step size.
-        method: One of `METHODS`.
-        flow: The optical flow, one of `flow.METHODS`.
+        method: One of `settings.Method`.
+        flow: The optical flow, one of `settings.Flow`.
         frame_steps: Ascent steps at full size for frames within a scene, at least 0.
         frame_step: The size of those steps, as a share of the dreamer's step size.
         strength: How far a still area may build up: the carried residual's limit, averaged around each place, as a
@@ -103,19 +101,16 @@ class VideoDreamer:
         self,
         dreamer: Dreamer,
         *,
-        method: str = "flow",
-        flow: str = "dis-medium",
-        frame_steps: int = 2,
-        frame_step: float = 0.75,
-        strength: float = 2.0,
-        blend: float = 0.5,
+        method: str = VideoSettings.method,
+        flow: str = VideoSettings.flow,
+        frame_steps: int = VideoSettings.frame_steps,
+        frame_step: float = VideoSettings.frame_step,
+        strength: float = VideoSettings.strength,
+        blend: float = VideoSettings.blend,
         size: tuple[int, int] | None = None,
-        target_fps: float = 0.0,
+        target_fps: float = VideoSettings.target_fps,
     ) -> None:
-        if method not in METHODS:
-            raise OptionError(f"unknown method {method!r}; methods are {', '.join(METHODS)}")
-        if _checked_number("blend", blend) > 1:
-            raise OptionError(f"blend is {blend}; it must be between 0 and 1")
+        VideoSettings.check(method=method, flow=flow, blend=blend)
         self.dreamer, self.method, self.flow, self.blend = dreamer, method, flow, blend
         self.setFrameSteps(frame_steps)
         self.setFrameStep(frame_step)
@@ -437,7 +432,7 @@ class VideoDreamer:
         Raises:
             OptionError: It is not such a number.
         """
-        self.strength = _checked_number("strength", strength)
+        self.strength: float = VideoSettings.check(strength=strength)["strength"]
 
     def getFrameSteps(self) -> int:
         """Ascent steps per frame at full size."""
@@ -452,7 +447,7 @@ class VideoDreamer:
         Raises:
             OptionError: It is not such an integer.
         """
-        self.frame_steps = _checked_count("frame_steps", steps)
+        self.frame_steps: int = VideoSettings.check(frame_steps=steps)["frame_steps"]
 
     def getFrameStep(self) -> float:
         """The size of a frame's steps, as a share of the dreamer's step size."""
@@ -467,7 +462,7 @@ class VideoDreamer:
         Raises:
             OptionError: It is not such a number.
         """
-        self.frame_step = _checked_number("frame_step", share)
+        self.frame_step: float = VideoSettings.check(frame_step=share)["frame_step"]
 
     def getTargetFPS(self) -> float:
         """The target rate in frames per second, 0 for none."""
@@ -482,7 +477,7 @@ class VideoDreamer:
         Raises:
             OptionError: It is out of range, or the method is not "flow".
         """
-        rate = _checked_number("target_fps", rate)
+        rate = VideoSettings.check(target_fps=rate)["target_fps"]
         if rate and self.method != "flow":
             raise OptionError(f"method {self.method} takes all steps for each frame; only flow keeps a rate")
         self.rate_control = RateControl(rate) if rate else None
@@ -515,15 +510,15 @@ def create_video_dreamer(
     *,
     model: str | None = None,
     preset: str | None = None,
-    target_fps: float = 0.0,
+    target_fps: float = VideoSettings.target_fps,
     size: tuple[int, int] | None = None,
-    method: str = "flow",
+    method: str = VideoSettings.method,
     flow: str | None = None,
-    frame_steps: int = 2,
-    frame_step: float = 0.75,
-    strength: float = 2.0,
-    device: str = "auto",
-    threads: int = 0,
+    frame_steps: int = VideoSettings.frame_steps,
+    frame_step: float = VideoSettings.frame_step,
+    strength: float = VideoSettings.strength,
+    device: str = RunSettings.device,
+    threads: int = RunSettings.threads,
     max_memory: int = RunSettings.max_memory,
     **settings: Any,
 ) -> VideoDreamer:
@@ -604,20 +599,6 @@ def _local_rms(residual: np.ndarray) -> np.ndarray:
     square = cv2.resize(cv2.multiply(residual, residual), small, interpolation=cv2.INTER_AREA)
     mean = cv2.GaussianBlur(square, (0, 0), min(small) / 12, borderType=cv2.BORDER_REFLECT).mean(2)
     return np.asarray(cv2.resize(np.sqrt(mean), (width, height), interpolation=cv2.INTER_LINEAR))
-
-
-def _checked_number(name: str, value: Any) -> float:
-    """`value` if it is a number of at least 0. Raises OptionError."""
-    if not isinstance(value, _NUMBERS) or not 0 <= value < 1e30:
-        raise OptionError(f"{name} is {value!r}; it must be a number, at least 0")
-    return float(value)
-
-
-def _checked_count(name: str, value: Any) -> int:
-    """`value` if it is an integer of at least 0. Raises OptionError."""
-    if not isinstance(value, _COUNTS) or not 0 <= value <= 100_000:
-        raise OptionError(f"{name} is {value!r}; it must be a whole number between 0 and 100000")
-    return int(value)
 
 
 def _checked_size(size: Any) -> tuple[int, int]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import get_args
 
 import cv2
 import numpy as np
 
 from ..errors import OptionError
+from ..settings import Flow
 
 Estimator = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -21,8 +23,8 @@ _DIS = {
     "dis-fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
     "dis-medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
 }
+METHODS: tuple[str, ...] = get_args(Flow)
 _DIS_LEAST = 32  # pixels a side; OpenCV 5 crashes on strips narrower than that
-METHODS = (*_DIS, "farneback", "none")
 
 
 def estimator(method: str, *, rough: bool = False) -> Estimator:
@@ -58,7 +60,7 @@ def estimator(method: str, *, rough: bool = False) -> Estimator:
         )
     if method == "none":
         return lambda first, second: np.zeros((*first.shape, 2), np.float32)
-    raise OptionError(f"unknown flow method {method!r}; methods are {', '.join(METHODS)}")
+    raise OptionError(f"unknown flow {method!r}; flows are {', '.join(METHODS)}")
 
 
 def _pad_to(side: int, picture: np.ndarray) -> np.ndarray:
