@@ -95,7 +95,7 @@ def _core() -> Any:
 
 def _translated(error: Exception) -> Exception:
     text = str(error)
-    if isinstance(error, MemoryError) or "bad_alloc" in text or "allocate" in text.lower():
+    if isinstance(error, MemoryError) or "alloc" in text.lower():
         return OutOfMemoryError()
     # Before the reason come the places in its source that noticed, in lines that end with a colon.
     reason = RuntimeError(re.sub(r"^.*:\n", "", text, flags=re.MULTILINE))

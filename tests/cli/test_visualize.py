@@ -287,6 +287,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_an_interrupted_atlas_goes_on_where_it_stopped(tmp_path: Path, pictures: Path) -> None:
     arguments = (*ATLAS, "-o", "atlas", "--images", pictures)
     process = subprocess.Popen(command(*arguments), cwd=tmp_path, stderr=subprocess.PIPE, text=True)

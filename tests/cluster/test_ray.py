@@ -24,7 +24,6 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from helpers.breadth import everyday
 from helpers.command_line import command, onnxdream_process
 from helpers.paths import DATA
 from onnxdream import objectives
@@ -141,6 +140,7 @@ def alone(film: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_film_with_a_node_removed_half_way_is_the_one_machine_s(
     cluster: Any, film: Path, alone: Path, tmp_path: Path
 ) -> None:
@@ -176,7 +176,8 @@ def test_a_killed_driver_s_job_goes_on(cluster: Any, film: Path, alone: Path, tm
     assert [p.name for p in tmp_path.iterdir()] == ["out.mkv"]
 
 
-@pytest.mark.parametrize("how", everyday(["interrupt", "preview"], 2))
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["interrupt", "preview"])
 def test_whoever_stops_leaves_no_task_behind(cluster: Any, film: Path, tmp_path: Path, how: str) -> None:
     """By Ctrl-C, or because what is told of the progress cannot be written; neither begins a cluster of its own."""
     out, preview, more = tmp_path / "out.mkv", tmp_path / "gone" / "now.jpg", []

@@ -13,6 +13,7 @@ import pytest
 
 import onnxdream
 from helpers import command_line, engines
+from helpers.breadth import everyday
 from helpers.engines import LAYERS, both
 from helpers.paths import DATA
 from onnxdream import Dreamer
@@ -178,7 +179,7 @@ def test_octaves_are_those_of_the_host(engine: Engine, batch: np.ndarray) -> Non
         np.testing.assert_allclose(own.whole(dreamed), host.whole(dreamed), atol=0.2)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", everyday(LAYERS, 2))
 def test_a_whole_dream_is_the_cpus(device: str, name: str, picture: np.ndarray) -> None:
     """Within the tolerance that the README states.
 
@@ -206,7 +207,7 @@ def test_a_dream_in_tiles_is_the_cpus(device: str, picture: np.ndarray) -> None:
 
 
 def test_pictures_of_a_batch_do_not_depend_on_each_other(device: str, squeezenet: Model, batch: np.ndarray) -> None:
-    dreamer = Dreamer(squeezenet, obj.l2("fire5"), octaves=2, steps=1, device=device)
+    dreamer = Dreamer(squeezenet, obj.l2("fire5"), octaves=1, steps=1, device=device)
     other = batch[:, :, ::-1].copy()
     together = dreamer.ascend(np.concatenate([batch, other]))[0]
     alone = np.concatenate([dreamer.ascend(one)[0] for one in (batch, other)])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -63,7 +64,7 @@ def test_the_loop_of_the_contract_dreams(tmp_path: Path, squeezenet: Model) -> N
     export_model(squeezenet, objectives.l2("fire5"), tmp_path / "dream.onnx")
     found = re.search(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
     assert found
-    (tmp_path / "photo.jpg").write_bytes(ROCKET.read_bytes())
+    cv2.imwrite(str(tmp_path / "photo.jpg"), cv2.resize(cv2.imread(str(ROCKET)), (320, 213)))
     code = found[1] + "\nprint(float(objective[0]))\nimport sys; assert 'onnxdream' not in sys.modules"
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
