@@ -54,7 +54,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Model]:
     return network, load_model(path)
 
 
-@pytest.mark.parametrize("size", everyday(SIZES, 4))
+@pytest.mark.parametrize("size", everyday([pytest.param(size) for size in SIZES], 4))
 def test_gradients_are_those_of_the_network_as_it_came(odd: tuple[nn.Module, Model], size: tuple[int, int]) -> None:
     network, model = odd
     image = np.random.default_rng(3).uniform(0, 255, (2, 3, *size)).astype(np.float32)
