@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .dream.step_graph import build_gradient_model, build_step_model, gaussian_cascade
+from .dream.shaping import Shaping
+from .dream.step_graph import build_gradient_model, build_step_model
 from .engines.select import select
 from .errors import ModelError, OptionError, PictureError, VerifyError, first_line
 from .images import write_whole
-from .settings import Settings
 
 if TYPE_CHECKING:
     import onnx
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 TOLERANCE = 0.02
 # The same where the network computes in half precision.
 HALF_TOLERANCE = 0.05
+PLAIN = Shaping()
 _DIRECTIONS = 8
 _PICTURES = 8
 # Mean changes of a pixel, of 255, for the difference quotients: small enough to stay between most kinks, large enough
@@ -44,7 +45,7 @@ def export_model(
     path: Path,
     *,
     gradient_only: bool = False,
-    smooth: float = 0.0,
+    shaping: Shaping = PLAIN,
     size: tuple[int, int] | None = None,
     target: str = "cpu",
     half: bool = False,
@@ -57,7 +58,7 @@ def export_model(
         objective: What the model ascends.
         path: Where to; its name ends in .onnx.
         gradient_only: Write the gradient model instead.
-        smooth: See `build_step_model`; 0..16, and 0 with `gradient_only`.
+        shaping: What becomes of the gradient before it is added to the picture; nothing with `gradient_only`.
         size: (height, width) of the pictures, for runtimes that need to know it; the batch is then 1.
         target: The runtime to write for, one of `lowering.targets.TARGETS`.
         half: Let the network compute in half precision.
@@ -67,7 +68,7 @@ def export_model(
         The model.
 
     Raises:
-        OptionError: `path`, `smooth` or `target` cannot be.
+        OptionError: `path`, `shaping` or `target` cannot be.
         OutputError: The file cannot be written.
         PictureError: The layer cannot be computed at `size`.
         LayerError: A layer or channel does not exist.
@@ -75,9 +76,8 @@ def export_model(
     """
     if path.suffix.lower() != ".onnx":
         raise OptionError(f"{path}: an exported model's name ends in .onnx")
-    Settings.check(smooth=smooth)
-    if gradient_only and smooth:
-        raise OptionError("smooth blurs the step, and a gradient model has none; leave one of the two away")
+    if gradient_only and shaping != PLAIN:
+        raise OptionError("bands, colors, headroom and smooth shape the step, and a gradient model has none; omit them")
     low, only = model.smallest_picture(objective.layers), model.fixed_input_size(objective.layers)
     if size is not None and (size[0] < low[0] or size[1] < low[1] or (only is not None and size != only)):
         needed = f"exactly {only[1]}x{only[0]}" if only else f"at least {low[1]}x{low[0]}"
@@ -85,7 +85,7 @@ def export_model(
     if gradient_only:
         proto = build_gradient_model(model, objective, target=target, half=half, size=size)
     else:
-        proto = build_step_model(model, objective, smooth=smooth, target=target, half=half, size=size)
+        proto = build_step_model(model, objective, **shaping.options(), target=target, half=half, size=size)
 
     def write(to: Path) -> None:
         to.write_bytes(proto.SerializeToString())
@@ -105,7 +105,8 @@ def verify(
     path: Path,
     *,
     size: tuple[int, int],
-    smooth: float = 0.0,
+    shaping: Shaping = PLAIN,
+    gradient_model: onnx.ModelProto | None = None,
     half: bool = False,
     device: str = "auto",
     seed: int = 0,
@@ -114,14 +115,16 @@ def verify(
 
     Directional derivatives <gradient, v> are compared with difference quotients of the objective that the file itself
     computes, in several directions v; of several pictures and distances the best agreement counts, since kinks spoil
-    it here and there, while a wrong gradient is wrong everywhere. A step model tells the gradient only up to its
-    length, so there all directions together must agree up to one factor.
+    it here and there, while a wrong gradient is wrong everywhere. A plain step model tells the gradient only up to its
+    length, so there all directions together must agree up to one factor. One that shapes the gradient does not tell it:
+    there the gradient of another model is compared, and the step with what `Shaping.climb` makes of that.
 
     Args:
         path: The file.
         size: (height, width) of the random pictures to try it on.
-        smooth: What the model was built with, and so is `half`.
-        half: See there.
+        shaping: What the model was built with, and so is `half`.
+        gradient_model: The gradient model of the same objective, for a step model with `shaping`.
+        half: See `shaping`.
         device: What to run it on, see `engines.select`; the model must be lowered for that.
         seed: Where random numbers start.
 
@@ -138,11 +141,12 @@ def verify(
     def objective(at: np.ndarray) -> float:
         return float(session.run(_feeds(session, at))["objective"][0])
 
-    is_step = "shift" in session.inputs
-    best = math.inf
+    source = session if gradient_model is None else select(device).open(gradient_model)
+    is_step = "shift" in source.inputs
+    best, step_error = math.inf, 0.0
     for _ in range(_PICTURES):
         image = _picture(size, rng)
-        outputs = session.run(_feeds(session, image))
+        outputs = source.run(_feeds(source, image))
         gradient = np.asarray(outputs["dreamed"] - image if is_step else outputs["gradient"], np.float64)
         if np.abs(gradient).max():
             # Parts of the gradient itself: in a direction at random nearly nothing would change.
@@ -150,16 +154,25 @@ def verify(
                 gradient
             ]
             predicted = np.array([np.sum(gradient * v) for v in directions])
-            along = [_blurred(v, smooth) if is_step and smooth else v for v in directions]
             for change in _HALF_CHANGES if half else _CHANGES:
-                measured = np.array([_slope(objective, image, v, change) for v in along])
+                measured = np.array([_slope(objective, image, v, change) for v in directions])
                 factor = float(predicted @ measured / (predicted @ predicted)) if is_step else 1.0
                 best = min(best, float(np.abs(measured - factor * predicted).max() / np.abs(measured).max()))
+            if gradient_model is not None:
+                step_error = max(step_error, _step_error(session, shaping, image, outputs["gradient"]))
         if best < TOLERANCE / 4:
             break
     if math.isinf(best):
         raise VerifyError("the objective does not respond to the pictures tried, so nothing can be verified")
-    return best
+    return max(best, step_error)
+
+
+def _step_error(session: Session, shaping: Shaping, image: np.ndarray, gradient: np.ndarray) -> float:
+    """How far a step model's step is from that of `Shaping.climb`, relative to its largest change of a pixel."""
+    expected = image.copy()
+    shaping.climb(expected, gradient.copy(), 1.0, None)
+    dreamed = session.run(_feeds(session, image))["dreamed"]
+    return float(np.abs(dreamed - expected).max() / np.abs(expected - image).max())
 
 
 def _loaded(path: Path) -> onnx.ModelProto:
@@ -206,12 +219,3 @@ def _patch(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     top, left = rng.integers(0, size[0] - height + 1), rng.integers(0, size[1] - width + 1)
     mask[0, rng.integers(3), top : top + height, left : left + width] = 1
     return mask
-
-
-def _blurred(direction: np.ndarray, smooth: float) -> np.ndarray:
-    """`direction` blurred as the step model blurs its gradient: <Gg, v> = <g, Gv>, the cascade being symmetric."""
-    import cv2
-
-    kernel = gaussian_cascade(smooth)[0, 0].astype(np.float64)
-    planes = [cv2.filter2D(plane, -1, kernel, borderType=cv2.BORDER_CONSTANT) for plane in direction[0]]
-    return np.stack(planes)[None]

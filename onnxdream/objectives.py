@@ -175,6 +175,56 @@ def mean(layer: str) -> Objective:
     return _single(Term(layer, f"mean({layer})", lambda op, a, shape: _mean_but_batch(op, a, len(shape))))
 
 
+def root(layer: str) -> Objective:
+    """Mean over places of sqrt(mean over channels of a²): every place counts alike, strong or weak.
+
+    Where `l2` lets a few places outgrow the others, this fills the whole picture.
+    """
+
+    def build(op: Ops, a: ir.Value, shape: Shape) -> ir.Value:
+        power = op.ReduceMean(op.Mul(a, a), [1], keepdims=1)
+        return _mean_but_batch(op, op.Sqrt(op.Add(power, 1e-6)), len(shape))
+
+    return _single(Term(layer, f"root({layer})", build))
+
+
+def centred(layer: str) -> Objective:
+    """mean(relu(a - m)²), m each channel's mean over the places: what stands out against the rest of the picture.
+
+    In tiles, m is the tile's own mean.
+    """
+
+    def build(op: Ops, a: ir.Value, shape: Shape) -> ir.Value:
+        middle = op.ReduceMean(a, list(range(2, len(shape))), keepdims=1)
+        above = op.Relu(op.Sub(a, middle))
+        return _mean_but_batch(op, op.Mul(above, above), len(shape))
+
+    def check(at: Layer) -> None:
+        if not at.spatial:
+            raise LayerError(f"layer {at.name} has no places to stand out from; choose one before the pooling")
+
+    return _single(Term(layer, f"centred({layer})", build, check))
+
+
+def power(layer: str, exponent: float) -> Objective:
+    """mean(relu(a)^exponent): the higher the exponent, the more the strongest places count.
+
+    Args:
+        layer: The layer's name.
+        exponent: From 1 to 8.
+
+    Raises:
+        OptionError: The exponent is out of range.
+    """
+    if not 1 <= exponent <= 8:
+        raise OptionError(f"power({layer}, {exponent:g}): the exponent must be between 1 and 8")
+
+    def build(op: Ops, a: ir.Value, shape: Shape) -> ir.Value:
+        return _mean_but_batch(op, op.Pow(op.Relu(a), float(exponent)), len(shape))
+
+    return _single(Term(layer, f"power({layer}, {exponent:g})", build))
+
+
 def channel(layer: str, *channels: int) -> Objective:
     """mean(a[:, c]) over the given channels: what these filters look for.
 

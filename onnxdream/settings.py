@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
-from annotated_types import Ge, Interval, doc
+from annotated_types import Ge, Interval, Predicate, doc
 
 from .errors import OptionError
 from .networks import registry
@@ -23,6 +23,24 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 _MIB = 1 << 20
+COLORS = ("natural", "vivid", "free", "ink")
+
+
+def opponent_gains(colors: str) -> tuple[float, float] | None:
+    """'0.6,0.3' -> (0.6, 0.3), the gains of red-blue and green-magenta; None where it is no two numbers in 0..4."""
+    try:
+        red_blue, green_magenta = (float(part) for part in colors.split(","))
+    except ValueError:
+        return None
+    return (red_blue, green_magenta) if 0 <= red_blue <= 4 and 0 <= green_magenta <= 4 else None
+
+
+def _are_colors(colors: str) -> bool:
+    return colors in COLORS or opponent_gains(colors) is not None
+
+
+def _are_bands(bands: tuple[float, ...]) -> bool:
+    return not bands or (len(bands) <= 12 and all(0 <= gain <= 100 for gain in bands) and any(bands))
 
 
 class _Checked:
@@ -57,8 +75,10 @@ class Settings(_Checked):
     model: Annotated[str, doc("A network's name or an ONNX file.")] = registry.DEFAULT
     layers: Annotated[tuple[str, ...], doc("Layer to dream with; repeatable.")] = ()  # none: the recommended one
     objective: Annotated[
-        Literal["l2", "mean", "channel", "neuron", "logit"], doc("l2, mean, channel, neuron or logit.")
+        Literal["l2", "root", "centred", "power", "mean", "channel", "neuron", "logit"],
+        doc("l2, root, centred, power, mean, channel, neuron or logit."),
     ] = "l2"
+    exponent: Annotated[float, Interval(ge=1, le=8), doc("That of the objective power.")] = 4.0
     channels: Annotated[tuple[int, ...], doc("Only these channels of the layer.")] = ()
     guide: Annotated[str, doc("A picture whose features the dream should resemble.")] = ""
     octaves: Annotated[int, Interval(ge=1, le=64), doc("How many sizes to dream at.")] = 4
@@ -66,6 +86,9 @@ class Settings(_Checked):
     steps: Annotated[int, Interval(ge=0, le=100_000), doc("Ascent steps at each size.")] = 10
     step_size: Annotated[float, Interval(ge=-255, le=255), doc("Mean change of a pixel a step, of 255.")] = 1.5
     jitter: Annotated[int, Interval(ge=0, le=100_000), doc("Largest random shift, in pixels.")] = 32
+    bands: Annotated[tuple[float, ...], Predicate(_are_bands), doc("Gains of the bands, fine to coarse, or none.")] = ()
+    colors: Annotated[str, Predicate(_are_colors), doc("natural, vivid, free, ink, or two gains.")] = "free"
+    headroom: Annotated[float, Interval(ge=0, le=255), doc("Softer steps this near to black and white.")] = 0.0
     smooth: Annotated[float, Interval(ge=0, le=16), doc("Blur the gradient around this many pixels.")] = 0.0
     half: Annotated[bool, doc("Half precision: faster on some GPUs.")] = False
     seed: Annotated[int, Ge(0), doc("Same seed, same dream.")] = 0
@@ -142,7 +165,9 @@ def _listed(name: str, value: Any) -> Any:
     """Layers and channels as a tuple, also where there is only one."""
     if name == "channels" and isinstance(value, str):
         return parse_channels(value)
-    if name in ("layers", "channels"):
+    if name == "bands" and isinstance(value, str):
+        return parse_bands(value)
+    if name in ("layers", "channels", "bands"):
         return tuple(value) if isinstance(value, (list, tuple)) else (value,)
     return value
 
@@ -161,6 +186,10 @@ def _model(settings: Any) -> type[BaseModel]:
     return pydantic.create_model(settings.__name__, __config__=config, **fields)
 
 
+_WANTED = {
+    "bands": "up to 12 gains from 0 to 100, fine to coarse, such as 0.3,1,1,0.3, or none",
+    "colors": "natural, vivid, free, ink, or gains of red-blue and green-magenta from 0 to 4, such as 0.6,0.3",
+}
 _KINDS = {"bool_type": "true or false", "float_type": "a number", "int_type": "a whole number", "string_type": "a text"}
 
 
@@ -170,7 +199,8 @@ def _complaint(name: str, hint: Any, kind: str, value: Any) -> str:
         return f"{name} is {value!r}, which is not {_KINDS[kind]}"
     if kind == "literal_error":
         return f"unknown {name} {value!r}; {name}s are {', '.join(get_args(get_args(hint)[0]))}"
-    return f"{name} is {value!r}; it must be {_range(hint.__metadata__[0])}"
+    wanted = _WANTED[name] if kind == "predicate_failed" else _range(hint.__metadata__[0])
+    return f"{name} is {value!r}; it must be {wanted}"
 
 
 def _range(bounds: Interval | Ge) -> str:
@@ -192,16 +222,30 @@ def _hint(name: str, known: Iterable[str], them: str = "known") -> str:
     return f"; did you mean {near[0]}?" if near else f"; {them} are {', '.join(known)}"
 
 
-# Looked at, on photographs of sky, people, animals and houses.
+# Looked at, on photographs of sky, people, animals, food and houses.
+_SHAPED = {"bands": [0.3, 1.0, 1.0, 0.3], "headroom": 48.0}
+_SQUEEZENET, _EFFICIENTNET = {"model": "squeezenet1_1"}, {"model": "efficientnet_lite0"}
 PRESETS: dict[str, dict[str, Any]] = {
-    "eyes": {"model": "squeezenet1_1", "layers": ["fire6"]},
-    "waves": {"model": "squeezenet1_1", "layers": ["fire5"], "steps": 14},
-    "jewels": {"model": "squeezenet1_1", "layers": ["fire4"], "steps": 12, "smooth": 0.5},
-    "creatures": {"model": "squeezenet1_1", "layers": ["fire8"], "octaves": 5, "steps": 20},
-    "ribbons": {"model": "efficientnet_lite0", "layers": ["block5"], "steps": 14},
-    "scales": {"model": "efficientnet_lite0", "layers": ["block8"], "octaves": 5, "steps": 16, "step_size": 2.0},
-    "menagerie": {"model": "efficientnet_lite0", "layers": ["block10"], "octaves": 5, "steps": 20, "step_size": 2.0},
-}
+    "creatures": _SQUEEZENET
+    | {"layers": ["fire8"], "octaves": 5, "steps": 12, **_SHAPED, "colors": "natural"},
+    "crowd": _SQUEEZENET
+    | {"layers": ["fire8"], "objective": "root", "octaves": 5, "steps": 12, **_SHAPED, "colors": "vivid"},
+    "fresco": _SQUEEZENET
+    | {"layers": ["fire8"], "objective": "root", "octaves": 6, "octave_scale": 1.26, **_SHAPED, "colors": "natural"},
+    "eyes": _SQUEEZENET | {"layers": ["fire6"], **_SHAPED, "bands": [0.3, 1.0, 1.0, 0.1], "colors": "0.6,0.3"},
+    "waves": _SQUEEZENET | {"layers": ["fire5"], "steps": 12, **_SHAPED, "colors": "vivid"},
+    "ink": _SQUEEZENET | {"layers": ["fire8"], "octaves": 5, "steps": 12, **_SHAPED, "colors": "ink"},
+    "jewels": _SQUEEZENET | {"layers": ["fire4"], "steps": 12, "smooth": 0.5},
+    "ribbons": _EFFICIENTNET | {"layers": ["block5"], "steps": 12, **_SHAPED, "colors": "vivid"},
+    "scales": _EFFICIENTNET
+    | {"layers": ["block8"], "octaves": 5, "steps": 12, "step_size": 2.0, **_SHAPED, "colors": "vivid"},
+    "menagerie": _EFFICIENTNET
+    | {"layers": ["block10"], "objective": "centred", "octaves": 5, "steps": 16, "step_size": 2.0, **_SHAPED,
+       "colors": "vivid"},
+    "seals": _EFFICIENTNET
+    | {"layers": ["block10"], "objective": "power", "octaves": 5, "steps": 16, "step_size": 2.0, **_SHAPED,
+       "colors": "natural"},
+}  # fmt: skip
 
 
 def layered(
@@ -266,6 +310,16 @@ def parse_channels(text: str) -> tuple[int, ...]:
             raise OptionError(f"channels {text!r}: no network has {high} channels")
         numbers.extend(range(low, high + 1))
     return tuple(numbers)
+
+
+def parse_bands(text: str) -> tuple[float, ...]:
+    """'0.3,1,1,0.3' -> (0.3, 1.0, 1.0, 0.3), 'none' -> (). Raises OptionError."""
+    if text == "none":
+        return ()
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(f"bands is {text!r}; it must be {_WANTED['bands']}") from None
 
 
 def parse_layer(text: str, known: Container[str] = ()) -> tuple[str, float]:

@@ -38,6 +38,8 @@ WRONG = {
     "steps": {-1: "it must be between 0 and 100000", True: "is not a whole number", "ten": "is not a whole number"},
     "step_size": {float("inf"): "it must be between -255 and 255", float("nan"): "between -255 and 255"},
     "jitter": {100_001: "it must be between 0 and 100000"},
+    "colors": {"red": "it must be natural, vivid, free, ink, or gains", "1,nan": "it must be natural, vivid"},
+    "headroom": {300: "it must be between 0 and 255"},
     "smooth": {17: "it must be between 0 and 16", None: "is not a number"},
     "half": {1: "is not true or false"},
     "seed": {-1: "it must be at least 0", 10**30 + 0.5: "is not a whole number"},
@@ -71,7 +73,10 @@ def test_every_source_is_held_to_the_same_ranges(
 
 
 def test_an_objective_that_there_is_not() -> None:
-    with pytest.raises(OptionError, match=r"^unknown objective 'l3'; objectives are l2, mean, channel, neuron, logit$"):
+    with pytest.raises(
+        OptionError,
+        match=r"^unknown objective 'l3'; objectives are l2, root, centred, power, mean, channel, neuron, logit$",
+    ):
         Settings(objective="l3")  # type: ignore[arg-type]
 
 
@@ -115,7 +120,7 @@ def test_what_is_stored_makes_the_same_settings(preset: str) -> None:
 def test_a_dreamer_has_the_same_defaults() -> None:
     parameters = inspect.signature(Dreamer).parameters
     for name, default in {**defaults(Settings), **defaults(RunSettings)}.items():
-        if name not in ("model", "layers", "objective", "channels", "guide", "keep_colors"):
+        if name not in ("model", "layers", "objective", "exponent", "channels", "guide", "keep_colors"):
             assert parameters[name].default == default
 
 

@@ -18,8 +18,12 @@ def export(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The file to write. [MODEL-LAYER-step.onnx]")] = None,
     layer: o.LayerOption = None,
     objective: o.ObjectiveOption = None,
+    exponent: o.ExponentOption = None,
     channels: o.ChannelsOption = None,
     guide: o.GuideOption = None,
+    bands: o.BandsOption = None,
+    colors: o.ColorsOption = None,
+    headroom: o.HeadroomOption = None,
     smooth: o.SmoothOption = None,
     gradient_only: Annotated[
         bool, typer.Option("--gradient-only", help="The gradient alone, without the step of ascent.")
@@ -38,11 +42,13 @@ def export(
     """Write the network up to a layer, with the gradient of an objective and a step of ascent, as one ONNX file."""
     from .. import export
     from ..dream.build import build_objective
+    from ..dream.shaping import Shaping
+    from ..dream.step_graph import build_gradient_model
     from ..networks.model import load_model
 
     given = {
         "model": model, "layers": layer or None, "objective": objective, "channels": channels, "guide": guide,
-        "smooth": smooth, "half": half,
+        "exponent": exponent, "bands": bands, "colors": colors, "headroom": headroom, "smooth": smooth, "half": half,
     }  # fmt: skip
     settings = o.settings_from(given)
     loaded = load_model(model)
@@ -52,6 +58,7 @@ def export(
     )
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists already; choose another name or use --overwrite")
+    shaping = Shaping(settings.smooth, settings.bands, settings.colors, settings.headroom)
     fixed = o.parse_size(size) if size else None
     error: float | None = None
 
@@ -59,14 +66,17 @@ def export(
         nonlocal error
         low = loaded.smallest_picture(goal.layers)
         at = fixed or loaded.fixed_input_size(goal.layers) or (max(low[0], 160), max(low[1], 192))
-        error = export.verify(draft, size=at, smooth=settings.smooth, half=settings.half)
+        gradients = None
+        if shaping != export.PLAIN:
+            gradients = build_gradient_model(loaded, goal, target=target, half=settings.half)
+        error = export.verify(draft, size=at, shaping=shaping, gradient_model=gradients, half=settings.half)
         if not error <= (export.HALF_TOLERANCE if settings.half else export.TOLERANCE):
             raise VerifyError(f"{path}: not written: its gradient is off by {error:.1e} of its directional derivatives")
 
     staircase = check and export.is_staircase(loaded.proto)
     export.export_model(
         loaded, goal, path,
-        gradient_only=gradient_only, smooth=settings.smooth, size=fixed, target=target, half=settings.half,
+        gradient_only=gradient_only, shaping=shaping, size=fixed, target=target, half=settings.half,
         check=verify if check and not staircase else None,
     )  # fmt: skip
     record: dict[str, Any] = {

@@ -49,6 +49,10 @@ ScaleOption = Annotated[float | None, _look("octave_scale")]
 StepsOption = Annotated[int | None, _look("steps")]
 StepSizeOption = Annotated[float | None, _look("step_size")]
 JitterOption = Annotated[int | None, _look("jitter")]
+ExponentOption = Annotated[float | None, _look("exponent")]
+BandsOption = Annotated[str | None, _look("bands", metavar="0.3,1,1,0.3")]
+ColorsOption = Annotated[str | None, _look("colors")]
+HeadroomOption = Annotated[float | None, _look("headroom")]
 SmoothOption = Annotated[float | None, _look("smooth")]
 HalfOption = Annotated[bool | None, _look("half", "--half/--single", panel=None)]
 SeedOption = Annotated[int | None, _look("seed")]
@@ -109,8 +113,9 @@ def parse_size(text: str) -> tuple[int, int]:
 # The options that decide the look, by parameter.
 _LOOK_OPTIONS = {
     "preset": PresetOption, "like": LikeOption, "config": ConfigOption, "model": ModelOption, "layer": LayerOption,
-    "objective": ObjectiveOption, "channels": ChannelsOption, "guide": GuideOption, "octaves": OctavesOption,
-    "octave_scale": ScaleOption, "steps": StepsOption, "step_size": StepSizeOption, "jitter": JitterOption,
+    "objective": ObjectiveOption, "exponent": ExponentOption, "channels": ChannelsOption, "guide": GuideOption,
+    "octaves": OctavesOption, "octave_scale": ScaleOption, "steps": StepsOption, "step_size": StepSizeOption,
+    "jitter": JitterOption, "bands": BandsOption, "colors": ColorsOption, "headroom": HeadroomOption,
     "smooth": SmoothOption, "half": HalfOption, "seed": SeedOption, "keep_colors": KeepColorsOption,
 }  # fmt: skip
 # The options that decide how it runs, by parameter, with their defaults.

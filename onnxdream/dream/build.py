@@ -13,11 +13,17 @@ from ..objectives import Objective
 from ..settings import Settings, parse_layer
 from .dreamer import Dreamer, features
 
+_OF_A_LAYER = {
+    "l2": objectives.l2, "root": objectives.root, "centred": objectives.centred, "mean": objectives.mean,
+}  # fmt: skip
+
 
 def build_objective(settings: Settings, model: Model, device: str = "auto") -> Objective:
     """The objective the settings describe. Raises OptionError, LayerError, and PictureError for the guide."""
     if settings.objective in ("channel", "neuron", "logit") and not settings.channels:
         raise OptionError(f"objective {settings.objective} needs --channels")
+    if settings.objective in ("root", "centred", "power") and settings.channels:
+        raise OptionError(f"objective {settings.objective} looks at all channels; leave --channels out")
     if settings.guide and (settings.objective != "l2" or settings.channels):
         raise OptionError("a guide is an objective of its own; leave --objective and --channels out")
     names: Sequence[str] = settings.layers
@@ -41,8 +47,10 @@ def build_objective(settings: Settings, model: Model, device: str = "auto") -> O
             part = sum(parts[1:], parts[0])
         elif settings.channels:
             part = objectives.channel(name, *settings.channels)
+        elif settings.objective == "power":
+            part = objectives.power(name, settings.exponent)
         else:
-            part = objectives.l2(name) if settings.objective == "l2" else objectives.mean(name)
+            part = _OF_A_LAYER[settings.objective](name)
         total = weight * part if total is None else total + weight * part
     assert total is not None
     return total
@@ -59,6 +67,9 @@ def build_dreamer(settings: Settings, *, max_memory: int, device: str = "auto", 
         steps=settings.steps,
         step_size=settings.step_size,
         jitter=settings.jitter,
+        bands=settings.bands,
+        colors=settings.colors,
+        headroom=settings.headroom,
         smooth=settings.smooth,
         half=settings.half,
         seed=settings.seed,

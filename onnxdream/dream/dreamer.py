@@ -24,8 +24,9 @@ from ..images import from_batch, resize, to_batch
 from ..networks.model import Model
 from ..objectives import Objective, l2
 from ..settings import RunSettings, Settings
+from .shaping import Shaping
 from .step_graph import build_feature_model, build_gradient_model, build_objective_model, build_step_model
-from .tiling import Tiling, bytes_per_pixel, climb, plan_tiles, step_bytes
+from .tiling import Tiling, bytes_per_pixel, plan_tiles, step_bytes
 
 if TYPE_CHECKING:
     import onnx
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _OPTIONS = (
-    "octaves", "octave_scale", "steps", "step_size", "jitter", "smooth", "half", "seed", "max_memory", "device",
-    "threads",
+    "octaves", "octave_scale", "steps", "step_size", "jitter", "bands", "colors", "headroom", "smooth", "half", "seed",
+    "max_memory", "device", "threads",
 )  # fmt: skip
 
 
@@ -100,6 +101,11 @@ class Dreamer:
         steps: How many ascent steps per octave, 0 to 100,000.
         step_size: How far a step moves each pixel on average, -255 to 255; a negative one minimises the objective.
         jitter: The picture is rolled at random before each step by up to this many pixels, 0 to 100,000.
+        bands: The gradient's bands are brought to the same strength times these gains, fine to coarse; see `Shaping`.
+            Empty to leave them as they are.
+        colors: What colours the gradient may bring: "natural", "vivid", "free", "ink", or two gains such as "0.6,0.3";
+            see `shaping.color_matrix`.
+        headroom: Steps become smaller this near to black and white, 0 to 255; 0 for nowhere.
         smooth: The gradient is blurred by a cascade of Gaussians around this many pixels, 0 to 16.
         half: Whether the network computes in half precision, which is faster on some devices.
         seed: Where the jitter comes from, at least 0.
@@ -124,6 +130,9 @@ class Dreamer:
         steps: int = Settings.steps,
         step_size: float = Settings.step_size,
         jitter: int = Settings.jitter,
+        bands: Sequence[float] = Settings.bands,
+        colors: str = Settings.colors,
+        headroom: float = Settings.headroom,
         smooth: float = Settings.smooth,
         half: bool = Settings.half,
         seed: int = Settings.seed,
@@ -132,13 +141,15 @@ class Dreamer:
         threads: int = RunSettings.threads,
     ) -> None:
         Settings.check(
-            octaves=octaves, octave_scale=octave_scale, steps=steps, step_size=step_size, jitter=jitter, smooth=smooth,
-            half=half, seed=seed,
+            octaves=octaves, octave_scale=octave_scale, steps=steps, step_size=step_size, jitter=jitter, half=half,
+            seed=seed,
         )  # fmt: skip
+        self._shaping = Shaping(smooth, tuple(bands), colors, headroom)
         RunSettings.check(max_memory=max_memory, threads=threads)
         self.model, self.objective = model, objective or l2(model.default_layer())
         self.octaves, self.octave_scale, self.steps = octaves, octave_scale, steps
-        self.step_size, self.jitter, self.smooth, self.seed = step_size, jitter, smooth, seed
+        self.step_size, self.jitter, self.seed = step_size, jitter, seed
+        self.bands, self.colors, self.headroom, self.smooth = tuple(bands), colors, headroom, smooth
         self.half, self.max_memory = half, max_memory
         self.device, self.threads = device, threads
         self._engine = select(device)
@@ -380,7 +391,7 @@ class Dreamer:
         tiled = image.fetch() if isinstance(image, Picture) else image.copy()
         for shift in shifts:
             objective, gradient = tiling.gradient(gradients.run, tiled, shift, rng)
-            climb(tiled, gradient, step_size, mask, self.smooth)
+            self._shaping.climb(tiled, gradient, step_size, mask)
             del gradient
             yield objective, HostPicture(tiled)
 
@@ -388,9 +399,9 @@ class Dreamer:
         target = self._engine.target
         key = (kind, mask, target)
         if key not in self._graphs:
-            about = (self.model, self.objective)
+            about, shaping = (self.model, self.objective), self._shaping.options()
             build: dict[str, Callable[[], onnx.ModelProto]] = {
-                "step": lambda: build_step_model(*about, smooth=self.smooth, mask=mask, target=target, half=self.half),
+                "step": lambda: build_step_model(*about, **shaping, mask=mask, target=target, half=self.half),
                 "gradient": lambda: build_gradient_model(*about, target=target, half=self.half),
                 "objective": lambda: build_objective_model(*about, target=target),
             }

@@ -22,6 +22,7 @@ from ..lowering import finish
 from ..lowering.targets import TARGETS
 from ..networks.model import PROBE, Model
 from ..objectives import Objective
+from .shaping import Shaping
 
 if TYPE_CHECKING:
     import onnx
@@ -71,6 +72,9 @@ def build_step_model(
     objective: Objective,
     *,
     smooth: float = 0.0,
+    bands: Sequence[float] = (),
+    colors: str = "free",
+    headroom: float = 0.0,
     mask: bool = False,
     target: str = "cpu",
     half: bool = False,
@@ -82,12 +86,15 @@ def build_step_model(
     Its inputs are `image` float32 [N,3,H,W] in 0..255, `step_size` float32 [] and `shift` int64 [2] (dy, dx: the
     picture is rolled by it before the gradient is taken and rolled back after). Its outputs are `dreamed` float32
     [N,3,H,W] and `objective` float32 [N], the latter before the step. The step is `image + step_size * g / mean|g|` per
-    picture, clipped to 0..255.
+    picture, clipped to 0..255, with g the gradient as `shaping.Shaping` has shaped it.
 
     Args:
         model: The network.
         objective: What to ascend.
         smooth: The standard deviation in pixels of the Gaussian cascade the gradient is blurred with, 0 for none.
+        bands: The gains of the bands of a Laplacian pyramid of the gradient, fine to coarse; empty for no pyramid.
+        colors: The colours of the step: free, natural, vivid, ink, or gains of red-blue and green-magenta "R,G".
+        headroom: How near to black and white, in 0..255, steps towards them become smaller; 0 for nowhere.
         mask: Add an input `mask` float32 [1,1,H,W] in 0..1 that scales the step at each pixel.
         target: As in `build_gradient_model`, and so are the others.
         half: See there.
@@ -100,19 +107,21 @@ def build_step_model(
     Raises:
         LayerError: A layer or channel does not exist.
         NoGradientError: An operator has no derivative rule.
-        OptionError: The target is unknown, or the network does not accept the size.
+        OptionError: The target is unknown, a setting is out of range, or the network does not accept the size.
     """
+    shaping = Shaping(smooth, tuple(bands), colors, headroom)
     fixed = _fixed(size, batch)
     graph = _Differentiated(model, objective, target, half=half)
     op, image = graph.op, graph.image
     shift = _add_input(graph.graph, "shift", np.int64, [2])
     _look_through(image, op.internal("Roll", image, shift))
-    gradient = op.internal("Roll", graph.gradient, op.Neg(shift))
+    gradient = op.internal("Roll", shaping.recolor(op, graph.gradient), op.Neg(shift))
     step_size = _add_input(graph.graph, "step_size", np.float32, [])
     blend = _add_input(graph.graph, "mask", np.float32, [1, 1, "H", "W"]) if mask else None
-    dreamed = ascend(op, image, gradient, step_size, blend, smooth)
+    dreamed = shaping.append(op, image, gradient, step_size, blend)
     outputs = {"dreamed": dreamed, "objective": graph.objective}
-    return graph.finished(outputs, {"kind": "step", "smooth": smooth}, fixed)
+    about = {"kind": "step", "smooth": smooth, "bands": list(bands), "colors": colors, "headroom": headroom}
+    return graph.finished(outputs, about, fixed)
 
 
 def build_objective_model(model: Model, objective: Objective, *, target: str = "cpu") -> onnx.ModelProto:
@@ -126,29 +135,6 @@ def build_feature_model(model: Model, layer: str, *, target: str = "cpu") -> onn
     truncated = _Truncated(model, [layer])
     features = truncated.op.Identity(truncated.layers[layer])
     return _finished(truncated.graph, {"features": features}, {"kind": "features", "layer": layer}, target)
-
-
-def ascend(
-    op: Ops, image: ir.Value, gradient: ir.Value, step_size: ir.Value, mask: ir.Value | None, smooth: float
-) -> ir.Value:
-    """Append `clip(image + step_size * g / mean|g|, 0, 255)`, the mean taken over each picture."""
-    if smooth > 0:
-        gradient = op.Conv(gradient, gaussian_cascade(smooth), group=3, auto_pad="SAME_UPPER")
-    size = op.ReduceMean(op.Abs(gradient), [1, 2, 3], keepdims=1)
-    # A picture nothing responds to has no gradient; it stays as it is instead of turning into NaN.
-    step = op.Mul(gradient, op.Div(step_size, op.Max(size, 1e-30)))
-    return op.Clip(op.Add(image, op.Mul(step, mask) if mask is not None else step), 0.0, 255.0)
-
-
-def gaussian_cascade(sigma: float) -> np.ndarray:
-    """The sum of Gaussians of half, once and twice `sigma` pixels, as a depthwise kernel [3,1,k,k] of sum 1."""
-    radius = int(np.ceil(4 * sigma))
-    at = np.arange(-radius, radius + 1, dtype=np.float64)
-    kernel = np.zeros((at.size, at.size))
-    for width in (sigma / 2, sigma, sigma * 2):
-        bell = np.exp(-(at**2) / (2 * width**2))
-        kernel += np.outer(bell, bell) / bell.sum() ** 2
-    return np.broadcast_to((kernel / kernel.sum()).astype(np.float32), (3, 1, *kernel.shape)).copy()
 
 
 def _look_through(image: ir.Value, view: ir.Value) -> None:

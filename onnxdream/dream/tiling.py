@@ -12,13 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from ..errors import PictureError
 from ..graph.shapes import probe_shapes
 from ..networks.model import Layer
-from .step_graph import gaussian_cascade
 
 if TYPE_CHECKING:
     import onnx
@@ -113,24 +111,6 @@ def _cut(image: np.ndarray, corner: tuple[int, int], tile: tuple[int, int], shif
         places = np.arange(tile[axis]) + corner[axis] - shift[axis]
         image = np.take(image, places, axis + 2, mode="wrap")
     return image
-
-
-def climb(image: np.ndarray, gradient: np.ndarray, step_size: float, mask: np.ndarray | None, smooth: float) -> None:
-    """The last part of a step, in place: `image + step_size * g / mean|g|`, clipped to 0..255; overwrites `gradient`.
-
-    What `step_graph.ascend` does within a graph, for a gradient put together from tiles. `mask` is [1,1,H,W] in 0..1.
-    """
-    if smooth > 0:
-        kernel = gaussian_cascade(smooth)[0, 0]
-        for plane in gradient.reshape(-1, *gradient.shape[2:]):
-            plane[:] = cv2.filter2D(plane, -1, kernel, borderType=cv2.BORDER_CONSTANT)
-    for index in range(len(image)):
-        size = np.mean([np.abs(plane).mean(dtype=np.float64) for plane in gradient[index]])
-        gradient[index] *= np.float32(step_size / max(size, 1e-30))
-    if mask is not None:
-        gradient *= mask
-    image += gradient
-    np.clip(image, 0, 255, out=image)
 
 
 def bytes_per_pixel(objective_model: onnx.ModelProto, size: tuple[int, int, int, int]) -> float:

@@ -405,10 +405,11 @@ class TestSettings:
     def test_layers_of_settings(self, tmp_path: Path) -> None:
         (tmp_path / "a.toml").write_text('model = "efficientnet_lite0"\nsteps = 7\nstep_size = 2\nchannels = "3,5-7"\n')
         settings = layered({"seed": 5}, preset="waves", config=tmp_path / "a.toml")
+        shaped = {"bands": (0.3, 1.0, 1.0, 0.3), "colors": "vivid", "headroom": 48.0}
         assert settings == Settings(
-            model="efficientnet_lite0", steps=7, step_size=2.0, channels=(3, 5, 6, 7), seed=5
+            model="efficientnet_lite0", steps=7, step_size=2.0, channels=(3, 5, 6, 7), seed=5, **shaped
         )  # the preset's layer belongs to another network
-        assert layered({}, preset="waves") == Settings(layers=("fire5",), steps=14)
+        assert layered({}, preset="waves") == Settings(layers=("fire5",), steps=12, **shaped)
         again = Settings().updated({k: v for k, v in settings.stored().items() if k != "version"}, "picture")
         assert again == settings
 
@@ -451,6 +452,10 @@ class TestSettings:
         assert text() == "l2(fire6)"
         assert text(layers=["fire4:-1", "fire5:2"]) == "- l2(fire4) + 2*l2(fire5)"
         assert text(channels=[1, 2]) == text(channels=[1, 2], objective="mean") == "channel(fire6, 1, 2)"
+        assert [text(objective=name) for name in ("root", "centred")] == ["root(fire6)", "centred(fire6)"]
+        assert text(objective="power", exponent=3) == "power(fire6, 3)"
+        with pytest.raises(OptionError, match="objective root looks at all channels; leave --channels out"):
+            text(objective="root", channels=[1])
         assert text(objective="neuron", channels=[3]) == "neuron(fire6, 3)"
         assert text(objective="logit", channels=[285], layers=[]) == "neuron(logits, 285)"
         with pytest.raises(OptionError, match="objective channel needs --channels"):

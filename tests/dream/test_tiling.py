@@ -19,8 +19,9 @@ from helpers.notes import noted
 from onnxdream import Dreamer, load_model
 from onnxdream import objectives as obj
 from onnxdream.dream.dreamer import features
-from onnxdream.dream.step_graph import build_gradient_model, build_objective_model, build_step_model
-from onnxdream.dream.tiling import Tiling, bytes_per_pixel, climb, plan_tiles, step_bytes
+from onnxdream.dream.shaping import Shaping
+from onnxdream.dream.step_graph import build_gradient_model, build_objective_model
+from onnxdream.dream.tiling import Tiling, bytes_per_pixel, plan_tiles, step_bytes
 from onnxdream.engines.select import select
 from onnxdream.errors import PictureError
 from onnxdream.images import to_batch
@@ -98,23 +99,6 @@ def test_tiles_cover_the_picture_once(length: int, tile: int, halo: int, stride:
     assert tiling._cuts(at, 0, np.random.default_rng(0)) == [(0, slice(0, at))]
 
 
-@pytest.mark.parametrize(("smooth", "masked"), [(0.0, False), (0.0, True), (1.5, True)])
-def test_the_last_part_of_a_step_is_the_same_as_in_the_graph(
-    squeezenet: Model, photo: np.ndarray, smooth: float, masked: bool
-) -> None:
-    image = np.concatenate([photo[:, :, :90, :120], photo[:, :, 300:390, 300:420]])
-    objective = obj.l2("fire4")
-    mask = np.linspace(0, 1, 120, dtype=np.float32).reshape(1, 1, 1, 120).repeat(90, 2) if masked else None
-    feeds = {"image": image, "step_size": np.array(2.5, np.float32), "shift": np.zeros(2, np.int64)}
-    step = select("cpu").open(build_step_model(squeezenet, objective, smooth=smooth, mask=masked))
-    expected = step.run({**feeds, **({} if mask is None else {"mask": mask})})["dreamed"]
-    gradient = select("cpu").open(build_gradient_model(squeezenet, objective)).run({"image": image})["gradient"]
-    dreamed = image.copy()
-    climb(dreamed, gradient, 2.5, mask, smooth)
-    np.testing.assert_allclose(dreamed, expected, atol=2e-3)
-    assert np.abs(dreamed - image).mean() > 0.5
-
-
 def ascend_in_tiles(
     model: Model, layer: str, tiling: Tiling, image: np.ndarray, *, steps: int, moving: bool
 ) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -131,7 +115,7 @@ def ascend_in_tiles(
         for axis in (0, 1):
             cuts = tiling._cuts(image.shape[2 + axis], axis, again)
             met[axis] += [(kept.start - shift[axis]) % image.shape[2 + axis] for _, kept in cuts[1:]]
-        climb(dreamed, gradient, 1.5, None, 0.0)
+        Shaping().climb(dreamed, gradient, 1.5, None)
     return dreamed, [np.unique(m) for m in met]
 
 

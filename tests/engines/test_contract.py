@@ -18,8 +18,8 @@ from helpers.engines import LAYERS, both
 from helpers.paths import DATA
 from onnxdream import Dreamer
 from onnxdream import objectives as obj
+from onnxdream.dream.shaping import Shaping
 from onnxdream.dream.step_graph import build_gradient_model, build_step_model
-from onnxdream.dream.tiling import climb
 from onnxdream.engines.base import Engine, HostOctaves, HostPicture, Session
 from onnxdream.engines.select import select
 from onnxdream.errors import BackendError, PictureError
@@ -133,7 +133,7 @@ def test_ascend(engine: Engine, squeezenet: Model, batch: np.ndarray) -> None:
     ):
         expected = gradient.run({"image": np.roll(image, shift, (2, 3))})
         before = image.copy()
-        climb(image, np.roll(expected["gradient"], (-shift[0], -shift[1]), (2, 3)), size, None, 0)
+        Shaping().climb(image, np.roll(expected["gradient"], (-shift[0], -shift[1]), (2, 3)), size, None)
         fetched.append((picture.fetch(), image.copy()))
         assert picture.shape == batch.shape
         assert objective == pytest.approx(expected["objective"], rel=1e-2)

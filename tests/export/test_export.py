@@ -20,6 +20,8 @@ from helpers.command_line import onnxdream
 from helpers.paths import DATA, ROOT
 from helpers.quantized import quantized
 from onnxdream import objectives
+from onnxdream.dream.shaping import Shaping
+from onnxdream.dream.step_graph import build_gradient_model
 from onnxdream.errors import OptionError, PictureError, VerifyError
 from onnxdream.export import TOLERANCE, export_model, verify
 from onnxdream.networks.model import Model, load_model
@@ -35,6 +37,7 @@ ROCKET = DATA / "rocket.jpg"
             ["squeezenet1_1", "--layer", "fire5"],
             ["squeezenet1_1", "--layer", "fire8", "--gradient-only"],
             ["efficientnet_lite0", "--layer", "block5", "--smooth", "1"],
+            ["squeezenet1_1", "--layer", "fire5", "--bands", "0.3,1,1,0.3", "--colors", "natural", "--headroom", "48"],
             ["squeezenet1_1", "--layer", "fire6", "--objective", "channel", "--channels", "3,7"],
             ["squeezenet1_1", "--objective", "logit", "--channels", "285", "--gradient-only"],
             ["squeezenet1_1", "--layer", "fire4", "--layer", "fire6:-0.5"],
@@ -125,11 +128,26 @@ def test_a_staircase_cannot_be_verified(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("smooth", [-1.0, float("nan"), 1e9])
-def test_a_smoothness_that_cannot_be_is_refused(smooth: float, tmp_path: Path, squeezenet: Model) -> None:
+def test_a_smoothness_that_cannot_be_is_refused(smooth: float) -> None:
     with pytest.raises(OptionError, match=r"smooth is .*; it must be between 0 and 16"):
-        export_model(squeezenet, objectives.l2("fire3"), tmp_path / "o.onnx", smooth=smooth)
+        Shaping(smooth=smooth)
+
+
+def test_a_gradient_is_not_shaped(tmp_path: Path, squeezenet: Model) -> None:
     with pytest.raises(OptionError, match="a gradient model has none"):
-        export_model(squeezenet, objectives.l2("fire3"), tmp_path / "o.onnx", smooth=1.0, gradient_only=True)
+        export_model(
+            squeezenet, objectives.l2("fire3"), tmp_path / "o.onnx", shaping=Shaping(smooth=1.0), gradient_only=True
+        )
+
+
+def test_a_step_shaped_otherwise_is_found_out(tmp_path: Path, squeezenet: Model) -> None:
+    goal, path = objectives.l2("fire5"), tmp_path / "o.onnx"
+    export_model(squeezenet, goal, path, shaping=Shaping(bands=(0.3, 1, 1), colors="vivid"))
+    gradients = build_gradient_model(squeezenet, goal)
+    for bands, right in (((0.3, 1, 1), True), ((0.3, 1, 1.1), False)):
+        shaping = Shaping(bands=bands, colors="vivid")
+        error = verify(path, size=(72, 80), shaping=shaping, gradient_model=gradients)
+        assert (error < TOLERANCE) == right
 
 
 def test_a_layer_of_one_size_only(tmp_path: Path) -> None:
