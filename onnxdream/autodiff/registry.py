@@ -82,8 +82,8 @@ _WITHOUT_RULE = {
         ConcatFromSequence Optional OptionalGetElement SequenceAt SequenceConstruct SequenceEmpty SequenceErase
         SequenceInsert SequenceMap SplitToSequence
     """,
-    "it computes with integers; export the network with QuantizeLinear and DequantizeLinear, or in float32": """
-        ConvInteger DynamicQuantizeLinear MatMulInteger QLinearConv QLinearMatMul
+    "it computes with integers, and is replaced by operators with the same values": """
+        ConvInteger MatMulInteger QLinearConv QLinearMatMul
     """,
     "it is deprecated, and replaced where the file's opset has it": "Scatter Upsample",
     "it belongs to training": "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss",

@@ -6,58 +6,22 @@ double precision, external weights, quantised operators, and branches whose cond
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import ModelError, first_line
-from .shapes import IR_VERSION, OPSET, fold_constants, replace
+from .cut import cut, describe, of_control_flow, of_no_tensor
+from .expand import EXPANSIONS, expand
+from .shapes import IR_VERSION, OPSET, all_graphs, fold_constants, replace, tensors_of
 
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-
-def read_onnx(path: Path) -> onnx.ModelProto:
-    """Read, check and canonicalize an ONNX file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The network in canonical form.
-
-    Raises:
-        ModelError: The file is missing, damaged or not ONNX, has weights outside its own folder, or contains NaN.
-    """
-    import onnx
-
-    if not path.is_file():
-        raise ModelError(f"{path}: {'is not a file; name an ONNX file' if path.exists() else 'no such file'}")
-    try:
-        proto = onnx.load(path, load_external_data=False)
-    except PermissionError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:
-        raise ModelError(f"{path}: not an ONNX file, or only part of one") from error
-    if not proto.graph.node or not proto.opset_import:
-        raise ModelError(f"{path}: not an ONNX file (it contains no operators)")
-    if {i.name for i in proto.graph.input} <= {t.name for t in proto.graph.initializer}:
-        raise ModelError(f"{path}: takes no input, so no picture")
-    _check_external_data(path, proto)
-    try:
-        onnx.load_external_data_for_model(proto, str(path.parent))
-    except Exception as error:
-        raise ModelError(f"{path}: its weights are in another file that cannot be read: {first_line(error)}") from error
-    try:
-        if not all(o.type.tensor_type.HasField("shape") for o in proto.graph.output):  # runtimes accept this
-            proto = onnx.shape_inference.infer_shapes(proto)
-        onnx.checker.check_model(proto)
-    except Exception as error:
-        raise ModelError(f"{path}: not a valid ONNX file: {first_line(error)}") from error
-    return canonicalize(proto, str(path))
+log = logging.getLogger(__name__)
 
 
 def canonicalize(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -76,12 +40,7 @@ def canonicalize(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
     import onnx_ir as ir
     import onnx_ir.passes.common as passes
 
-    known = {"", "ai.onnx", "ai.onnx.ml", *(f.domain for f in proto.functions)}
-    foreign = [n for graph in _graphs(proto.graph) for n in graph.node if n.domain not in known]
-    if foreign:
-        operators = ", ".join(sorted({f"{n.domain}.{n.op_type}" for n in foreign}))
-        raise ModelError(f"{name}: uses operators outside the ONNX standard ({operators}); export it without them")
-    proto = _convert(_single_precision(proto), name)
+    proto = _convert(_checked(_single_precision(proto), name), name)
     try:
         model = ir.from_proto(proto)
         model.ir_version = IR_VERSION  # files older than 4 count weights among the inputs
@@ -94,8 +53,9 @@ def canonicalize(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
             passes.NameFixPass()(model)
             passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
             fold_constants(model.graph)
-        _expand_quantized(model.graph)
-        fold_constants(model.graph)
+        while expand(model.graph):
+            passes.ShapeInferencePass()(model)  # some expansions need to know a rank
+            fold_constants(model.graph)
         _finite_borders(model.graph)
         passes.IdentityEliminationPass()(model)
         passes.RemoveUnusedNodesPass()(model)
@@ -103,7 +63,61 @@ def canonicalize(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
         raise ModelError(f"{name}: its graph cannot be brought into canonical form: {first_line(error)}") from error
     for value in model.graph.initializers.values():
         _check_weight(value, name)
-    return ir.to_proto(model)
+    proto = ir.to_proto(model)
+    cut(proto, lambda node: of_control_flow(node) or _foreign(node, OPSET))
+    return proto
+
+
+def _version(proto: onnx.ModelProto) -> int:
+    return next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), OPSET)
+
+
+def _checked(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """`proto` without what makes no tensors, and without operators outside the standard; what is left is checked.
+
+    Raises ModelError if nothing is left, or it is no valid model.
+    """
+    import onnx
+
+    version, functions = _version(proto), {(f.domain, f.name) for f in proto.functions}
+    foreign: set[str] = set()
+
+    def why(node: onnx.NodeProto) -> str | None:
+        if (node.domain, node.op_type) in functions:
+            return None
+        reason = _foreign(node, version)
+        if reason is not None:
+            foreign.add(f"{node.domain}.{node.op_type}".removeprefix("."))
+        return reason or of_no_tensor(node, version)
+
+    cut(proto, why)
+    if foreign:
+        operators = f"uses operators outside the ONNX standard ({', '.join(sorted(foreign))})"
+        if not proto.graph.node:
+            raise ModelError(f"{name}: {operators}; export it without them")
+        log.warning(f"{name}: {operators}; only layers that come before them can be dreamed with")
+    try:
+        if not all(o.type.tensor_type.HasField("shape") for o in proto.graph.output):  # runtimes accept this
+            proto = onnx.shape_inference.infer_shapes(proto)
+        onnx.checker.check_model(proto)
+    except Exception as error:
+        raise ModelError(f"{name}: not a valid ONNX file: {first_line(error)}") from error
+    return proto
+
+
+def _foreign(node: onnx.NodeProto, version: int) -> str | None:
+    """Why a node that is no operator of the standard is in the way."""
+    import onnx
+
+    if node.domain == "ai.onnx.ml" or (node.domain, node.op_type) in EXPANSIONS:
+        return None
+    try:
+        if node.domain in ("", "ai.onnx"):
+            onnx.defs.get_schema(node.op_type, version, "")
+            return None
+    except onnx.defs.SchemaError:
+        pass
+    return f"{describe(node)} which is not in the ONNX standard"
 
 
 # What multiplies by its weights; an infinite one makes NaN.
@@ -122,35 +136,6 @@ def _check_weight(value: ir.Value, name: str) -> None:
         raise ModelError(f"{name}: weight {value.name} holds NaN or infinity; the file is damaged")
 
 
-def _check_external_data(path: Path, proto: onnx.ModelProto) -> None:
-    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
-
-    folder = path.parent.resolve()
-    for tensor in [t for graph in _graphs(proto.graph) for t in _tensors(graph)]:
-        if uses_external_data(tensor):
-            location = ExternalDataInfo(tensor).location
-            if not (folder / location).resolve().is_relative_to(folder):
-                raise ModelError(
-                    f"{path}: weight {tensor.name} is outside the model's folder ({location}); "
-                    "put the weights file next to the model"
-                )
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and the graphs of its control-flow nodes, however deep."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                yield from _graphs(inner)
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        yield from (a.t for a in node.attribute if a.HasField("t"))
-
-
 def _single_precision(proto: onnx.ModelProto) -> onnx.ModelProto:
     """`proto` with its half, bfloat16 and double tensors, casts and declarations changed to float32."""
     import onnx
@@ -160,8 +145,8 @@ def _single_precision(proto: onnx.ModelProto) -> onnx.ModelProto:
     single = onnx.ModelProto()
     single.CopyFrom(proto)
     functions = [n for function in single.functions for n in function.node]
-    graphs = [*_graphs(single.graph), *(g for n in functions for a in n.attribute for g in _graphs(a.g))]
-    for tensor in [t for graph in graphs for t in _tensors(graph)] + [a.t for n in functions for a in n.attribute]:
+    graphs = [*all_graphs(single.graph), *(g for n in functions for a in n.attribute for g in all_graphs(a.g))]
+    for tensor in [t for graph in graphs for t in tensors_of(graph)] + [a.t for n in functions for a in n.attribute]:
         if tensor.data_type in other:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
     for value in [v for graph in graphs for v in [*graph.input, *graph.output, *graph.value_info]]:
@@ -179,7 +164,7 @@ def _convert(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
     import onnx
     from onnx import version_converter
 
-    version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), OPSET)
+    version = _version(proto)
     try:
         if version < OPSET:
             return _resized_as_before(version_converter.convert_version(proto, OPSET), version)
@@ -196,7 +181,7 @@ def _resized_as_before(proto: onnx.ModelProto, version: int) -> onnx.ModelProto:
     import onnx
 
     if version <= 10:
-        for node in [n for graph in _graphs(proto.graph) for n in graph.node if n.op_type == "Resize"]:
+        for node in [n for graph in all_graphs(proto.graph) for n in graph.node if n.op_type == "Resize"]:
             given = {a.name for a in node.attribute}
             for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
                 if name not in given:
@@ -209,28 +194,22 @@ _NEWER_MODES = {("Pad", "wrap"), ("Resize", "half_pixel_symmetric")}
 
 
 def _without_newer_operators(proto: onnx.ModelProto, version: int) -> onnx.ModelProto:
-    """`proto` labelled 18; operators that are newer, or mean something else since, are replaced by their definition."""
+    """`proto` labelled 18; operators that are newer, or mean something else since, are replaced by their definition.
+
+    What has none is cut off. Raises ValueError if nothing is left then.
+    """
     import onnx
     from onnx.inliner import inline_selected_functions
 
-    def is_newer(operator: str) -> bool:
-        if operator == "GroupNormalization":  # scales channels since 21, groups before
-            return True
-        try:
-            onnx.defs.get_schema(operator, OPSET)
-        except onnx.defs.SchemaError:
-            return True
-        return False
-
-    operators = {n.op_type for graph in _graphs(proto.graph) for n in graph.node if n.domain in ("", "ai.onnx")}
-    newer = [("", operator) for operator in sorted(filter(is_newer, operators))]
-    for node in [n for graph in _graphs(proto.graph) for n in graph.node if ("", n.op_type) in newer]:
-        schema = onnx.defs.get_schema(node.op_type, version)
-        if not (schema.has_function or schema.has_context_dependent_function):  # type: ignore[attr-defined]
-            raise ValueError(
-                f"node {node.name or node.output[0]!r}, operator {node.op_type} (opset {version}), cannot be "
-                "expressed in older operators"
-            )
+    too_new = cut(proto, lambda node: _too_new(node, version))
+    if too_new:
+        reason = next(iter(too_new.values()))
+        if not proto.graph.node:
+            raise ValueError(reason)
+        log.warning(f"{reason}; only layers that come before it can be dreamed with")
+        proto = onnx.shape_inference.infer_shapes(proto)
+    operators = {n.op_type for graph in all_graphs(proto.graph) for n in graph.node if n.domain in ("", "ai.onnx")}
+    newer = [("", operator) for operator in sorted(filter(_is_newer, operators))]
     proto = onnx.ModelProto.FromString(proto.SerializeToString())
     if newer:
         proto = onnx.shape_inference.infer_shapes(proto)
@@ -240,18 +219,53 @@ def _without_newer_operators(proto: onnx.ModelProto, version: int) -> onnx.Model
     for opset in proto.opset_import:
         if opset.domain in ("", "ai.onnx"):
             opset.version = OPSET
-    for node in [n for graph in _graphs(proto.graph) for n in graph.node]:
-        if node.domain in ("", "ai.onnx"):
-            modes = {(node.op_type, a.s.decode(errors="replace")) for a in node.attribute}
-            if modes & _NEWER_MODES:
-                raise ValueError(f"{node.op_type} with {' '.join(mode for _, mode in modes & _NEWER_MODES)} is newer")
-            before, now = onnx.defs.get_schema(node.op_type, OPSET), onnx.defs.get_schema(node.op_type, version)
-            kept = [
-                a for a in node.attribute if a.name in before.attributes or a != now.attributes[a.name].default_value
-            ]
-            del node.attribute[:]
-            node.attribute.extend(kept)
+    for node in [n for graph in all_graphs(proto.graph) for n in graph.node if n.domain in ("", "ai.onnx")]:
+        kept = [a for a in node.attribute if not _is_default(node, a, version)]
+        del node.attribute[:]
+        node.attribute.extend(kept)
     return proto
+
+
+def _is_newer(operator: str) -> bool:
+    """Whether opset 18 does not have the operator, or has another one of that name."""
+    import onnx
+
+    if operator == "GroupNormalization":  # scales channels since 21, groups before
+        return True
+    try:
+        onnx.defs.get_schema(operator, OPSET)
+    except onnx.defs.SchemaError:
+        return True
+    return False
+
+
+def _too_new(node: onnx.NodeProto, version: int) -> str | None:
+    """Why a node of opset `version` cannot be one of opset 18, nor be replaced by its definition."""
+    import onnx
+
+    if node.domain not in ("", "ai.onnx"):
+        return None
+    now = onnx.defs.get_schema(node.op_type, version)
+    if _is_newer(node.op_type):
+        if now.has_function or now.has_context_dependent_function:  # type: ignore[attr-defined]
+            return None
+        return f"{describe(node, version)} cannot be expressed in older operators"
+    before = onnx.defs.get_schema(node.op_type, OPSET)
+    for a in node.attribute:
+        if (node.op_type, a.s.decode(errors="replace")) in _NEWER_MODES:
+            return f"{describe(node, version)} with {a.s.decode()} cannot be expressed in older operators"
+        if a.name not in before.attributes and not _is_default(node, a, version):
+            return f"{describe(node, version)} with {a.name} cannot be expressed in older operators"
+    return None
+
+
+def _is_default(node: onnx.NodeProto, attribute: onnx.AttributeProto, version: int) -> bool:
+    """Whether an attribute that opset 18 does not have says what holds without it."""
+    import onnx
+
+    if attribute.name in onnx.defs.get_schema(node.op_type, OPSET).attributes:
+        return False
+    return bool(attribute == onnx.defs.get_schema(node.op_type, version).attributes[attribute.name].default_value)
 
 
 def _name_types(graph: ir.Graph) -> None:
@@ -301,18 +315,6 @@ def _finite_borders(graph: ir.Graph) -> None:
             node.replace_input_with(2, value)
 
 
-def _expand_quantized(graph: ir.Graph) -> None:
-    """Replace QLinearConv and QLinearMatMul by their definition: dequantise, compute, quantise."""
-    for node in list(graph):
-        expand = _EXPANSIONS.get(node.op_type)
-        if expand is None:
-            continue
-        made: list[ir.Node] = []
-        result = expand(_appender(made), node)
-        graph.insert_before(node, made)
-        replace(graph, node, [result])
-
-
 _Append = Callable[..., "ir.Value"]
 
 
@@ -327,27 +329,3 @@ def _appender(nodes: list[ir.Node]) -> _Append:
         return node.outputs[0]
 
     return append
-
-
-def _qlinear_conv(append: _Append, node: ir.Node) -> ir.Value:
-    x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, *bias = node.inputs
-    inputs = [
-        append("DequantizeLinear", [x, x_scale, x_zero]),
-        append("DequantizeLinear", [w, w_scale, w_zero], axis=0),
-    ]
-    if bias and bias[0] is not None:  # int32, in units of both scales
-        inputs.append(append("DequantizeLinear", [bias[0], append("Mul", [x_scale, w_scale])], axis=0))
-    y = append("Conv", inputs, **dict(node.attributes))
-    return append("QuantizeLinear", [y, y_scale, y_zero])
-
-
-def _qlinear_matmul(append: _Append, node: ir.Node) -> ir.Value:
-    a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = node.inputs
-    factors = [
-        append("DequantizeLinear", [a, a_scale, a_zero]),
-        append("DequantizeLinear", [b, b_scale, b_zero], axis=1),
-    ]
-    return append("QuantizeLinear", [append("MatMul", factors), y_scale, y_zero])
-
-
-_EXPANSIONS = {"QLinearConv": _qlinear_conv, "QLinearMatMul": _qlinear_matmul}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +33,22 @@ SMALL = 64
 def is_control_flow(node: onnx.NodeProto) -> bool:
     """Whether the node holds graphs of its own: If, Loop or Scan."""
     return any(a.HasField("g") or a.graphs for a in node.attribute)
+
+
+def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and the graphs of its control-flow nodes, however deep."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                yield from all_graphs(inner)
+
+
+def tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """The weights and constants of a graph, without those of inner graphs."""
+    yield from graph.initializer
+    for node in graph.node:
+        yield from (a.t for a in node.attribute if a.HasField("t"))
 
 
 def inputs_of(node: onnx.NodeProto) -> set[str]:

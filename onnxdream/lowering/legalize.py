@@ -10,6 +10,7 @@ from ..graph.windows import Window, same_overhang, spatial_shape, window_sizes, 
 from .activation import hard_sigmoid
 from .max_pool import LOWEST
 from .norm import lrn
+from .quantize import dynamic_quantize
 from .rewrite import Rewrite, rewrite
 from .targets import FEW_PRODUCTS, HOST_COPIES, POINTWISE_PADS, SAME_PADS
 from .winograd import winograd
@@ -90,6 +91,7 @@ def _size(op: Ops, n: Site) -> ir.Value | None:
 LEGALIZED: dict[tuple[str, str], Rewrite] = {
     ("", "AveragePool"): _average_pool,
     ("", "Conv"): _conv,
+    ("", "DynamicQuantizeLinear"): dynamic_quantize,
     ("", "HardSigmoid"): hard_sigmoid,
     ("", "LRN"): lrn,
     ("", "MaxPool"): _max_pool,

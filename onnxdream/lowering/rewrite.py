@@ -31,8 +31,8 @@ class Site(NodeView):
         return not self.half and not self.lacks(BLOCKED_LAYOUT)
 
 
-# Returns what takes the place of the node's only output, or None to leave the node as it is.
-Rewrite = Callable[[Ops, Site], "ir.Value | None"]
+# Returns what takes the place of the node's outputs, or of the only one, or None to leave the node as it is.
+Rewrite = Callable[[Ops, Site], "ir.Value | tuple[ir.Value, ...] | None"]
 
 
 def rewrite(
@@ -65,11 +65,11 @@ def rewrite(
         if replacement is None:
             graph.append(node)
             continue
-        if replacement in node.inputs:
-            replacement = op.Identity(replacement)  # it is not the node's to rename
-        old = node.outputs[0]
-        name, old.name = old.name, None
-        old.replace_all_uses_with(replacement, replace_graph_outputs=True)
-        replacement.name, replacement.type, replacement.shape = name, old.type, old.shape
+        results = replacement if isinstance(replacement, tuple) else (replacement,)
+        for old, result in zip(node.outputs, results, strict=False):
+            new = op.Identity(result) if result in node.inputs else result  # that one is not the node's to rename
+            name, old.name = old.name, None
+            old.replace_all_uses_with(new, replace_graph_outputs=True)
+            new.name, new.type, new.shape = name, old.type, old.shape
         for index in range(len(node.inputs)):
             node.replace_input_with(index, None)

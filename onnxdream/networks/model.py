@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import LayerError, ModelError, NoGradientError
-from ..graph.canonicalize import read_onnx
+from ..graph.canonicalize import canonicalize
+from ..graph.cut import reasons
 from ..graph.leaky_relu import make_rectifiers_leaky
-from ..graph.shapes import Shape, is_control_flow, keep_only, probe_shapes
+from ..graph.shapes import Shape, keep_only, probe_shapes
 from . import registry
 from .card import IMAGENET, Card, Preprocessing
+from .onnx_file import read_onnx
 from .receptive_field import geometry, smallest_picture
 
 if TYPE_CHECKING:
@@ -171,15 +173,11 @@ class Model:
         if name in self.layers:
             return self.layers[name]
         called = self.name if self.name in registry.networks() else self.path or self.name
-        nodes = list(self.proto.graph.node)
-        node = next((n for n in nodes if name in n.output), None)
-        flow = next((n for n in nodes[: nodes.index(node) + 1] if is_control_flow(n)), None) if node else None
-        if flow is not None:
-            before = [o for n in nodes[: nodes.index(flow)] for o in n.output if o in self.layers]
-            raise NoGradientError(
-                f"{name} lies behind node {flow.name or flow.output[0]!r}, operator {flow.op_type}, which has no "
-                f"derivative rule; layers before it that work: {', '.join(before[:-3:-1]) or 'none'}"
-            )
+        reason = reasons(self.proto).get(name)
+        if reason is not None:
+            working = ", ".join(list(self.layers)[:-3:-1]) or "none"
+            raise NoGradientError(f"{name} lies behind {reason}; layers before it that work: {working}")
+        node = next((n for n in self.proto.graph.node if name in n.output), None)
         if node is not None:
             raise LayerError(
                 f"{name} of {self.name} (operator {node.op_type}) cannot be dreamed with: it does not depend on the "
@@ -253,7 +251,9 @@ class Model:
 
 
 # Their outputs are not activations, or not in floating point.
-_NOT_LAYERS = {"Shape", "Constant", "Identity", "Cast", "QuantizeLinear", "ArgMax", "ArgMin"}
+_NOT_LAYERS = {
+    "Shape", "Constant", "Identity", "Cast", "QuantizeLinear", "DynamicQuantizeLinear", "ArgMax", "ArgMin",
+}  # fmt: skip
 _PROBABILITIES = {"Softmax", "LogSoftmax", "Sigmoid", "ArgMax"}
 
 
@@ -274,7 +274,7 @@ def load_model(name: str | Path) -> Model:
         OutputError: The cache folder cannot be written.
     """
     path, card_path = registry.locate(name)
-    proto = read_onnx(path)
+    proto = canonicalize(read_onnx(path), str(path))
     input_name = _picture_input(proto, path)
     _to_channels_first(proto, input_name)
     if card_path.is_file():

@@ -435,7 +435,26 @@ def wide(shape: tuple[int, ...]) -> np.ndarray:
     return generator("x").normal(size=shape) * 2.5
 
 
+def dynamic_scale(x: Tensor) -> Tensor:
+    low, high = x.detach().min().clamp(max=0), x.detach().max().clamp(min=0)
+    return (high - low) / 255
+
+
+def dynamic(x: Tensor) -> Tensor:
+    """x in 256 levels between its extremes, and its gradient straight through them."""
+    scale = dynamic_scale(x)
+    zero = (-x.detach().min().clamp(max=0) / scale).round()
+    levels = (x.detach() / scale).round() + zero
+    return x + ((levels.clamp(0, 255) - zero) * scale - x).detach()
+
+
+def dynamic_conv(x: Tensor, k: Tensor, v: Tensor, z: Tensor, b: Tensor) -> Tensor:
+    weight = (k - z[:, None, None, None].double()) * v
+    return F.conv2d(dynamic(x), weight, padding=1, stride=2) + b
+
+
 SCALES = floats(0.02, 0.03, 0.01, 0.05)
+DYNAMIC = "q, s, z = DynamicQuantizeLinear(x)"
 # fmt: off
 QUANTISED = [
     case("q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z)", lambda x, *_: fake(x, 0.02, 100), "uint8",
@@ -466,6 +485,16 @@ QUANTISED = [
          s=scalar(0.02), z=np.array(100, np.uint8),
          k=generator("k").integers(-128, 128, (3, 4, 2, 3)).astype(np.int8), v=floats(0.01, 0.02, 0.005),
          t=scalar(0.07), draw=wide),
+    case(f"{DYNAMIC} y = DequantizeLinear(q, s, z)", dynamic, "dynamic", draw=wide),
+    case(f"{DYNAMIC} i = ConvInteger<strides=[2,2], pads=[1,1,1,1]>(q, k, z, p) c = Cast<to=1>(i) f = Mul(s, v) "
+         "m = Mul(c, f) y = Add(m, b)", dynamic_conv, "dynamic convolution",
+         k=generator("k").integers(-128, 128, (3, 4, 3, 3)).astype(np.int8), v=scalar(0.01),
+         p=np.array([0, 3, -2], np.int8), b=(1, 3, 1, 1), draw=wide),
+    case(f"{DYNAMIC} j = MatMulInteger(q, k, z, p) i = Add(j, e) c = Cast<to=1>(i) f = Mul(s, v) y = Mul(c, f)",
+         lambda x, k, p, e, v: dynamic(x) @ ((k.double() - p) * v) + e * v * dynamic_scale(x), "dynamic product",
+         k=generator("k").integers(-128, 128, (4, 5)).astype(np.int8), p=np.array([0, 3, -2, 1, 0], np.int8),
+         e=np.array([90, -300, 0, 7, 500], np.int32), v=floats(0.01, 0.02, 0.01, 0.03, 0.01), input="N,3,W,4",
+         draw=wide),
 ]
 # fmt: on
 

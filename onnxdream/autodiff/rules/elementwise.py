@@ -59,9 +59,9 @@ def _cast(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
 
 
 def is_quantised(value: ir.Value) -> bool:
-    """Whether the integers of QuantizeLinear stand in `value`, perhaps moved around."""
+    """Whether the integers of (Dynamic)QuantizeLinear stand in `value`, perhaps moved around."""
     while (node := value.producer()) is not None and node.op_type not in ("Cast", "DequantizeLinear"):
-        if node.op_type == "QuantizeLinear":
+        if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
             return True
         if not node.inputs or node.inputs[0] is None:
             break

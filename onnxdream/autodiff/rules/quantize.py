@@ -39,5 +39,16 @@ def _quantize(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
     return op.Where(represented, op.Div(dy, scale), 0.0)
 
 
+def _dequantize(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
+    scale = n.const(1)
+    return dy if scale is not None and (scale == 1).all() else op.Mul(dy, _along_axis(op, n, n.x[1]))
+
+
+def _dynamic_quantize(op: Ops, n: Call, dy: ir.Value) -> ir.Value:
+    """As of QuantizeLinear, whose scale fits so that nothing saturates; it and the zero point count as constants."""
+    return op.Div(dy, n.node.outputs[1])
+
+
 rule("QuantizeLinear", _quantize)
-rule("DequantizeLinear", lambda op, n, dy: op.Mul(dy, _along_axis(op, n, n.x[1])))
+rule("DynamicQuantizeLinear", _dynamic_quantize)
+rule("DequantizeLinear", _dequantize)
