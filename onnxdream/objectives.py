@@ -179,6 +179,12 @@ def root(layer: str) -> Objective:
     """Mean over places of sqrt(mean over channels of a²): every place counts alike, strong or weak.
 
     Where `l2` lets a few places outgrow the others, this fills the whole picture.
+
+    Args:
+        layer: The layer's name.
+
+    Returns:
+        The mean of the channels' root mean square.
     """
 
     def build(op: Ops, a: ir.Value, shape: Shape) -> ir.Value:
@@ -192,6 +198,12 @@ def centred(layer: str) -> Objective:
     """mean(relu(a - m)²), m each channel's mean over the places: what stands out against the rest of the picture.
 
     In tiles, m is the tile's own mean.
+
+    Args:
+        layer: The name of a spatial layer.
+
+    Returns:
+        The mean square of what lies above m.
     """
 
     def build(op: Ops, a: ir.Value, shape: Shape) -> ir.Value:
