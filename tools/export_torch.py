@@ -329,8 +329,9 @@ def _only_fits_the_example(model: Model, source: Source) -> str:
     Networks that decide by the size what to do, as windowed attention decides whether to pad, are exported the way the
     example went.
     """
-    if model.output_name not in model.layers:
-        return f"{model.output_name} has no shape that can be told"
+    lost = [o for node in model.proto.graph.node for o in node.output if o and o not in model.shapes]
+    if lost or model.output_name not in model.layers:
+        return f"the shapes of {', '.join(lost[:3]) or model.output_name} cannot be told for every size"
     height, width = source.size
     for size in ((height, width), (height + 32, width), (height, width + 64)):
         try:

@@ -165,12 +165,13 @@ def known_shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
     }
 
 
-def small_integers(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
-    """The weights that shapes may be computed with: few numbers, and whole ones."""
+def shape_constants(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+    """The constants that shapes may be computed with: few numbers, or any that are int64 or bool, as indices are."""
     import onnx
 
-    few = [t for t in graph.initializer if math.prod(t.dims) <= SMALL]
-    return {t.name: a for t in few if (a := onnx.numpy_helper.to_array(t)).dtype.kind in "ib"}
+    indices = (onnx.TensorProto.INT64, onnx.TensorProto.BOOL)
+    chosen = [t for t in graph.initializer if t.data_type in indices or math.prod(t.dims) <= SMALL]
+    return {t.name: a for t in chosen if (a := onnx.numpy_helper.to_array(t)).dtype.kind in "iufb"}
 
 
 def computed_sizes(
@@ -180,13 +181,21 @@ def computed_sizes(
     found: dict[str, np.ndarray] = {}
     known = ChainMap(found, dict(given))
     for node in nodes:
+        if node.op_type == "If" and node.input[0] in known:
+            taken = "then_branch" if known[node.input[0]].item() else "else_branch"
+            branch = next(a.g for a in node.attribute if a.name == taken)
+            inner = computed_sizes(branch.node, {**known, **shape_constants(branch)}, shapes)
+            results = [inner.get(o.name, known.get(o.name)) for o in branch.output]
+            found.update((o, r) for o, r in zip(node.output, results, strict=True) if r is not None)
+            continue
         if node.op_type == "Shape" and node.input[0] in shapes:
             inputs = {node.input[0]: np.empty(shapes[node.input[0]], np.bool_)}
-        elif node.input and all(n in known for n in node.input if n) and not is_control_flow(node):
+        elif (node.input or node.op_type == "Constant") and all(n in known for n in inputs_of(node)):
             inputs = {n: known[n] for n in node.input if n}
         else:
             continue
-        found.update(zip(node.output, evaluate(node, inputs), strict=False))
+        if not is_control_flow(node):
+            found.update(zip(node.output, evaluate(node, inputs), strict=False))
     return found
 
 
@@ -202,12 +211,44 @@ def _settle_sizes(graph: onnx.GraphProto, inferred: onnx.GraphProto) -> bool:
         return False
     outputs = {o.name for o in graph.output}
     nodes = [n for n in graph.node if not outputs & set(n.output)]
-    settled = computed_sizes(nodes, small_integers(graph), shapes)
+    settled = computed_sizes(nodes, shape_constants(graph), shapes)
     graph.initializer.extend(onnx.numpy_helper.from_array(settled[name], name) for name in sorted(settled))
     left = [n for n in graph.node if not settled.keys() & set(n.output)]
     del graph.node[:]
     graph.node.extend(left)
     return bool(settled)
+
+
+def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a model whose weights, but for the constants of shapes, are inputs, and which states no inner shapes."""
+    import onnx
+
+    probe = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
+    graph, kept = probe.graph, shape_constants(proto.graph)
+    graph.name = proto.graph.name
+    graph.node.extend(proto.graph.node)
+    graph.input.extend(proto.graph.input)
+    graph.output.extend(proto.graph.output)
+    for tensor in proto.graph.initializer:
+        if tensor.name in kept:
+            graph.initializer.append(tensor)
+        else:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return probe
+
+
+def _inferred(probe: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the shapes that follow from its inputs'. Raises ValueError where they do not match."""
+    from onnx.shape_inference import infer_shapes
+
+    try:
+        return infer_shapes(probe, check_type=True, strict_mode=True, data_prop=True)
+    except Exception:  # as it also does where a size goes into both branches of an If
+        pass
+    try:
+        return infer_shapes(probe, check_type=True, strict_mode=True)
+    except Exception as error:
+        raise ValueError(first_line(error)) from error
 
 
 def probe_shapes(proto: onnx.ModelProto, size: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -223,24 +264,16 @@ def probe_shapes(proto: onnx.ModelProto, size: Mapping[str, Shape]) -> dict[str,
     Raises:
         ValueError: The graph does not accept inputs of these shapes.
     """
-    import onnx
-
-    probe = onnx.ModelProto()
-    probe.CopyFrom(proto)
-    del probe.graph.value_info[:]
-    for value in [*probe.graph.input, *probe.graph.output]:
+    probe = _without_weights(proto)
+    for value in [*(i for i in probe.graph.input if i.name in size), *probe.graph.output]:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
     for value in probe.graph.input:
-        if value.name in size:
-            for dim in size[value.name]:
-                value.type.tensor_type.shape.dim.add().dim_value = dim
-    try:
-        inferred = onnx.shape_inference.infer_shapes(probe, check_type=True, strict_mode=True, data_prop=True)
-        while _settle_sizes(probe.graph, inferred.graph):
-            inferred = onnx.shape_inference.infer_shapes(probe, check_type=True, strict_mode=True, data_prop=True)
-    except Exception as error:
-        raise ValueError(first_line(error)) from error
+        for dim in size.get(value.name, ()):
+            value.type.tensor_type.shape.dim.add().dim_value = dim
+    inferred = _inferred(probe)
+    while _settle_sizes(probe.graph, inferred.graph):
+        inferred = _inferred(probe)
     shapes = known_shapes(inferred.graph)
     for name, shape in shapes.items():
         if any(d < 0 for d in shape):

@@ -24,7 +24,7 @@ from .shapes import (
     fold_constants,
     inputs_of,
     known_shapes,
-    small_integers,
+    shape_constants,
     strip_large_initializers,
     tensor_types,
 )
@@ -135,7 +135,7 @@ def fold_crops_into_padding(proto: onnx.ModelProto, lengths: Mapping[str, int]) 
     crops = list(_crops(result))
     extents = {name for _, crop in crops for name in crop.input[1:]}
     shapes = _shapes(result, lengths, extents)
-    given = small_integers(result.graph)
+    given = shape_constants(result.graph)
     values = {**given, **computed_sizes(_behind(result, extents), given, shapes)}
     placed = [(conv, crop, _slices(crop, values)) for conv, crop in crops if set(crop.input[1:]) <= values.keys()]
     # Shape inference stops at a crop whose extent is computed, unless it is given the resulting shapes.

@@ -39,6 +39,8 @@ def passes(target: str, lengths: Mapping[str, int] | None, half: Region | None) 
         _as_pass(common.DeduplicateInitializersPass()),
         _as_pass(common.CommonSubexpressionEliminationPass()),
         remove_unused,
+        # The network's nodes, from whatever exporter, may bear the names that ours are given, or each other's.
+        _as_pass(common.NameFixPass()),
     ]
 
 

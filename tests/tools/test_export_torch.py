@@ -20,7 +20,7 @@ from helpers.command_line import onnxdream
 from helpers.float64 import run_float64
 from helpers.paths import DATA, ROOT
 from onnxdream import objectives
-from onnxdream.dream.step_graph import build_gradient_model
+from onnxdream.dream.step_graph import build_gradient_model, build_step_model
 from onnxdream.engines.select import select
 from onnxdream.networks.model import Model, load_model
 
@@ -36,13 +36,18 @@ ARCHITECTURES = (
     "efficientnet_v2_s", "regnet_y_400mf", "regnet_x_400mf", "convnext_tiny", "vit_b_16", "swin_t", "swin_v2_t",
     "maxvit_t", "fcn_resnet50", "deeplabv3_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_fpn/backbone",
 )  # fmt: skip
+# Sizes that are computed in floating point, attention over reduced pictures, splits and unfolded patches.
+TIMM = (
+    "tf_efficientnet_lite0", "mobilevit_xxs", "pvt_v2_b0", "resnest14d", "ecaresnet26t", "edgenext_xx_small",
+    "hrnet_w18_small", "res2net50_26w_4s", "dm_nfnet_f0",
+)  # fmt: skip
 
 
 def random_source(name: str) -> export_torch.Source:
     """The architecture, or NAME/MODULE of it, with seeded random weights and lively batch-norm statistics."""
     torch.manual_seed(0)
     name, _, part = name.partition("/")
-    source = export_torch.open_source(f"torchvision:{name}", pretrained=False)
+    source = export_torch.open_source(name if ":" in name else f"torchvision:{name}", pretrained=False)
     source.network = source.network.get_submodule(part)
     for module in source.network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -141,10 +146,12 @@ def test_the_table_is_the_readmes() -> None:
 
 def prove(name: str, folder: Path, table: list[Row]) -> None:
     source = random_source(name)
-    model = export_torch.export(source, folder / f"{name.replace('/', '-')}.onnx")
+    model = export_torch.export(source, folder / f"{re.sub('[/:]', '-', name)}.onnx")
     size = model.fixed_input_size([model.output_name])
     assert export_torch.compare(model, source) < 1e-4
-    found = {path: errors(source, model, path) for path in three_depths(model, source)}
+    depths = three_depths(model, source)
+    found = {path: errors(source, model, path) for path in depths}
+    select("cpu").open(build_step_model(model, objectives.l2(depths[-1])))
     double, single = (max(of) for of in zip(*found.values(), strict=True))
     table.append((name, "any" if size is None else f"{size[1]}x{size[0]}", double, single))
     assert double <= 1e-5, found
@@ -162,6 +169,15 @@ def test_gradients(name: str, tmp_path: Path, table: list[Row]) -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_gradients_of_every_family(name: str, tmp_path: Path, table: list[Row]) -> None:
     prove(name, tmp_path, table)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TIMM)
+def test_gradients_of_networks_of_timm(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    rows: list[Row] = []
+    prove(f"timm:{name}", tmp_path, rows)
+    assert [row[1] for row in rows] == ["any"]
 
 
 @pytest.fixture(scope="module")
