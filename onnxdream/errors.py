@@ -9,7 +9,8 @@
     ├── WriteError                 writing the result failed, as on a full disk
     └── InputError                 what was asked for cannot be done
         ├── ModelError             the file is not a network that can be dreamed with
-        │   └── NoGradientError    an operator between the picture and the layer has no derivative rule
+        │   ├── NoGradientError    an operator between the picture and the layer has no derivative rule
+        │   └── NotFiniteError     it gives NaN or infinity on the picture
         ├── LayerError             no such layer, channel or place in it
         ├── PictureError           the picture cannot be read, or is too small or too big
         ├── VideoError             the video cannot be read, or breaks off
@@ -69,6 +70,10 @@ class ModelError(InputError):
 
 class NoGradientError(ModelError):
     """An operator between the picture and the layer has no derivative rule."""
+
+
+class NotFiniteError(ModelError):
+    """The network, the objective or its gradient gives NaN or infinity on the picture."""
 
 
 class LayerError(InputError):

@@ -130,7 +130,7 @@ def verify(
 
     Raises:
         ModelError: The file is no model of ours.
-        VerifyError: Its objective never changes.
+        VerifyError: Its objective never changes, or is NaN or infinite.
         BackendError: It does not run.
     """
     session = select(device).open(_loaded(path))
@@ -147,6 +147,9 @@ def verify(
     for _ in range(_PICTURES):
         image = _picture(size, rng)
         outputs = source.run(_feeds(source, image))
+        if not all(np.isfinite(values).all() for values in outputs.values()):
+            remedy = "export it without --half" if half else "choose another layer or objective"
+            raise VerifyError(f"{path}: gives NaN or infinity on a picture of noise; {remedy}")
         gradient = np.asarray(outputs["dreamed"] - image if is_step else outputs["gradient"], np.float64)
         if np.abs(gradient).max():
             # Parts of the gradient itself: in a direction at random nearly nothing would change.

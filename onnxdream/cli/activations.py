@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from ..errors import LayerError, ModelError, OptionError, OutputError
+from ..errors import LayerError, OptionError, OutputError
 from . import options as o
 from .outputs import check_file, counted, default_name, is_folder, write_grid
 from .terminal import line, print_json
@@ -58,8 +58,6 @@ def activations(
     if overlay and len(loaded.shapes[loaded.layer(name).name]) == 2:
         raise LayerError(f"layer {name} has no places to lay over the picture; leave --overlay out")
     answer = compute(loaded, rgb, name, longest=size, device=device)
-    if not np.isfinite(answer).all():
-        raise ModelError(f"layer {name} of {loaded.name} gives numbers that are not finite; choose another layer")
     strengths = mean_activation(answer)
     order = sorted(picked, key=lambda c: -float(strengths[c]))[:top]
     labels = [channel_label(loaded, name, c) for c in order]

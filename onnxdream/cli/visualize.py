@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections import defaultdict
@@ -178,10 +177,7 @@ def visualize(
         note_line(t.describe_inactive(inactive_by_layer))
     seconds = time.perf_counter() - began
     if as_json:
-        found = [
-            {"label": text, "objective": value if math.isfinite(value) else None}
-            for text, value in zip(labels, values, strict=True)
-        ]
+        found = [{"label": text, "objective": value} for text, value in zip(labels, values, strict=True)]
         print_json({**about, "pictures": found, "seconds": round(seconds, 3), "output": str(target)})
     elif not quiet:
         line(f"[green]{escape(str(target))}[/]", f"{counted(len(labels), 'picture')} of {name} in {seconds:.1f} s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import math
 import time
@@ -24,6 +25,7 @@ from ..images import from_batch, resize, to_batch
 from ..networks.model import Model
 from ..objectives import Objective, l2
 from ..settings import RunSettings, Settings
+from .finite import explain, explain_activation
 from .shaping import Shaping
 from .step_graph import build_feature_model, build_gradient_model, build_objective_model, build_step_model
 from .tiling import Tiling, bytes_per_pixel, plan_tiles, step_bytes
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     import onnx
 
 log = logging.getLogger(__name__)
+
+Shift = tuple[int, int]  # (dy, dx) that the picture is rolled by
 
 _OPTIONS = (
     "octaves", "octave_scale", "steps", "step_size", "jitter", "bands", "colors", "headroom", "smooth", "half", "seed",
@@ -157,6 +161,7 @@ class Dreamer:
         self._graphs: dict[tuple[str, bool, str], onnx.ModelProto] = {}
         self._tiles: dict[tuple[int, ...], Tiling | None] = {}
         self._left_out = 0  # octaves, as last noted
+        self._half_tried = False
         layers = self.objective.layers
         self._layers = [model.layer(name) for name in layers]
         self.smallest, self.fixed_input_size = model.smallest_picture(layers), model.fixed_input_size(layers)
@@ -212,6 +217,7 @@ class Dreamer:
 
         Raises:
             PictureError: The array is not a picture, or is smaller than the layer can work on.
+            NotFiniteError: The network, the objective or its gradient gives NaN or infinity.
         """
         began = time.perf_counter()
         source = to_batch(picture)
@@ -259,6 +265,7 @@ class Dreamer:
 
         Raises:
             PictureError: The pictures are smaller than the layer can work on, or the mask is not valid.
+            NotFiniteError: The network, the objective or its gradient gives NaN or infinity.
         """
         each = self.steps if steps is None else steps
         step_size = self.step_size if step_size is None else step_size
@@ -268,6 +275,8 @@ class Dreamer:
         sizes = self.octave_sizes(source.shape[2:], None if isinstance(each, int) else len(each))
         if not sizes:
             return source, 0, False
+        if self.half and not self._half_tried:
+            self._try_half_precision()
         counts = [each] * len(sizes) if isinstance(each, int) else list(each[-len(sizes) :])
         shapes = [(*source.shape[:2], *size) for size in sizes]
         tilings = [self._tiling(shape, reserved_bytes=2 * source.nbytes) for shape in shapes]
@@ -277,7 +286,8 @@ class Dreamer:
             image = octaves.start(size)
             here = None if mask is None else _mask_at(mask, size)
             picture = image if isinstance(image, Picture) else HostPicture(image)
-            ascent = self._steps(image, shape, here, rng, count, step_size, tiling)
+            shifts = [(int(dy), int(dx)) for dy, dx in rng.integers(-self.jitter, self.jitter + 1, (count, 2))]
+            ascent = self._finite_steps(image, shape, here, shifts, rng, step_size, tiling)
             for step, (objective, picture) in enumerate(ascent):
                 done += 1
                 if on_step is not None:
@@ -297,10 +307,16 @@ class Dreamer:
 
         Returns:
             The objective, the mean over the batch and, for large pictures, over tiles.
+
+        Raises:
+            NotFiniteError: It is NaN or infinite.
         """
         tiling = self._tiling(batch.shape, reserved_bytes=2 * batch.nbytes)
         run = self._session("objective", batch.shape, tiling).run
         value = run({"image": batch})["objective"] if tiling is None else tiling.objective(run, batch)
+        if not np.isfinite(value).all():
+            shown = batch if tiling is None else batch[:, :, : tiling.tile[0], : tiling.tile[1]]
+            raise explain(self.model, self.objective, np.ascontiguousarray(shown), self._engine)
         return float(value.mean())
 
     def check_size(self, size: tuple[int, ...]) -> None:
@@ -371,26 +387,79 @@ class Dreamer:
         """The name of the device that runs the network, one of `engines.select.DEVICES`."""
         return self._engine.device
 
+    def _finite_steps(
+        self,
+        image: np.ndarray | Picture,
+        shape: tuple[int, ...],
+        mask: np.ndarray | None,
+        shifts: Sequence[Shift],
+        rng: np.random.Generator,
+        step_size: float,
+        tiling: Tiling | None,
+    ) -> Iterator[tuple[np.ndarray, Picture]]:
+        """`_steps`, in single precision where half precision does not suffice.
+
+        Raises NotFiniteError where single precision does not either.
+        """
+
+        def ascent(shifts: Sequence[Shift]) -> Iterator[tuple[np.ndarray, Picture]]:
+            return self._steps(image, shape, mask, shifts, rng, step_size, tiling)
+
+        for step, (objective, picture) in enumerate(ascent(shifts)):
+            if np.isfinite(objective).all():
+                yield objective, picture
+                continue
+            if self.half:
+                self._leave_half_precision()
+                again = self._finite_steps(image, shape, mask, shifts, rng, step_size, tiling)
+                yield from itertools.islice(again, step, None)
+                return
+            before = image if isinstance(image, np.ndarray) else image.fetch()
+            for _, reached in ascent(shifts[:step]):
+                before = reached.fetch()
+            shown = np.roll(before, shifts[step], (2, 3))
+            if tiling is not None:
+                shown = shown[:, :, : tiling.tile[0], : tiling.tile[1]]
+            raise explain(self.model, self.objective, np.ascontiguousarray(shown), self._engine)
+
+    def _try_half_precision(self) -> None:
+        """Leave half precision before anything is dreamed in it, where it does not even suffice for noise."""
+        self._half_tried = True
+        size = self.fixed_input_size or tuple(max(128, low) for low in self.smallest)
+        noise = np.random.default_rng(0).uniform(0, 255, (1, 3, *size)).astype(np.float32)
+        session = self._engine.open(self._graph("step", False), threads=self.threads)
+        objective, _ = next(session.ascend(noise, [(1.0, (0, 0))]))
+        if not np.isfinite(objective).all():
+            self._leave_half_precision()
+
+    def _leave_half_precision(self) -> None:
+        """Go on in single precision, and say so."""
+        log.warning(f"{self.objective!r} gives NaN or infinity in half precision; single precision is used instead")
+        self.half = False
+        self._graphs.clear()
+        self._sessions = SessionCache(self._engine, threads=self.threads, limit=self.max_memory)
+
     def _steps(
         self,
         image: np.ndarray | Picture,
         shape: tuple[int, ...],
         mask: np.ndarray | None,
+        shifts: Sequence[Shift],
         rng: np.random.Generator,
-        steps: int,
         step_size: float,
         tiling: Tiling | None,
     ) -> Iterator[tuple[np.ndarray, Picture]]:
         """Ascend from what an octave of this shape starts from, yielding (objective, picture) after each step."""
-        shifts = [tuple(int(v) for v in rng.integers(-self.jitter, self.jitter + 1, 2)) for _ in range(steps)]
         if tiling is None:
             session = self._session("step", shape, None, mask=mask is not None)
-            yield from session.ascend(image, [(step_size, (dy, dx)) for dy, dx in shifts], mask)
+            yield from session.ascend(image, [(step_size, shift) for shift in shifts], mask)
             return
         gradients = self._session("gradient", shape, tiling)
         tiled = image.fetch() if isinstance(image, Picture) else image.copy()
         for shift in shifts:
             objective, gradient = tiling.gradient(gradients.run, tiled, shift, rng)
+            if not np.isfinite(gradient.sum(dtype=np.float64)):
+                objective = np.full_like(objective, np.nan)
             self._shaping.climb(tiled, gradient, step_size, mask)
             del gradient
             yield objective, HostPicture(tiled)
@@ -467,7 +536,11 @@ def features(model: Model, layer: str, picture: np.ndarray, *, device: str = "au
     engine = select(device)
     graph = build_feature_model(model, layer, target=engine.target)
     session = engine.open(graph, fixed_shapes={"N": 1, "H": size[0], "W": size[1]})
-    return session.run({"image": resize(batch, size)})["features"]
+    shown = resize(batch, size)
+    activation = session.run({"image": shown})["features"]
+    if not np.isfinite(activation).all():
+        raise explain_activation(model, layer, shown, engine)
+    return activation
 
 
 def _mask_at(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

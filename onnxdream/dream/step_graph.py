@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 # Names of the inputs and outputs of the models built here, which no inner tensor may bear.
-_RESERVED = {"image", "step_size", "shift", "mask", "gradient", "objective", "dreamed", "features"}
+_RESERVED = {"image", "step_size", "shift", "mask", "gradient", "objective", "dreamed", "features", "finite"}
 
 
 def build_gradient_model(
@@ -85,8 +85,9 @@ def build_step_model(
 
     Its inputs are `image` float32 [N,3,H,W] in 0..255, `step_size` float32 [] and `shift` int64 [2] (dy, dx: the
     picture is rolled by it before the gradient is taken and rolled back after). Its outputs are `dreamed` float32
-    [N,3,H,W] and `objective` float32 [N], the latter before the step. The step is `image + step_size * g / mean|g|` per
-    picture, clipped to 0..255, with g the gradient as `shaping.Shaping` has shaped it.
+    [N,3,H,W] and `objective` float32 [N], the latter before the step, and NaN where the gradient is not finite. The
+    step is `image + step_size * g / mean|g|` per picture, clipped to 0..255, with g the gradient as `shaping.Shaping`
+    has shaped it.
 
     Args:
         model: The network.
@@ -119,7 +120,8 @@ def build_step_model(
     step_size = _add_input(graph.graph, "step_size", np.float32, [])
     blend = _add_input(graph.graph, "mask", np.float32, [1, 1, "H", "W"]) if mask else None
     dreamed = shaping.append(op, image, gradient, step_size, blend)
-    outputs = {"dreamed": dreamed, "objective": graph.objective}
+    size = op.ReduceMean(op.Abs(gradient), [1, 2, 3], keepdims=1)  # which the step computes as well
+    outputs = {"dreamed": dreamed, "objective": op.Add(graph.objective, op.Squeeze(_finite(op, size), [1, 2, 3]))}
     about = {"kind": "step", "smooth": smooth, "bands": list(bands), "colors": colors, "headroom": headroom}
     return graph.finished(outputs, about, fixed)
 
@@ -135,6 +137,40 @@ def build_feature_model(model: Model, layer: str, *, target: str = "cpu") -> onn
     truncated = _Truncated(model, [layer])
     features = truncated.op.Identity(truncated.layers[layer])
     return _finished(truncated.graph, {"features": features}, {"kind": "features", "layer": layer}, target)
+
+
+def build_finite_model(
+    model: Model, layers: Sequence[str], objective: Objective | None = None, *, target: str = "cpu"
+) -> onnx.ModelProto:
+    """Whether numbers are finite: input `image` float32 [N,3,H,W] in 0..255, output `finite`, 0 for yes and NaN for no.
+
+    Args:
+        model: The network.
+        layers: The layers' names; there is one number for each.
+        objective: Look at its gradients with respect to the layers, rather than at the layers.
+        target: As in `build_gradient_model`.
+
+    Returns:
+        The model.
+
+    Raises:
+        NoGradientError: The objective does not change with a layer.
+    """
+    graph = _Truncated(model, list(dict.fromkeys([*layers, *(objective.layers if objective else ())])))
+    op, values = graph.op, [graph.layers[name] for name in layers]
+    if objective is not None:
+        activations = {n: (graph.layers[n], model.shapes[model.layer(n).name]) for n in objective.layers}
+        goal = objective.build(op, activations)
+        op.shapes.update(_probe(graph.graph, model, goal, objective.inputs))
+        ones = {goal: op.Expand(1.0, op.Shape(goal))}
+        values = [backward(op, ones, value) for value in values]
+    flags = op.Concat(*(op.Reshape(op.ReduceSum(_finite(op, value)), [1]) for value in values), axis=0)
+    return _finished(graph.graph, {"finite": flags}, {"kind": "finite"}, target)
+
+
+def _finite(op: Ops, value: ir.Value) -> ir.Value:
+    """0 where `value` is finite, else NaN."""
+    return op.Sub(value, value)
 
 
 def _look_through(image: ir.Value, view: ir.Value) -> None:
@@ -294,7 +330,11 @@ def _finished(
     import onnx
     import onnx_ir as ir
 
-    shapes: dict[str, list[int | str | None]] = {"objective": ["N"], "features": ["N", None, None, None]}
+    shapes: dict[str, list[int | str | None]] = {
+        "objective": ["N"],
+        "features": ["N", None, None, None],
+        "finite": [None],
+    }
     for name, value in outputs.items():
         value.name, value.type = name, ir.TensorType(ir.DataType.FLOAT)
         value.shape = ir.Shape(shapes.get(name, ["N", 3, "H", "W"]))

@@ -220,7 +220,7 @@ def _settle_sizes(graph: onnx.GraphProto, inferred: onnx.GraphProto) -> bool:
 
 
 def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a model whose weights, but for the constants of shapes, are inputs, and which states no inner shapes."""
+    """A copy of a model without inner shapes, whose weights, but for the constants of shapes, are inputs."""
     import onnx
 
     probe = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)

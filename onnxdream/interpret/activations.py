@@ -30,6 +30,7 @@ def activations(
     Raises:
         LayerError: The network has no such layer.
         PictureError: The array is not a picture.
+        NotFiniteError: A layer on the way gives NaN or infinity.
     """
     loaded = load_model(model) if isinstance(model, str) else model
     activation = features(loaded, loaded.layer(layer).name, picture, device=device, longest=longest)[0]

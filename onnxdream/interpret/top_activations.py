@@ -10,9 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..dream.finite import explain_activation
 from ..dream.step_graph import build_feature_model
 from ..engines.select import select
-from ..errors import ModelError, PictureError
+from ..errors import PictureError
 from ..images import read_picture, resize, to_batch
 from ..networks.model import Model
 
@@ -110,7 +111,7 @@ def record_top_activations(
         The statistics, with one column for each picture.
 
     Raises:
-        ModelError: The layer's activations are not finite.
+        NotFiniteError: The layer gives NaN or infinity.
     """
     size = pictures[0].shape[2:]
     fixed = {"N": 1, "H": size[0], "W": size[1]}
@@ -118,11 +119,13 @@ def record_top_activations(
     session = engine.open(build_feature_model(model, layer, target=engine.target), fixed_shapes=fixed)
     rows: list[tuple[np.ndarray, ...]] = []
     for picture in pictures:
-        rows.append(_summarize(session.run({"image": picture.astype(np.float32)})["features"][0]))
+        shown = picture.astype(np.float32)
+        activation = session.run({"image": shown})["features"][0]
+        if not np.isfinite(activation).all():
+            raise explain_activation(model, layer, shown, engine)
+        rows.append(_summarize(activation))
         on_picture()
     means, squares, active, peaks, places = (np.stack(part, 1) for part in zip(*rows, strict=True))
-    if not np.isfinite(squares).all():
-        raise ModelError(f"layer {layer} of {model.name} gives values that are not finite; omit it")
     mean = means.mean(1)
     deviation = np.sqrt(np.maximum(squares.mean(1) - mean**2, 0))
     return TopActivations(mean, deviation, active.mean(1), peaks, places, means)

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..dream.finite import explain
 from ..dream.step_graph import build_gradient_model, build_objective_model
 from ..dream.tiling import bytes_per_pixel, step_bytes
 from ..engines.select import select
-from ..errors import ModelError, OptionError, PictureError
+from ..errors import OptionError, PictureError
 from ..images import resize, to_batch
 from ..networks.model import Model, load_model
 from ..objectives import Objective
@@ -163,7 +164,7 @@ class Visualizer:
         Raises:
             LayerError: A layer or channel does not exist.
             PictureError: A layer does not take pictures of this size.
-            ModelError: The gradient is not finite.
+            NotFiniteError: The network or the gradient gives NaN or infinity.
         """
         self.check(objectives)
         pictures = np.empty((len(objectives), *self.size, 3), np.uint8)
@@ -211,6 +212,9 @@ class Visualizer:
 
         Returns:
             The values [n].
+
+        Raises:
+            NotFiniteError: One of them is NaN or infinite.
         """
         values = np.empty(len(objectives))
         for group in self._groups(objectives):
@@ -219,6 +223,10 @@ class Visualizer:
             session = self._engine.open(self._objective_graph(goal), fixed_shapes=fixed)
             batch = np.ascontiguousarray(pictures[group].transpose(0, 3, 1, 2), np.float32)
             values[group] = session.run({"image": batch, **feeds})["objective"]
+            finite = np.isfinite(values[group])
+            if not finite.all():
+                n = int(finite.argmin())
+                raise explain(self.model, objectives[group[n]], batch[n : n + 1], self._engine)
         return values
 
     def find_inactive(self, objectives: Sequence[Objective], values: np.ndarray) -> list[int]:
@@ -334,12 +342,13 @@ class Visualizer:
             pictures, vjp = parametrization(parameters)
             warp = self.recipe.transform.sample(moving, self.size) if self.recipe.transform else None
             moved = warp(pictures) if warp else pictures
-            gradient = session.run({"image": moved, **feeds})["gradient"]
-            if not np.isfinite(gradient).all():
-                raise ModelError(
-                    f"the gradient of {', '.join(goal.layers)} of {self.model.name} is not finite (NaN or infinite); "
-                    "choose another layer"
-                )
+            outputs = session.run({"image": moved, **feeds})
+            gradient = outputs["gradient"]
+            finite = np.isfinite(gradient).all((1, 2, 3)) & np.isfinite(outputs["objective"])
+            if not finite.all():
+                n = int(finite.argmin())
+                model = self.model.with_leaky_rectifiers(goal.layers)
+                raise explain(model, objectives[n], np.ascontiguousarray(moved[n : n + 1], np.float32), self._engine)
             fade = 0.5 + 0.5 * math.cos(math.pi * step / self.steps) if self.recipe.cosine_decay else 1.0
             ascent.step(vjp(warp.vjp(gradient) if warp else gradient), fade)
             report(StepProgress(step + 1, self.steps, len(objectives)))
@@ -413,7 +422,8 @@ def visualize(
         OptionError: A setting is out of range.
         LayerError: A layer or channel does not exist.
         PictureError: A layer does not take pictures of this size.
-        ModelError: The network cannot be loaded, or its gradient is not finite.
+        ModelError: The network cannot be loaded.
+        NotFiniteError: The network or the gradient gives NaN or infinity.
     """
     loaded = load_model(model) if isinstance(model, str) else model
     sides = (size, size) if isinstance(size, int) else size
