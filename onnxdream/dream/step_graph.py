@@ -120,8 +120,9 @@ def build_step_model(
     step_size = _add_input(graph.graph, "step_size", np.float32, [])
     blend = _add_input(graph.graph, "mask", np.float32, [1, 1, "H", "W"]) if mask else None
     dreamed = shaping.append(op, image, gradient, step_size, blend)
-    size = op.ReduceMean(op.Abs(gradient), [1, 2, 3], keepdims=1)  # which the step computes as well
-    outputs = {"dreamed": dreamed, "objective": op.Add(graph.objective, op.Squeeze(_finite(op, size), [1, 2, 3]))}
+    magnitude = op.ReduceMean(op.Abs(gradient), [1, 2, 3], keepdims=1)  # which the step computes as well
+    told = op.Add(graph.objective, op.Squeeze(_finite(op, magnitude), [1, 2, 3]))
+    outputs = {"dreamed": dreamed, "objective": told}
     about = {"kind": "step", "smooth": smooth, "bands": list(bands), "colors": colors, "headroom": headroom}
     return graph.finished(outputs, about, fixed)
 

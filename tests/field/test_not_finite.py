@@ -70,8 +70,8 @@ def test_my_picture_came_out_black_and_nothing_was_said(command: list[str], tmp_
 def test_the_gradient_alone_is_not_finite(tmp_path: Path) -> None:
     model = square_root(tmp_path)
     message = (
-        r"the gradient of mean\(out\) of net turns NaN or infinite behind layer root \(operator Sqrt\) on this picture; "
-        "choose a layer before it, such as a or a_before"
+        r"the gradient of mean\(out\) of net turns NaN or infinite behind layer root \(operator Sqrt\) on this "
+        "picture; choose a layer before it, such as a or a_before"
     )
     with pytest.raises(NotFiniteError, match=message):
         Dreamer(model, obj.mean("out"), octaves=1, steps=2).dream(PHOTO)
