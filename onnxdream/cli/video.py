@@ -57,6 +57,14 @@ def video(
         str | None,
         typer.Option(metavar="WxH", help="Read rawvideo (bgr24) of this size from -.", rich_help_panel=_FILE),
     ] = None,
+    interlaced: Annotated[
+        str,
+        typer.Option(
+            metavar="deinterlace|keep",
+            help="Interlaced frames become progressive, or stay as they are.",
+            rich_help_panel=_FILE,
+        ),
+    ] = "deinterlace",
     preview: Annotated[
         Path | None, typer.Option(help="Keep the newest frame in this JPEG.", rich_help_panel=_FILE)
     ] = None,
@@ -96,7 +104,7 @@ def video(
     device = device_for(run.backend, run.device)
     dreamer_at = Timeline(settings, timeline, max_memory=run.max_memory, device=device, threads=run.threads)
     encoding = Encoding(codec, crf, pix_fmt, _pairs(encoder_option or []))
-    source_options = _source_options(rate, raw_size)
+    source_options = _source_options(rate, raw_size, interlaced)
     temporal: dict[str, Any] = {"method": method, "flow": flow, "frame_steps": frame_steps, "strength": strength}
     dreamer = VideoDreamer(dreamer_at(Fraction(0)), **temporal)
     if cluster is None:
@@ -223,8 +231,12 @@ def _pairs(texts: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _source_options(rate: str | None, raw_size: str | None) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _source_options(rate: str | None, raw_size: str | None, interlaced: str) -> dict[str, Any]:
+    from ..video.io.interlace import CHOICES
+
+    if interlaced not in CHOICES:
+        raise OptionError(f"interlaced is {interlaced!r}; it is one of {', '.join(CHOICES)}")
+    found: dict[str, Any] = {} if interlaced == CHOICES[0] else {"interlaced": interlaced}
     if rate is not None:
         try:
             found["rate"] = Fraction(rate)

@@ -11,6 +11,8 @@ from typing import Any
 
 import av
 import numpy as np
+from av.codec.context import Flags
+from av.filter import Graph
 
 from onnxdream.video.io.open import (
     ColorTags,
@@ -176,3 +178,59 @@ def loud_from(path: Path) -> float:
         parts = [(f.pts * f.time_base, f.rate, f.to_ndarray().ravel()) for f in container.decode(audio=0)]
     wave = np.abs(np.concatenate([p.astype(np.float64) for _, _, p in parts]))
     return float(parts[0][0]) + int(np.argmax(wave > wave.max() / 2)) / parts[0][1]
+
+
+def interlaced_film(path: Path, moments: list[np.ndarray], order: str = "tff", codec: str = "libx264") -> Path:
+    """A film of 25 frames a second whose fields are taken from pictures of twice as many moments."""
+    first = 0 if order == "tff" else 1
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream(codec, 25, options={"g": "12"})
+        height, width = moments[0].shape[:2]
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.flags |= Flags.interlaced_dct | Flags.interlaced_me
+        graph = Graph()
+        source = graph.add_buffer(width=width, height=height, format="yuv420p", time_base=Fraction(1, 25))
+        graph.link_nodes(source, graph.add("setfield", order), graph.add("buffersink")).configure()
+        for number in range(len(moments) // 2):
+            graph.vpush(_planar(woven(moments, number, first)))
+            frame = graph.vpull()
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
+
+
+def woven(moments: list[np.ndarray], number: int, first: int = 0) -> np.ndarray:
+    """A frame whose even or odd lines (`first` is 0 or 1) show the earlier of its two moments."""
+    image = moments[2 * number + 1].copy()
+    image[first::2] = moments[2 * number][first::2]
+    return image
+
+
+def _planar(image: np.ndarray) -> av.VideoFrame:
+    return av.VideoFrame.from_ndarray(image, "rgb24").reformat(format="yuv420p", threads=1)
+
+
+def transport_stream(
+    path: Path, frames: int, at: int, *, size: tuple[int, int] = (64, 48), begin: float = 0.0, keys: int = 10
+) -> Path:
+    """A film like that of `flash_film` in a transport stream whose clock begins `begin` seconds later than usual."""
+    options = {"output_ts_offset": str(begin), "mpegts_flags": "+resend_headers"}
+    with av.open(str(path), "w", container_options=options) as out:
+        video: Any = out.add_stream("libx264", 25, options={"g": str(keys), "bf": "2"})
+        (video.width, video.height), video.pix_fmt = size, "yuv420p"
+        sound: Any = out.add_stream("mp2", 48000, layout="mono")
+        in_frames = av.AudioResampler("s16", "mono", 48000, frame_size=1152)
+        for number in range(frames):
+            image = picture(number, *size) // 4 + (150 if number == at else 0)
+            frame = _planar(image.astype(np.uint8))
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            out.mux(video.encode(frame))
+            wave = np.full((1, 1920), 20000 if number == at else 0, np.int16)
+            noise = av.AudioFrame.from_ndarray(wave, "s16", "mono")
+            noise.rate, noise.pts, noise.time_base = 48000, number * 1920, Fraction(1, 48000)
+            for part in in_frames.resample(noise):
+                out.mux(sound.encode(part))
+        out.mux(video.encode(None))
+        out.mux(sound.encode(None))
+    return path

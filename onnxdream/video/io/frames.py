@@ -12,6 +12,7 @@ from types import TracebackType
 import numpy as np
 
 from .color import ColorTags, to_float
+from .interlace import FieldOrder
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class VideoInfo:
         has_audio: Whether there is sound.
         start: The time on the source's own clock, in seconds, that a user calls 0.
         aspect: Width to height of one pixel.
+        field_order: "tff" or "bff" for interlaced frames that stay so, by the field that comes first; else empty.
     """
 
     width: int
@@ -49,6 +51,7 @@ class VideoInfo:
     has_audio: bool
     start: Fraction = Fraction(0)
     aspect: Fraction = Fraction(1)
+    field_order: FieldOrder = ""
 
     def frames_within(self, start: Fraction | None, end: Fraction | None) -> int | None:
         """About how many frames lie between two times in seconds, where the source says enough."""
@@ -69,12 +72,14 @@ class VideoFrame:
         alpha: Opacity [H,W] of the same type or None; colours are not multiplied by it.
         pts: The time in `time_base`s, rising from frame to frame.
         index: Counts the frames of the source from 0.
+        cut: Whether the source says that it begins a scene, by another size than the frame before.
     """
 
     image: np.ndarray
     alpha: np.ndarray | None
     pts: int
     index: int
+    cut: bool = False
 
     @property
     def rgb(self) -> np.ndarray:

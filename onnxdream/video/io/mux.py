@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import av
 
+from .clock import FollowingClock, JoinedClock, joined_shifts
+
 if TYPE_CHECKING:
     from av.container import Chapter, InputContainer, OutputContainer
     from av.stream import Stream
@@ -106,10 +108,17 @@ def chapters(source: InputContainer, trim: Trim) -> list[Chapter]:
     return moved
 
 
-def interleave(out: OutputContainer, *packets: Iterable[Timed]) -> None:
-    """Mux packets of several streams in the order of their times."""
-    for _, packet in heapq.merge(*packets, key=lambda timed: timed[0]):
-        out.mux(packet)
+def interleave(out: OutputContainer, pictures: Iterable[Timed], others: SourceStreams | None) -> None:
+    """Mux pictures and what goes beside them in the order of their times; what is damaged of the latter is left out."""
+    beside = () if others is None else others.packets()
+    for _, packet in heapq.merge(pictures, beside, key=lambda timed: timed[0]):
+        try:
+            out.mux(packet)
+        except av.error.InvalidDataError:
+            damaged = [] if others is None else [i for i, t in others.targets.items() if t is packet.stream]
+            if others is None or not damaged:
+                raise
+            others.note_damage(damaged[0])
 
 
 class SourceStreams:
@@ -139,9 +148,10 @@ class SourceStreams:
         trim: Trim,
     ) -> None:
         self.source, self.out, self.kind, self.name, self.trim = source, out, kind, name, trim
-        self.reopen = reopen
+        self.reopen, self.video = reopen, video
         self.targets: dict[int, Stream] = {}
         self.encoded: set[int] = set()
+        self._damaged: set[int] = set()
         held = out.supported_codecs
         for stream in source.streams:
             if stream.index == video.index:
@@ -246,10 +256,26 @@ class SourceStreams:
         """The packets of the wanted streams, up to where the source breaks off."""
         if not wanted:
             return
+        with self.reopen() as again:
+            shifts = joined_shifts(again, again.streams[self.video.index])
         try:
-            yield from self.source.demux(wanted)
+            if len(shifts) == 1:
+                yield from self.source.demux(wanted)
+            else:
+                yield from self._on_one_clock(wanted, shifts)
         except av.FFmpegError as error:
             self._warn(f"sound and subtitles end early, where the source is damaged ({error})")
+
+    def _on_one_clock(self, wanted: list[Stream], shifts: list[Fraction]) -> Iterator[av.Packet[Any]]:
+        """The packets of the wanted streams of joined recordings, on the clock of their pictures."""
+        pictures = JoinedClock(self.video)
+        clocks = {stream.index: FollowingClock(stream, shifts) for stream in wanted}
+        for packet in self.source.demux([self.video, *wanted]):
+            if packet.stream.index == self.video.index:
+                if packet.size:
+                    pictures.place(packet)
+            elif clocks[packet.stream.index].place(packet, len(pictures.shifts) - 1):
+                yield packet
 
     def _moved(self, packet: av.Packet[Any]) -> Iterator[av.Packet[Any]]:
         time = packet.pts if packet.pts is not None else packet.dts
@@ -284,7 +310,12 @@ class SourceStreams:
     def _encode(self, packet: av.Packet[Any]) -> Iterator[av.Packet[Any]]:
         target: Any = self.targets[packet.stream.index]
         unit = packet.time_base
-        for frame in packet.decode():
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            frames = []
+            self.note_damage(packet.stream.index)
+        for frame in frames:
             if frame.pts is None:
                 continue
             time = frame.pts * unit - self.trim.shift
@@ -294,6 +325,13 @@ class SourceStreams:
             yield from target.encode(frame)
         if packet.size == 0:
             yield from target.encode(None)
+
+    def note_damage(self, index: int) -> None:
+        """Say once that a stream of the source, given by its index, has packets that are damaged and left out."""
+        if index not in self._damaged:
+            self._damaged.add(index)
+            kind = self.source.streams[index].type
+            self._warn(f"{kind} stream {index} is damaged; what cannot be read of it is left out")
 
     def _warn(self, text: str) -> None:
         log.warning(f"{self.name}: {text}")

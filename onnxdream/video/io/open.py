@@ -19,6 +19,7 @@ from .codec import ANIMATIONS, CONTAINERS, Encoding, EncodingPlan, target_kind
 from .color import ColorTags
 from .frames import FrameWriter, VideoFrame, VideoInfo, VideoSource
 from .fsync import fsync_file
+from .interlace import Interlaced
 from .mux import SourceStreams, Trim, settings_in, settings_metadata
 from .pipe import PipeInput, pipe_input
 from .reader import FileSource
@@ -59,6 +60,7 @@ def open_source(
     rate: Fraction | None = None,
     size: tuple[int, int] | None = None,
     pix_fmt: str | None = None,
+    interlaced: Interlaced = "deinterlace",
 ) -> VideoSource:
     """Open a video file, a folder or pattern of pictures, an animated GIF or WebP, or `-`, a pipe on standard input.
 
@@ -70,6 +72,7 @@ def open_source(
         rate: Frames a second, of pictures (25 by default) and of bare frames.
         size: (width, height) of bare frames.
         pix_fmt: FFmpeg's name of their pixel format, bgr24 by default.
+        interlaced: What becomes of the interlaced frames of a video: "deinterlace" or "keep".
 
     Raises:
         VideoError: There is nothing that can be read.
@@ -81,7 +84,14 @@ def open_source(
     if name == "-":
         kind, options = pipe_input(rate, size, pix_fmt)
         pipe = PipeInput()
-        return FileSource("-", lambda: _open("-", pipe, kind, options), _new_decoder, av.FFmpegError, pipe=pipe)
+        return FileSource(
+            "-",
+            lambda: _open("-", pipe, kind, options),
+            _new_decoder,
+            av.FFmpegError,
+            pipe=pipe,
+            interlaced=interlaced,
+        )
     if size is not None or pix_fmt is not None:
         raise OptionError(f"{name}: size and pixel format are for bare frames on standard input")
     pictures = find_pictures(spec)
@@ -96,7 +106,7 @@ def open_source(
         raise VideoError(f"{name}: the file is empty")
     if path.suffix.lower() in ANIMATIONS:
         return AnimationSource(path)
-    return FileSource(name, lambda: _open(name, f"file:{path}"), _new_decoder, av.FFmpegError)
+    return FileSource(name, lambda: _open(name, f"file:{path}"), _new_decoder, av.FFmpegError, interlaced=interlaced)
 
 
 def _open(name: str, url: str | PipeInput, kind: str | None = None, options: dict[str, str] | None = None) -> Any:
@@ -206,18 +216,17 @@ def _finish_video(
         options = concat.muxer_options(kind, metadata, [run.info.time_base, *clocks])
         with av.open(f"file:{to}", "w", format=kind, container_options=options) as out:
             video = run.add_to(out, kind)
-            packets = [run.packets(video, ticks)]
+            others = None
             if source is not None:
                 main = mux.main_video(source)
                 assert main is not None, "what has given frames has a film"
                 video.metadata.update(mux.tags(main.metadata))
                 video.disposition = main.disposition
                 others = SourceStreams(source, main, out, reopen=reopen, kind=kind, name=path.name, trim=trim)
-                packets.append(others.packets())
                 out.metadata.update(mux.tags(source.metadata))
                 out.set_chapters(mux.chapters(source, trim))
             out.metadata.update(metadata)
-            mux.interleave(out, *packets)
+            mux.interleave(out, run.packets(video, ticks), others)
         fsync_file(to)
     except av.FFmpegError as error:
         raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -104,8 +104,9 @@ class PipeWriter(FrameWriter):
             _BEGUN.add(self.stream)
             rate, aspect = info.rate or Fraction(25), info.aspect
             chroma = "444" if self.depth == 8 else f"444p{self.depth} XYSCSS=444P{self.depth}"
+            order = {"tff": "t", "bff": "b"}.get(info.field_order, "p")
             self._send(
-                f"YUV4MPEG2 W{info.width} H{info.height} F{rate.numerator}:{rate.denominator} Ip "
+                f"YUV4MPEG2 W{info.width} H{info.height} F{rate.numerator}:{rate.denominator} I{order} "
                 f"A{aspect.numerator}:{aspect.denominator} C{chroma} XCOLORRANGE={'FULL' if self.full else 'LIMITED'}\n"
                 .encode()
             )  # fmt: skip

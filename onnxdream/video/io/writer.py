@@ -14,6 +14,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.codec.context import Flags
 
 from ...errors import OnnxDreamError, OptionError, OutputError, WriteError
 from . import concat
@@ -21,11 +22,15 @@ from .codec import CONTAINERS, Encoder, Encoding, EncodingPlan, plan_encoding, t
 from .color import fill_frame, over_white, to_pix_fmt, working_format
 from .frames import FrameCheck, FrameWriter, VideoInfo
 from .fsync import fsync_file
+from .interlace import FieldMarker
 from .pipe import PipeWriter, pipe_format
 
 log = logging.getLogger(__name__)
 
 _THREADS = 4  # whatever the machine has: encoders write something else with another number
+# Encoders that mark frames as interlaced, and encode their fields as such.
+_INTERLACED = ("libx264", "mpeg2video", "mpeg4", "prores_ks", "prores_aw", "prores", "dnxhd", "ffv1")
+_FIELD_ORDERS = {"tff": 2, "bff": 3}  # FFmpeg's numbers (AV_FIELD_TT, AV_FIELD_BB)
 _REFUSING = ("Error parsing option", "Unknown option", "Invalid value")
 os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 writes to the terminal past every logger; errors only
 
@@ -81,7 +86,18 @@ def check_encoding(target: str | Path, info: VideoInfo, encoding: Encoding) -> E
     if refused:
         raise OptionError(f"codec {chosen.codec}: {'; '.join(refused)}")
     _note_lost_opacity(target, info, kept=chosen.alpha)
+    if info.field_order and not (_marks_fields(chosen, info) and kind == "video"):
+        log.warning(
+            f"{target}: cannot be marked as interlaced, so players will show combed lines; "
+            "H.264 can, at heights that 4 divides"
+        )
     return chosen
+
+
+def _marks_fields(chosen: EncodingPlan, info: VideoInfo) -> bool:
+    """Whether frames are marked as interlaced."""
+    uneven = chosen.codec == "libx264" and "420" in chosen.pix_fmt and info.height % 4
+    return bool(info.field_order) and chosen.codec in _INTERLACED and not uneven
 
 
 def _note_lost_opacity(target: str | Path, info: VideoInfo, *, kept: bool) -> None:
@@ -141,6 +157,9 @@ def _start(context: Any, chosen: EncodingPlan, info: VideoInfo) -> None:
     context.sample_aspect_ratio = info.aspect
     context.color_primaries, context.color_trc = chosen.color.primaries, chosen.color.transfer
     context.colorspace, context.color_range = chosen.color.matrix, chosen.color.range
+    if _marks_fields(chosen, info):
+        context.flags |= Flags.interlaced_dct | Flags.interlaced_me
+        context.field_order = _FIELD_ORDERS[info.field_order]
     context.thread_count, context.thread_type = _THREADS, "AUTO"
     context.options = dict(chosen.options)
     try:
@@ -172,6 +191,7 @@ class VideoWriter(FrameWriter):
         self.path, self._whole, self.info = path, path, info
         self.plan = _planned(target, info, encoding)
         self._check = FrameCheck(info)
+        self._mark = FieldMarker(info.field_order) if _marks_fields(self.plan, info) else None
         self._part = path.with_name(f".{path.name}.part")
         self._kind = kind = "matroska" if self.plan.codec in _held("matroska") else "mov"
         with self._as_write_error():
@@ -199,7 +219,7 @@ class VideoWriter(FrameWriter):
         fill_frame(blank, image, alpha, self.plan.matrix, full=self.plan.full)
         frame = to_pix_fmt(blank, self.plan.pix_fmt)
         frame.pts, frame.time_base = pts - self._first, self.info.time_base
-        self._mux(frame)
+        self._mux(frame if self._mark is None else self._mark(frame))
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         with self._as_write_error():

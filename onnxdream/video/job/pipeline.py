@@ -72,7 +72,11 @@ class JobSpec:
 
         def cuts() -> Iterator[tuple[int, bool, Fraction]]:
             for frame in video.frames(start=self.start, end=self.end):
-                yield frame.index, is_cut(to_eight_bit(frame.image)), frame.pts * info.time_base - info.start
+                yield (
+                    frame.index,
+                    is_cut(to_eight_bit(frame.image)) or frame.cut,
+                    frame.pts * info.time_base - info.start,
+                )
 
         frames = prefetch(cuts(), _PREFETCH)
         return find_chunks(frames, self.segment_frames, self.overlap, last_duration=1 / (info.rate or Fraction(25)))
@@ -198,7 +202,8 @@ class SegmentPipeline:
         cuts = None if chunk.cuts is None else set(chunk.cuts)
         for source in self.video.frames(spec.start, spec.end, skip_to=chunk.first - chunk.warm_up):
             state = dreamer.source_state() if self.keep_state else {}
-            cut = dreamer.cuts(to_eight_bit(source.image)) if cuts is None else source.index in cuts
+            detected = cuts is None and (dreamer.cuts(to_eight_bit(source.image)) or source.cut)
+            cut = detected if cuts is None else source.index in cuts
             prepared = dreamer.prepare(source.rgb, cut)
             begins = source.index >= chunk.first and begins_segment(prepared.cut)
             yield FrameInFlight(source, prepared, begins, state if begins else {}, source.image)

@@ -5,6 +5,7 @@ A thread reads them. A consumer that is slower than the source gets the newest f
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -19,7 +20,10 @@ import numpy as np
 
 from ...errors import OptionError, VideoError, first_line
 from ..io.color import to_eight_bit
+from ..io.interlace import Deinterlacer
 from ..io.open import open_source
+
+log = logging.getLogger(__name__)
 
 _OPEN_TIMEOUT, _READ_TIMEOUT = 10.0, 5.0  # seconds
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 4.0  # seconds between attempts to reach a lost source
@@ -124,7 +128,9 @@ def _stream(address: str) -> Iterator[np.ndarray]:
                 raise VideoError(f"{_without_password(address)}: carries no pictures")
             stored = container.duration is not None  # a file on a server is played at its own rate, and ends
             began: float | None = None
-            for frame in container.decode(container.streams.video[0]):
+            name = _without_password(address)
+            deinterlaced = Deinterlacer(None, lambda what: log.warning(f"{name}: is {what}; it is deinterlaced"))
+            for frame, _ in deinterlaced((f, None) for f in container.decode(container.streams.video[0])):
                 if stored and frame.time is not None:
                     began = time.perf_counter() - frame.time if began is None else began
                     time.sleep(max(0.0, began + frame.time - time.perf_counter()))
