@@ -73,6 +73,8 @@ def layers(
         return
     if loaded.card.assumed:
         _note(f"{model} comes without a card; ImageNet's RGB mean and deviation are assumed")
+    if loaded.one_at_a_time:
+        _note(f"{model} takes one picture at a time")
     show_table(loaded.card.title or loaded.name, ["", "layer", "operator", "channels", "stride", "sees"], [
         ["*" if at.recommended else "", at.name, at.operator, str(at.channels), f"{at.stride:g}",
          "everything" if math.isinf(at.receptive_field) else f"{at.receptive_field:g} px"]

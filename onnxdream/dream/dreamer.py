@@ -264,12 +264,17 @@ class Dreamer:
             The dreamed batch, how many steps were taken, and whether the dream was cancelled.
 
         Raises:
-            PictureError: The pictures are smaller than the layer can work on, or the mask is not valid.
+            PictureError: The pictures are smaller than the layer can work on, or several where the network takes one at
+                a time, or the mask is not valid.
             NotFiniteError: The network, the objective or its gradient gives NaN or infinity.
         """
         each = self.steps if steps is None else steps
         step_size = self.step_size if step_size is None else step_size
         rng = rng or np.random.default_rng(self.seed)
+        if len(source) > 1 and self.model.one_at_a_time:
+            raise PictureError(
+                f"{self.model.name} takes one picture at a time, not {len(source)}; dream them one by one"
+            )
         if mask is not None and (np.ndim(mask) != 2 or 0 in np.shape(mask) or not np.isfinite(mask).all()):
             raise PictureError(f"a mask must be [H,W] of numbers in 0..1; this one is {list(np.shape(mask))}")
         sizes = self.octave_sizes(source.shape[2:], None if isinstance(each, int) else len(each))

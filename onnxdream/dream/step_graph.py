@@ -288,10 +288,9 @@ def _probe(graph: ir.Graph, model: Model, objective: ir.Value, inputs: dict[str,
     graph.outputs[:] = [objective]
     proto = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION))
     graph.outputs[:] = outputs
-    n, _, h, w = model.input_dims
-    sizes = [(PROBE[0], 3, PROBE[1], PROBE[2]), (n or PROBE[0], 3, h or PROBE[1], w or PROBE[2])]
+    n, _, *own = model.probe
     reason = ""
-    for size in sizes:
+    for size in dict.fromkeys((count, 3, *sides) for sides in (PROBE[1:], own) for count in (PROBE[0], n)):
         try:
             return probe_shapes(proto, {"image": size, **{name: (size[0], c) for name, c in inputs.items()}})
         except ValueError as error:

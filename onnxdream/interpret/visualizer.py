@@ -18,7 +18,7 @@ from ..dream.finite import explain
 from ..dream.step_graph import build_gradient_model, build_objective_model
 from ..dream.tiling import bytes_per_pixel, step_bytes
 from ..engines.select import select
-from ..errors import OptionError, PictureError
+from ..errors import LayerError, OptionError, PictureError
 from ..images import resize, to_batch
 from ..networks.model import Model, load_model
 from ..objectives import Objective
@@ -280,6 +280,10 @@ class Visualizer:
         groups = []
         for positions in by_key.values():
             if any(term.couples_batch for _, term in objectives[positions[0]].terms):
+                if len(positions) > 1 and self.model.one_at_a_time:
+                    raise LayerError(
+                        f"{self.model.name} takes one picture at a time, so pictures cannot be compared with each other"
+                    )
                 groups.append(positions)
                 continue
             max_batch = self._max_batch(objectives[positions[0]])
@@ -293,6 +297,8 @@ class Visualizer:
 
     def _max_batch(self, objective: Objective) -> int:
         """How many pictures, at least 1, can be made at once within `_MEMORY_LIMIT`."""
+        if self.model.one_at_a_time:
+            return 1
         goal, _ = batch_objectives(self.model, [objective])
         per_pixel = bytes_per_pixel(self._objective_graph(goal), (1, 3, *self.size)) + _STATE_BYTES
         return max(1, int(_MEMORY_LIMIT / step_bytes(per_pixel, self.size)))

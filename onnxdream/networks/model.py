@@ -77,7 +77,7 @@ class Model:
 
     @property
     def probe(self) -> tuple[int, int, int, int]:
-        """The size [N,C,H,W] at which shapes are taken: 2 pictures of 352x416, or the only size that the file allows.
+        """The size [N,C,H,W] at which shapes are taken: 2 pictures of 352x416, or what the file allows of that.
 
         Raises:
             ValueError: The graph does not accept that size either.
@@ -92,13 +92,26 @@ class Model:
     @functools.cached_property
     def _probed(self) -> tuple[tuple[int, int, int, int], dict[str, Shape]]:
         n, c, h, w = self.input_dims
-        c = c or len(self.card.preprocessing.channels)
-        free = (n or PROBE[0], c, PROBE[1], PROBE[2])
+        sides = [PROBE[1:], (h or PROBE[1], w or PROBE[2])]
+        tried = [(count, *side) for side in sides for count in ([n] if n else [PROBE[0], 1])]
+        reasons: list[ValueError] = []
+        for count, height, width in dict.fromkeys(tried):
+            size = (count, c or len(self.card.preprocessing.channels), height, width)
+            try:
+                return size, probe_shapes(self.proto, {self.input_name: size})
+            except ValueError as error:
+                reasons.append(error)
+        raise reasons[0]
+
+    @functools.cached_property
+    def one_at_a_time(self) -> bool:
+        """Whether the file takes one picture at a time: a batch of one is part of its graph."""
+        one, two = ((count, *self.probe[1:]) for count in (1, 2))
         try:
-            return free, probe_shapes(self.proto, {self.input_name: free})
+            both = [probe_shapes(self.proto, {self.input_name: size}) for size in (one, two)]
         except ValueError:
-            own = (free[0], c, h or PROBE[1], w or PROBE[2])
-            return own, probe_shapes(self.proto, {self.input_name: own})
+            return True
+        return any(both[1][name][:1] != (2 * both[0][name][0],) for name in self.layers if name in both[0])
 
     def fixed_input_size(self, layers: Sequence[str], *, channels: bool = False) -> tuple[int, int] | None:
         """The only picture size at which layers can be computed, if they do not take any size.
@@ -300,7 +313,8 @@ def _with_fixed_size(model: Model, reason: ValueError) -> Model:
     The card's size and the usual ones are tried. Raises ModelError if none fits.
     """
     h, w = model.input_dims[2:]
-    sizes = [model.card.size, (224, 224), (227, 227), (256, 256), (299, 299), (32, 32), (28, 28)]
+    usual = [224, 227, 256, 299, 28, *range(32, 673, 32)]
+    sizes = [model.card.size, *((side, side) for side in usual)]
     for size in [s for s in sizes if s is not None and not (h and w)]:
         proto = copy.deepcopy(model.proto)
         dims = next(i for i in proto.graph.input if i.name == model.input_name).type.tensor_type.shape.dim

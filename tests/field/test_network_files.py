@@ -18,9 +18,11 @@ from PIL import Image
 from helpers import small_networks as small
 from helpers.notes import noted, notes
 from onnxdream import objectives
+from onnxdream.dream.dreamer import Dreamer
 from onnxdream.dream.step_graph import build_feature_model, build_gradient_model
 from onnxdream.engines.select import select
-from onnxdream.errors import ModelError, NoGradientError
+from onnxdream.errors import ModelError, NoGradientError, PictureError
+from onnxdream.interpret.visualizer import Visualizer
 from onnxdream.networks.model import Model, load_model
 
 IMAGE = np.random.default_rng(0).uniform(0, 255, (1, 3, 48, 64)).astype(np.float32)
@@ -220,3 +222,50 @@ def test_weights_quantised_dynamically(tmp_path: Path) -> None:
     cosine = float((found * wanted).sum() / np.linalg.norm(found) / np.linalg.norm(wanted))
     assert cosine > 0.999
     assert numpy_helper.to_array(proto.graph.initializer[0]) == scale
+
+
+class TestOnePictureAtATime:
+    @staticmethod
+    def baked(size: tuple[int | str, ...], batch: int = 1) -> onnx.ModelProto:
+        """A batch of one, and a picture of 96x96, are part of the graph."""
+        nodes = [
+            *small.conv("x", "a", strides=[2, 2]),
+            small.node("Reshape", ["a", "rows"], "flat"),
+            small.node("Reshape", ["flat", "grid"], "b"),
+            *small.conv("b", "out"),
+        ]
+        shapes = {"rows": np.array([batch, 8, -1]), "grid": np.array([batch, 8, 48, 48])}
+        return small.network(nodes, size=size, **shapes, **WEIGHTS)
+
+    @pytest.mark.parametrize("size", [("N", 3, "H", "W"), ("N", 3, 96, 96), (1, 3, 96, 96)], ids=str)
+    def test_any_batch_is_declared_and_one_is_taken(self, size: tuple[int | str, ...], tmp_path: Path) -> None:
+        # dynamic_axes where a view names the batch: microsoft/onnxruntime issues 6424 and 10463.
+        model = loaded(self.baked(size), tmp_path)
+        assert model.probe == (1, 3, 96, 96)
+        assert model.one_at_a_time
+        assert model.fixed_input_size(["out"]) == (96, 96)
+        image = np.random.default_rng(2).uniform(0, 255, (1, 3, 96, 96)).astype(np.float32)
+        plain = loaded(small.network([*small.conv("x", "b", strides=[2, 2]), *small.conv("b", "out")],
+                                     w_b=WEIGHTS["w_a"], w_out=WEIGHTS["w_out"]), tmp_path)  # fmt: skip
+        assert not plain.one_at_a_time
+        found, wanted = (
+            select("cpu").open(build_gradient_model(m, objectives.l2("out"))).run({"image": image})["gradient"]
+            for m in (model, plain)
+        )
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-9)
+        dreamer = Dreamer(model, objectives.l2("out"), steps=1, octaves=1)
+        with pytest.raises(PictureError, match="net takes one picture at a time, not 2; dream them one by one"):
+            dreamer.ascend(np.concatenate([image, image]))
+        two = [objectives.channel("out", channel) for channel in (0, 1)]
+        pictures = Visualizer(model, size=(96, 96), steps=1)(two).pictures
+        assert (pictures[0] != pictures[1]).any()
+
+    def test_pictures_that_would_be_mixed(self, tmp_path: Path) -> None:
+        """Two pictures fit into the graph, but as the tokens of one."""
+        nodes = [
+            *small.conv("x", "a", strides=[8, 8]),
+            small.node("Transpose", ["a"], "turned", perm=[0, 2, 3, 1]),
+            small.node("Reshape", ["turned", "rows"], "out"),
+        ]
+        proto = small.network(nodes, rank=3, rows=np.array([1, -1, 8]), w_a=WEIGHTS["w_a"])
+        assert loaded(proto, tmp_path).one_at_a_time
