@@ -39,6 +39,10 @@ def _are_colors(colors: str) -> bool:
     return colors in COLORS or opponent_gains(colors) is not None
 
 
+def _are_networks(also: tuple[tuple[str, ...], ...]) -> bool:
+    return all(network and all(network) for network in also)
+
+
 def _are_bands(bands: tuple[float, ...]) -> bool:
     return not bands or (len(bands) <= 12 and all(0 <= gain <= 100 for gain in bands) and any(bands))
 
@@ -72,8 +76,11 @@ class _Checked:
 class Settings(_Checked):
     """Everything that decides what a dream looks like, in types that JSON and TOML know."""
 
-    model: Annotated[str, doc("A network's name or an ONNX file.")] = registry.DEFAULT
+    model: Annotated[str, doc("A network's name or an ONNX file; repeatable.")] = registry.DEFAULT
     layers: Annotated[tuple[str, ...], doc("Layer to dream with; repeatable.")] = ()  # none: the recommended one
+    also: Annotated[
+        tuple[tuple[str, ...], ...], Predicate(_are_networks), doc("Further networks, each with its layers.")
+    ] = ()
     objective: Annotated[
         Literal["l2", "root", "centred", "power", "mean", "channel", "neuron", "logit"],
         doc("l2, root, centred, power, mean, channel, neuron or logit."),
@@ -97,10 +104,13 @@ class Settings(_Checked):
     def updated(self, changes: Mapping[str, Any], source: str = "") -> Settings:
         """These settings with `changes` on top; `source` names where they come from in an error.
 
-        Layers and channels of another network mean nothing, so a new model resets them. Raises OptionError for an
-        unknown name, or a value of the wrong kind or out of range.
+        Layers and channels of another network mean nothing, so a new model resets them; where a model is named, further
+        networks are those named with it. Raises OptionError for an unknown name, or a value of the wrong kind or out of
+        range.
         """
         changes = {name: _listed(name, value) for name, value in changes.items()}
+        if "model" in changes:
+            changes = {"also": (), **changes}
         if changes.get("model", self.model) != self.model:
             changes = {"layers": (), "channels": (), **changes}
         try:
@@ -167,6 +177,8 @@ def _listed(name: str, value: Any) -> Any:
         return parse_channels(value)
     if name == "bands" and isinstance(value, str):
         return parse_bands(value)
+    if name == "also" and isinstance(value, (list, tuple)):
+        return tuple(tuple(network) if isinstance(network, (list, tuple)) else (network,) for network in value)
     if name in ("layers", "channels", "bands"):
         return tuple(value) if isinstance(value, (list, tuple)) else (value,)
     return value
@@ -187,6 +199,7 @@ def _model(settings: Any) -> type[BaseModel]:
 
 
 _WANTED = {
+    "also": "a list of networks, each a list of its name and its layers, such as [['googlenet', 'inception_4c']]",
     "bands": "up to 12 gains from 0 to 100, fine to coarse, such as 0.3,1,1,0.3, or none",
     "colors": "natural, vivid, free, ink, or gains of red-blue and green-magenta from 0 to 4, such as 0.6,0.3",
 }
@@ -199,7 +212,7 @@ def _complaint(name: str, hint: Any, kind: str, value: Any) -> str:
         return f"{name} is {value!r}, which is not {_KINDS[kind]}"
     if kind == "literal_error":
         return f"unknown {name} {value!r}; {name}s are {', '.join(get_args(get_args(hint)[0]))}"
-    wanted = _WANTED[name] if kind == "predicate_failed" else _range(hint.__metadata__[0])
+    wanted = _WANTED[name] if name in _WANTED else _range(hint.__metadata__[0])
     return f"{name} is {value!r}; it must be {wanted}"
 
 

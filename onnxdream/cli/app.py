@@ -14,6 +14,7 @@ from ..version import __version__
 from . import activations, atlas, bench, export, image, live, look, video, visualize
 from .cluster import RayCommand
 from .exit_codes import FAILED, INTERRUPTED, exit_code
+from .options import NetworkCommand
 from .terminal import download_bar, error_line, show_notes
 
 app = typer.Typer(
@@ -24,8 +25,8 @@ app = typer.Typer(
 )
 app.command("image", cls=RayCommand)(image.image)
 app.command("video", cls=RayCommand)(video.video)
-app.command("live")(live.live)
-app.command("compare")(video.compare)
+app.command("live", cls=NetworkCommand)(live.live)
+app.command("compare", cls=NetworkCommand)(video.compare)
 app.command("export")(export.export)
 app.command("activations")(activations.activations)
 app.command("visualize")(visualize.visualize)

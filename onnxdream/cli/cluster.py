@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from ..errors import OptionError
+from .options import NetworkCommand
 
 if TYPE_CHECKING:
     from ..cluster.ray import RayCluster
@@ -37,7 +37,7 @@ GpusOption = Annotated[
 ]
 
 
-class RayCommand(TyperCommand):
+class RayCommand(NetworkCommand):
     """A command whose `--ray` may stand alone, for `--ray auto`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import OutputError, VerifyError
+from ..errors import OptionError, OutputError, VerifyError
 from . import options as o
 from .terminal import line, print_json
 
@@ -16,6 +16,7 @@ def export(
     model: Annotated[str, typer.Argument(help="A network's name or an ONNX file.")],
     *,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The file to write. [MODEL-LAYER-step.onnx]")] = None,
+    others: Annotated[list[str] | None, typer.Option("--model", "-m", hidden=True)] = None,
     layer: o.LayerOption = None,
     objective: o.ObjectiveOption = None,
     exponent: o.ExponentOption = None,
@@ -46,6 +47,8 @@ def export(
     from ..dream.step_graph import build_gradient_model
     from ..networks.model import load_model
 
+    if others:
+        raise OptionError(f"a file holds the step of one network, {model}; export {', '.join(others)} by itself")
     given = {
         "model": model, "layers": layer or None, "objective": objective, "channels": channels, "guide": guide,
         "exponent": exponent, "bands": bands, "colors": colors, "headroom": headroom, "smooth": smooth, "half": half,

@@ -97,17 +97,18 @@ def image(
                 last = dreams[-1]
                 gain = last.objective_after / last.objective_before if last.objective_before else float("inf")
                 seconds = sum(d.seconds for d in dreams)
+                about = dreamer.goal if dreamer.also else f"{dreamer.model.name} {dreamer.goal}"
                 line(
                     f"[green]{escape(str(job.target))}[/]",
-                    f"{dreamer.model.name} {dreamer.objective!r} x{gain:.1f} in {seconds:.1f} s on {last.provider}",
+                    f"{about} x{gain:.1f} in {seconds:.1f} s on {last.provider}",
                 )
     if run.as_json:
         order = [str(job.target) for job in jobs]
         records.sort(key=lambda record: order.index(record["output"]))
         common = {
-            "model": dreamer.model.name,
-            "layer": ", ".join(dreamer.objective.layers),
-            "objective": repr(dreamer.objective),
+            "model": ", ".join(model.name for model in dreamer.models),
+            "layer": ", ".join(dreamer.layers),
+            "objective": dreamer.goal,
             "seconds_total": round(time.perf_counter() - began, 4),
         }
         print_json({**common, **records[0]} if len(jobs) == 1 else {**common, "pictures": records})

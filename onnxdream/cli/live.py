@@ -139,7 +139,8 @@ def live(
         )
     if run.as_json:
         print_json({
-            "model": dreamer.model.name, "layer": video.getLayer(), "provider": video.provider, "source": feed.name,
+            "model": ", ".join(at.name for at in dreamer.models), "layer": video.getLayer(),
+            "provider": video.provider, "source": feed.name,
             "output": out, "files": result.files, "frames": result.frames, "dropped": result.dropped,
             "losses": result.losses, "seconds": round(result.seconds, 4), "fps": result.fps,
             "latency": result.latency, "effort": str(video.getEffort() or ""), "objective": video.objective,

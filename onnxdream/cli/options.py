@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from ..errors import OptionError
 from ..settings import RunSettings, Settings, VideoSettings, explanation, layered, read_toml
@@ -40,6 +41,7 @@ def _run(name: str, *flags: str, **more: Any) -> Any:
 
 
 ModelOption = Annotated[str | None, _look("model", "--model", "-m")]
+ModelsOption = Annotated[list[str] | None, _look("model", "--model", "-m")]
 LayerOption = Annotated[list[str] | None, _look("layers", "--layer", "-l", metavar="NAME[:WEIGHT]")]
 ObjectiveOption = Annotated[str | None, _look("objective")]
 ChannelsOption = Annotated[str | None, _look("channels", metavar="3,5-8")]
@@ -112,7 +114,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 # The options that decide the look, by parameter.
 _LOOK_OPTIONS = {
-    "preset": PresetOption, "like": LikeOption, "config": ConfigOption, "model": ModelOption, "layer": LayerOption,
+    "preset": PresetOption, "like": LikeOption, "config": ConfigOption, "model": ModelsOption, "layer": LayerOption,
     "objective": ObjectiveOption, "exponent": ExponentOption, "channels": ChannelsOption, "guide": GuideOption,
     "octaves": OctavesOption, "octave_scale": ScaleOption, "steps": StepsOption, "step_size": StepSizeOption,
     "jitter": JitterOption, "bands": BandsOption, "colors": ColorsOption, "headroom": HeadroomOption,
@@ -128,6 +130,41 @@ _BASES = ("preset", "config", "like")
 _VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
 _MOVES = ("method", "flow", "frame_steps", "strength", "scale", "size", "start", "end", "timeline")  # only in videos
 Look = dict[str, Any]
+_ORDER = "onnxdream.networks"  # where a context keeps in which order --model and --layer were given
+
+
+class NetworkCommand(TyperCommand):
+    """A command that knows which `--model` a `--layer` stands behind."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Note the order of these options, which their values do not tell."""
+        _, _, order = self.make_parser(ctx).parse_args(list(args))
+        ctx.meta[_ORDER] = [option.name for option in order if option.name in ("model", "layer")]
+        return super().parse_args(ctx, args)
+
+
+def networks_from(context: typer.Context, models: list[str] | None, layers: list[str] | None) -> Look:
+    """The settings model, layers and also (None: not given) that `--model` and `--layer` stand for.
+
+    A layer belongs to the network before it. Before the first are those of the default network, or of the only network
+    named where none follows it.
+    """
+    rest = {"model": iter(models or []), "layer": iter(layers or [])}
+    first: list[str] = []  # the layers before any network
+    networks: list[tuple[str, list[str]]] = []
+    for option in context.meta[_ORDER]:
+        value = next(rest[option])
+        if option == "model":
+            networks.append((value, []))
+        else:
+            (networks[-1][1] if networks else first).append(value)
+    if len(networks) == 1 and not networks[0][1]:
+        networks, first = [(networks[0][0], first)], []
+    model = None
+    if networks and not first:
+        (model, first), *networks = networks
+    also = [(name, *names) for name, names in networks]
+    return {"model": model, "layers": first or None, "also": also or None}
 
 
 @dataclass(frozen=True)
@@ -154,14 +191,14 @@ def with_options(*left_out: str) -> Callable[[Callable[..., None]], Callable[...
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
-        def call(**given: Any) -> None:
+        def call(context: typer.Context, **given: Any) -> None:
             look = {name: given.pop(name) for name in look_options}
-            look["layers"] = look.pop("layer") or None
+            look |= networks_from(context, look.pop("model"), look.pop("layer"))
             run = {name: given.pop(name) for name in _RUN_OPTIONS if name != "offline"}
             del given["offline"]
             command(look=look, run=Run(**run | {"max_memory": parse_bytes(run["max_memory"])}), **given)
 
-        parameters: list[inspect.Parameter] = []
+        parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
         for parameter in inspect.signature(command, eval_str=True).parameters.values():
             options = {"look": look_options, "run": _RUN_OPTIONS}.get(parameter.name)
             if options is None:

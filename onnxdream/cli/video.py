@@ -153,7 +153,7 @@ def video(
     if run.as_json:
         inner = dreamer.dreamer
         record = {
-            "model": inner.model.name, "layer": repr(inner.objective), "provider": result.provider,
+            "model": ", ".join(at.name for at in inner.models), "layer": inner.goal, "provider": result.provider,
             "source": source, "output": out, "seconds": round(result.seconds, 4), "frames": result.frames, "fps": fps,
             "resumed_frames": result.resumed_frames, "objective": result.objective,
         }  # fmt: skip
@@ -163,7 +163,8 @@ def video(
 def compare(
     source: Annotated[str, typer.Argument(help="The video the dreams were made from.")],
     dreams: Annotated[list[str], typer.Argument(help="Dreamed videos.")],
-    model: o.ModelOption = None,
+    context: typer.Context,
+    model: o.ModelsOption = None,
     layer: o.LayerOption = None,
     plot: Annotated[Path | None, typer.Option(help="Write a chart of the figures, a PNG.")] = None,
     device: o.DeviceOption = "auto",
@@ -175,9 +176,9 @@ def compare(
 
     if plot is not None:
         check_chart(plot)
-    given = {"model": model, "layers": layer or None}
+    given = o.networks_from(context, model, layer)
     began = time.perf_counter()
-    videos = measure_videos(source, dreams, {k: v for k, v in given.items() if v}, device=device)
+    videos = measure_videos(source, dreams, given, device=device)
     if plot is not None:
         plot_metrics(plot, videos)
     if as_json:

@@ -18,15 +18,20 @@ _OF_A_LAYER = {
 }  # fmt: skip
 
 
-def build_objective(settings: Settings, model: Model, device: str = "auto") -> Objective:
-    """The objective the settings describe. Raises OptionError, LayerError, and PictureError for the guide."""
+def build_objective(
+    settings: Settings, model: Model, device: str = "auto", layers: Sequence[str] | None = None
+) -> Objective:
+    """The objective the settings describe, of `layers` or else their own.
+
+    Raises OptionError, LayerError, and PictureError for the guide.
+    """
     if settings.objective in ("channel", "neuron", "logit") and not settings.channels:
         raise OptionError(f"objective {settings.objective} needs --channels")
     if settings.objective in ("root", "centred", "power") and settings.channels:
         raise OptionError(f"objective {settings.objective} looks at all channels; leave --channels out")
     if settings.guide and (settings.objective != "l2" or settings.channels):
         raise OptionError("a guide is an objective of its own; leave --objective and --channels out")
-    names: Sequence[str] = settings.layers
+    names: Sequence[str] = settings.layers if layers is None else layers
     if not names:
         names = (model.output_layer() if settings.objective == "logit" else model.default_layer(),)
     guide = read_picture(Path(settings.guide)).rgb if settings.guide else None
@@ -57,11 +62,18 @@ def build_objective(settings: Settings, model: Model, device: str = "auto") -> O
 
 
 def build_dreamer(settings: Settings, *, max_memory: int, device: str = "auto", threads: int = 0) -> Dreamer:
-    """The Dreamer the settings describe. Raises what loading the model, the objective and the Dreamer raise."""
-    model = load_model(settings.model)
+    """The Dreamer the settings describe. Raises what loading the models, the objectives and the Dreamer raise."""
+    models = [load_model(name) for name in (settings.model, *(name for name, *_ in settings.also))]
+    layers = [settings.layers, *(layers for _, *layers in settings.also)]
+    for model, names in zip(models, layers, strict=True):
+        _check_owner(model, names, models)
+    (model, objective), *also = (
+        (model, build_objective(settings, model, device, names)) for model, names in zip(models, layers, strict=True)
+    )
     return Dreamer(
         model,
-        build_objective(settings, model, device),
+        objective,
+        also=also,
         octaves=settings.octaves,
         octave_scale=settings.octave_scale,
         steps=settings.steps,
@@ -77,3 +89,18 @@ def build_dreamer(settings: Settings, *, max_memory: int, device: str = "auto", 
         device=device,
         threads=threads,
     )
+
+
+def _check_owner(model: Model, names: Sequence[str], models: Sequence[Model]) -> None:
+    """Raise LayerError where a layer is missing from its network, with the one of `models` that has it."""
+    for text in names:
+        name, _ = parse_layer(text, model.layers)
+        try:
+            model.layer(name)
+        except LayerError as error:
+            owner = next((other.name for other in models if name in other.layers), None)
+            if owner is None:
+                raise
+            raise LayerError(
+                f"{model.name} has no layer {name}, but {owner} has; layers follow their network: -m {owner} -l {text}"
+            ) from error

@@ -1,4 +1,4 @@
-"""The dream: gradient ascent on a picture, octave by octave."""
+"""The dream: gradient ascent on a picture, octave by octave, with one network or several that take turns."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 
 from ..autodiff.registry import RULES
-from ..engines.base import HostOctaves, HostPicture, Picture, Session
+from ..engines.base import HostOctaves, HostPicture, Picture, Session, Step
 from ..engines.cache import SessionCache
 from ..engines.select import select
-from ..errors import NoGradientError, PictureError
+from ..errors import NoGradientError, NotFiniteError, OptionError, PictureError
 from ..graph.shapes import inputs_of
 from ..images import from_batch, resize, to_batch
-from ..networks.model import Model
+from ..networks.model import Layer, Model
 from ..objectives import Objective, l2
 from ..settings import RunSettings, Settings
 from .finite import explain, explain_activation
@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 Shift = tuple[int, int]  # (dy, dx) that the picture is rolled by
 
 _OPTIONS = (
-    "octaves", "octave_scale", "steps", "step_size", "jitter", "bands", "colors", "headroom", "smooth", "half", "seed",
-    "max_memory", "device", "threads",
+    "also", "octaves", "octave_scale", "steps", "step_size", "jitter", "bands", "colors", "headroom", "smooth", "half",
+    "seed", "max_memory", "device", "threads",
 )  # fmt: skip
 
 
@@ -91,15 +91,46 @@ class Dream:
     cancelled: bool = False
 
 
+@dataclass(frozen=True)
+class _Part:
+    """One network of a dream and what it climbs."""
+
+    model: Model
+    objective: Objective
+    layers: tuple[Layer, ...]
+    smallest: tuple[int, int]  # (height, width) in pixels
+    fixed_input_size: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, model: Model, objective: Objective | None) -> _Part:
+        objective = objective or l2(model.default_layer())
+        names = objective.layers
+        layers = tuple(model.layer(name) for name in names)
+        return cls(model, objective, layers, model.smallest_picture(names), model.fixed_input_size(names))
+
+    @property
+    def weight(self) -> float:
+        """That of its heaviest term."""
+        return max((abs(weight) for weight, _ in self.objective.terms), default=0.0)
+
+    def __str__(self) -> str:
+        return ", ".join(self.objective.layers)
+
+
 class Dreamer:
-    """Dreams pictures with one network and one objective; keeps the compiled graphs between pictures.
+    """Dreams pictures with a network and an objective, or several; keeps the compiled graphs between pictures.
 
     Octaves go from small to large (Mordvintsev, Olah and Tyka 2015, "Inceptionism"): each starts from the source scaled
     to its size plus the detail dreamed so far, scaled up. The same arguments give the same bytes on the CPU.
 
+    With several networks each step is a step with each of them in turn. How large these are goes by the networks'
+    weights, that of a network being the largest of its objective's. Their squares are scaled to a sum of 1: since two
+    networks' directions have little in common, they then make one step of the size that was asked for.
+
     Args:
         model: The network.
         objective: What to maximise. Default: the mean square of the network's default layer.
+        also: Further networks, each with its objective or None for the default.
         octaves: How many octaves, 1 to 64.
         octave_scale: The ratio of one octave's size to the one before, above 1 and at most 8.
         steps: How many ascent steps per octave, 0 to 100,000.
@@ -129,6 +160,7 @@ class Dreamer:
         model: Model,
         objective: Objective | None = None,
         *,
+        also: Sequence[tuple[Model, Objective | None]] = (),
         octaves: int = Settings.octaves,
         octave_scale: float = Settings.octave_scale,
         steps: int = Settings.steps,
@@ -150,7 +182,9 @@ class Dreamer:
         )  # fmt: skip
         self._shaping = Shaping(smooth, tuple(bands), colors, headroom)
         RunSettings.check(max_memory=max_memory, threads=threads)
-        self.model, self.objective = model, objective or l2(model.default_layer())
+        self._parts = [_Part.of(*pair) for pair in ((model, objective), *also)]
+        self.model, self.objective = model, self._parts[0].objective
+        self.also = [(part.model, part.objective) for part in self._parts[1:]]
         self.octaves, self.octave_scale, self.steps = octaves, octave_scale, steps
         self.step_size, self.jitter, self.seed = step_size, jitter, seed
         self.bands, self.colors, self.headroom, self.smooth = tuple(bands), colors, headroom, smooth
@@ -158,21 +192,26 @@ class Dreamer:
         self.device, self.threads = device, threads
         self._engine = select(device)
         self._sessions = SessionCache(self._engine, threads=threads, limit=max_memory)
-        self._graphs: dict[tuple[str, bool, str], onnx.ModelProto] = {}
+        self._graphs: dict[tuple[int, str, bool, str], onnx.ModelProto] = {}
         self._tiles: dict[tuple[int, ...], Tiling | None] = {}
         self._left_out = 0  # octaves, as last noted
         self._half_tried = False
-        layers = self.objective.layers
-        self._layers = [model.layer(name) for name in layers]
-        self.smallest, self.fixed_input_size = model.smallest_picture(layers), model.fixed_input_size(layers)
-        try:
-            self._graph("step", False)  # whatever is wrong with the objective is found now
-        except NoGradientError as error:
-            near = ", ".join(_working_layers(model, layers))
-            raise NoGradientError(
-                f"{error}; {f'layers before it that work: {near}' if near else 'no layer works'}"
-            ) from error
-        self._per_pixel = bytes_per_pixel(self._graph("objective", False), model.probe)
+        self.smallest = (max(part.smallest[0] for part in self._parts), max(part.smallest[1] for part in self._parts))
+        fixed = {part.fixed_input_size: part for part in self._parts if part.fixed_input_size is not None}
+        if len(fixed) > 1:
+            sizes = ", ".join(f"{part} of {part.model.name} {w}x{h}" for (h, w), part in fixed.items())
+            raise OptionError(f"these layers never take the same picture: {sizes}; choose an earlier layer of one")
+        self.fixed_input_size = next(iter(fixed), None)
+        self._per_pixel = []
+        for number, part in enumerate(self._parts):
+            try:
+                self._graph(number, "step", mask=False)  # whatever is wrong with the objective is found now
+            except NoGradientError as error:
+                near = ", ".join(_working_layers(part.model, part.objective.layers))
+                raise NoGradientError(
+                    f"{error}; {f'layers before it that work: {near}' if near else 'no layer works'}"
+                ) from error
+            self._per_pixel.append(bytes_per_pixel(self._graph(number, "objective", mask=False), part.model.probe))
 
     def __getstate__(self) -> dict[str, object]:
         """Copies have engine and sessions of their own, since they may go to another machine."""
@@ -183,8 +222,25 @@ class Dreamer:
         self._engine = select(self.device)
         self._sessions = SessionCache(self._engine, threads=self.threads, limit=self.max_memory)
 
+    @property
+    def models(self) -> list[Model]:
+        """The networks."""
+        return [part.model for part in self._parts]
+
+    @property
+    def layers(self) -> list[str]:
+        """The names of all layers, network by network."""
+        return [layer.name for part in self._parts for layer in part.layers]
+
+    @property
+    def goal(self) -> str:
+        """What is maximised, in words; with several networks, by network."""
+        if not self.also:
+            return repr(self.objective)
+        return "; ".join(f"{part.model.name}: {part.objective!r}" for part in self._parts)
+
     def with_objective(self, objective: Objective) -> Dreamer:
-        """A Dreamer with the same settings and another objective.
+        """A Dreamer with the same settings and another objective for the first network.
 
         Args:
             objective: What to maximise.
@@ -226,7 +282,7 @@ class Dreamer:
         dreamed, done, cancelled = self.ascend(source, mask=mask, on_step=on_step)
         after = self.measure(dreamed)
         if done and mask is None and self.step_size and before == after and np.array_equal(source, dreamed):
-            log.warning(f"{self.objective!r} does not respond to this picture, so nothing was dreamed")
+            log.warning(f"{self.goal} does not respond to this picture, so nothing was dreamed")
         exact = from_batch(dreamed)
         return Dream(
             picture=np.rint(exact).astype(np.uint8),
@@ -271,10 +327,11 @@ class Dreamer:
         each = self.steps if steps is None else steps
         step_size = self.step_size if step_size is None else step_size
         rng = rng or np.random.default_rng(self.seed)
-        if len(source) > 1 and self.model.one_at_a_time:
-            raise PictureError(
-                f"{self.model.name} takes one picture at a time, not {len(source)}; dream them one by one"
-            )
+        for model in self.models:
+            if len(source) > 1 and model.one_at_a_time:
+                raise PictureError(
+                    f"{model.name} takes one picture at a time, not {len(source)}; dream them one by one"
+                )
         if mask is not None and (np.ndim(mask) != 2 or 0 in np.shape(mask) or not np.isfinite(mask).all()):
             raise PictureError(f"a mask must be [H,W] of numbers in 0..1; this one is {list(np.shape(mask))}")
         sizes = self.octave_sizes(source.shape[2:], None if isinstance(each, int) else len(each))
@@ -311,18 +368,22 @@ class Dreamer:
             batch: RGB float32 [N,3,H,W] in 0..255.
 
         Returns:
-            The objective, the mean over the batch and, for large pictures, over tiles.
+            The objective, the mean over the batch and, for large pictures, over tiles. Of several networks it is the
+            weighted geometric mean, or where one is below 0 the arithmetic.
 
         Raises:
             NotFiniteError: It is NaN or infinite.
         """
         tiling = self._tiling(batch.shape, reserved_bytes=2 * batch.nbytes)
-        run = self._session("objective", batch.shape, tiling).run
-        value = run({"image": batch})["objective"] if tiling is None else tiling.objective(run, batch)
-        if not np.isfinite(value).all():
-            shown = batch if tiling is None else batch[:, :, : tiling.tile[0], : tiling.tile[1]]
-            raise explain(self.model, self.objective, np.ascontiguousarray(shown), self._engine)
-        return float(value.mean())
+        values = []
+        for number, part in enumerate(self._parts):
+            run = self._session(number, "objective", batch.shape, tiling).run
+            value = run({"image": batch})["objective"] if tiling is None else tiling.objective(run, batch)
+            if not np.isfinite(value).all():
+                shown = batch if tiling is None else batch[:, :, : tiling.tile[0], : tiling.tile[1]]
+                raise explain(part.model, part.objective, np.ascontiguousarray(shown), self._engine)
+            values.append(value)
+        return float(self._joint(values).mean())
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Check that pictures of a size can be dreamed.
@@ -333,19 +394,19 @@ class Dreamer:
         Raises:
             PictureError: The layer does not take pictures of this size.
         """
-        (height, width), low = size, self.smallest
-        layers = ", ".join(self.objective.layers)
-        fixed = self.fixed_input_size
-        if fixed is not None and fixed != (height, width):
-            raise PictureError(
-                f"{layers} works only on pictures of {fixed[1]}x{fixed[0]}, not {width}x{height}; "
-                "resize the picture or choose an earlier layer"
-            )
-        if height < low[0] or width < low[1]:
-            raise PictureError(
-                f"a picture of {width}x{height} is too small for {layers}, which needs at least {low[1]}x{low[0]}; "
-                "enlarge it or choose an earlier layer"
-            )
+        height, width = size
+        for part in self._parts:
+            low, fixed = part.smallest, part.fixed_input_size
+            if fixed is not None and fixed != (height, width):
+                raise PictureError(
+                    f"{part} works only on pictures of {fixed[1]}x{fixed[0]}, not {width}x{height}; "
+                    "resize the picture or choose an earlier layer"
+                )
+            if height < low[0] or width < low[1]:
+                raise PictureError(
+                    f"a picture of {width}x{height} is too small for {part}, which needs at least {low[1]}x{low[0]}; "
+                    "enlarge it or choose an earlier layer"
+                )
 
     def octave_sizes(self, size: tuple[int, ...], octaves: int | None = None) -> list[tuple[int, int]]:
         """The sizes of the octaves; those below the smallest picture that the layer can work on are omitted.
@@ -370,8 +431,8 @@ class Dreamer:
                 sizes.append(at)
         left_out = octaves - len(sizes)
         if left_out not in (0, self._left_out):  # noted once, not for each frame of a video
-            layers = ", ".join(self.objective.layers)
-            log.warning(f"{left_out} of {octaves} octaves left out: {layers} needs {low[1]}x{low[0]}")
+            part = max(self._parts, key=lambda part: part.smallest)
+            log.warning(f"{left_out} of {octaves} octaves left out: {part} needs {low[1]}x{low[0]}")
             self._left_out = left_out
         return sizes
 
@@ -385,7 +446,7 @@ class Dreamer:
             ONNX Runtime's name of its provider, or the name of another engine.
         """
         tiling = self._tiling(shape, reserved_bytes=8 * math.prod(shape))
-        return self._session("objective", shape, tiling).provider
+        return self._session(0, "objective", shape, tiling).provider
 
     @property
     def engine(self) -> str:
@@ -425,21 +486,32 @@ class Dreamer:
             shown = np.roll(before, shifts[step], (2, 3))
             if tiling is not None:
                 shown = shown[:, :, : tiling.tile[0], : tiling.tile[1]]
-            raise explain(self.model, self.objective, np.ascontiguousarray(shown), self._engine)
+            raise self._explained(np.ascontiguousarray(shown))
+
+    def _explained(self, image: np.ndarray) -> NotFiniteError:
+        """What to say where a step from this picture is not finite, of the first network whose own is not."""
+        for number, part in enumerate(self._parts[:-1]):
+            if not self._is_finite(number, image):
+                return explain(part.model, part.objective, image, self._engine)
+        return explain(self._parts[-1].model, self._parts[-1].objective, image, self._engine)
+
+    def _is_finite(self, number: int, image: np.ndarray) -> bool:
+        """Whether a step with the network of this number is, from a picture of any size."""
+        session = self._engine.open(self._graph(number, "step", mask=False), threads=self.threads)
+        objective, _ = next(session.ascend(image, [(1.0, (0, 0))]))
+        return bool(np.isfinite(objective).all())
 
     def _try_half_precision(self) -> None:
         """Leave half precision before anything is dreamed in it, where it does not even suffice for noise."""
         self._half_tried = True
         size = self.fixed_input_size or tuple(max(128, low) for low in self.smallest)
         noise = np.random.default_rng(0).uniform(0, 255, (1, 3, *size)).astype(np.float32)
-        session = self._engine.open(self._graph("step", False), threads=self.threads)
-        objective, _ = next(session.ascend(noise, [(1.0, (0, 0))]))
-        if not np.isfinite(objective).all():
+        if not all(self._is_finite(number, noise) for number in range(len(self._parts))):
             self._leave_half_precision()
 
     def _leave_half_precision(self) -> None:
         """Go on in single precision, and say so."""
-        log.warning(f"{self.objective!r} gives NaN or infinity in half precision; single precision is used instead")
+        log.warning(f"{self.goal} gives NaN or infinity in half precision; single precision is used instead")
         self.half = False
         self._graphs.clear()
         self._sessions = SessionCache(self._engine, threads=self.threads, limit=self.max_memory)
@@ -455,13 +527,37 @@ class Dreamer:
         tiling: Tiling | None,
     ) -> Iterator[tuple[np.ndarray, Picture]]:
         """Ascend from what an octave of this shape starts from, yielding (objective, picture) after each step."""
-        if tiling is None:
-            session = self._session("step", shape, None, mask=mask is not None)
-            yield from session.ascend(image, [(step_size, shift) for shift in shifts], mask)
+        if len(self._parts) == 1:
+            yield from self._climb(0, image, shape, mask, rng, [(step_size, shift) for shift in shifts], tiling)
             return
-        gradients = self._session("gradient", shape, tiling)
-        tiled = image.fetch() if isinstance(image, Picture) else image.copy()
+        length = math.hypot(*(part.weight for part in self._parts)) or 1.0
         for shift in shifts:
+            objectives = []
+            for number, part in enumerate(self._parts):
+                step = (step_size * part.weight / length, shift)
+                for objective, picture in self._climb(number, image, shape, mask, rng, [step], tiling):
+                    objectives.append(objective)
+                    image = picture
+            yield self._joint(objectives), picture
+
+    def _climb(
+        self,
+        number: int,
+        image: np.ndarray | Picture,
+        shape: tuple[int, ...],
+        mask: np.ndarray | None,
+        rng: np.random.Generator,
+        steps: Sequence[Step],
+        tiling: Tiling | None,
+    ) -> Iterator[tuple[np.ndarray, Picture]]:
+        """Steps with one of the networks, as `Session.ascend` takes them, also in tiles."""
+        if tiling is None:
+            session = self._session(number, "step", shape, None, mask=mask is not None)
+            yield from session.ascend(image, steps, mask)
+            return
+        gradients = self._session(number, "gradient", shape, tiling)
+        tiled = image.fetch() if isinstance(image, Picture) else image.copy()
+        for step_size, shift in steps:
             objective, gradient = tiling.gradient(gradients.run, tiled, shift, rng)
             if not np.isfinite(gradient.sum(dtype=np.float64)):
                 objective = np.full_like(objective, np.nan)
@@ -469,11 +565,26 @@ class Dreamer:
             del gradient
             yield objective, HostPicture(tiled)
 
-    def _graph(self, kind: str, mask: bool) -> onnx.ModelProto:
+    def _joint(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """One objective [N] of all networks' own; see `measure`."""
+        if len(values) == 1:
+            return values[0]
+        weights = [part.weight for part in self._parts]
+        if not any(weights):
+            weights = [1.0] * len(values)
+        if np.min(values) > 0:
+            mean: np.ndarray = np.exp(np.average(np.log(values), axis=0, weights=weights))
+        else:
+            mean = np.average(values, axis=0, weights=weights)
+        return mean
+
+    def _graph(self, number: int, kind: str, *, mask: bool) -> onnx.ModelProto:
+        """A graph of the network of this number."""
         target = self._engine.target
-        key = (kind, mask, target)
+        key = (number, kind, mask, target)
         if key not in self._graphs:
-            about, shaping = (self.model, self.objective), self._shaping.options()
+            part, shaping = self._parts[number], self._shaping.options()
+            about = (part.model, part.objective)
             build: dict[str, Callable[[], onnx.ModelProto]] = {
                 "step": lambda: build_step_model(*about, **shaping, mask=mask, target=target, half=self.half),
                 "gradient": lambda: build_gradient_model(*about, target=target, half=self.half),
@@ -482,11 +593,16 @@ class Dreamer:
             self._graphs[key] = build[kind]()
         return self._graphs[key]
 
-    def _session(self, kind: str, shape: tuple[int, ...], tiling: Tiling | None, *, mask: bool = False) -> Session:
-        """The session that runs graphs of this kind on batches of this shape, or on their tiles."""
+    def _session(
+        self, number: int, kind: str, shape: tuple[int, ...], tiling: Tiling | None, *, mask: bool = False
+    ) -> Session:
+        """The session that runs such graphs on batches of this shape, or on their tiles."""
         batch, _, height, width = (*shape[:2], *tiling.tile) if tiling else shape
-        held = self.max_memory if tiling else step_bytes(self._per_pixel, (height, width), batch)
-        return self._sessions.at((kind, mask), self._graph(kind, mask), (batch, height, width), held)
+        held = step_bytes(self._per_pixel[number], (height, width), batch)
+        if tiling:
+            held = self.max_memory / len(self._parts)
+        graph = self._graph(number, kind, mask=mask)
+        return self._sessions.at((number, kind, mask), graph, (batch, height, width), held)
 
     def _tiling(self, shape: tuple[int, ...], *, reserved_bytes: int) -> Tiling | None:
         """How to tile pictures of this shape, or None where one step fits into `max_memory`.
@@ -497,17 +613,19 @@ class Dreamer:
         if key not in self._tiles:
             batch, _, height, width = shape
             size, limit = (height, width), self.max_memory - reserved_bytes
-            objective, layers = self.objective, ", ".join(self.objective.layers)
-            needed = (step_bytes(self._per_pixel, size, batch) + reserved_bytes) / 2**20
-            local = objective.local and self.fixed_input_size is None and all(layer.spatial for layer in self._layers)
-            if needed > self.max_memory / 2**20 and not local:
+            per_pixel = sum(self._per_pixel)  # the networks' sessions stay open side by side
+            needed = (step_bytes(per_pixel, size, batch) + reserved_bytes) / 2**20
+            layers = [layer for part in self._parts for layer in part.layers]
+            local = all(part.objective.local for part in self._parts) and all(layer.spatial for layer in layers)
+            if needed > self.max_memory / 2**20 and not (local and self.fixed_input_size is None):
                 raise PictureError(
-                    f"a picture of {width}x{height} needs {needed:.0f} MiB, and {objective!r} looks at all of it, "
+                    f"a picture of {width}x{height} needs {needed:.0f} MiB, and {self.goal} looks at all of it, "
                     f"so it cannot be tiled; make it smaller or raise --max-memory to {needed + 1:.0f}M"
                 )
-            tiling = plan_tiles(self._layers, self.smallest, size, self._per_pixel, limit, batch=batch)
-            if tiling is not None and any(math.isinf(layer.receptive_field) for layer in self._layers):
-                log.warning(f"{layers} sees the whole picture; in tiles it sees only the tile")
+            tiling = plan_tiles(layers, self.smallest, size, per_pixel, limit, batch=batch)
+            wide = ", ".join(layer.name for layer in layers if math.isinf(layer.receptive_field))
+            if tiling is not None and wide:
+                log.warning(f"{wide} sees the whole picture; in tiles it sees only the tile")
             self._tiles[key] = tiling
         return self._tiles[key]
 

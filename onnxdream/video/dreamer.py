@@ -298,7 +298,7 @@ class VideoDreamer:
         each = (*[1] * (self.dreamer.octaves - 1), steps) if self._effort is None else self._effort.steps
         step_size = self.frame_step * self.dreamer.step_size
         strength = None if self.memory is None else self.memory.strength
-        goal = repr(self.dreamer.objective)
+        goal = self.dreamer.goal
         if self.memory is None:
             dreamed = self._ascend(small, [self.dreamer.steps] * len(each))
         elif prepared.cut:
@@ -402,11 +402,13 @@ class VideoDreamer:
     # Getters and setters, named as in OpenCV.
 
     def getLayer(self) -> str:
-        """The layer, or the first of several."""
+        """The layer, or the first of several; that of the first network."""
         return self.dreamer.objective.layers[0]
 
     def setLayer(self, layer: str | Sequence[str]) -> None:
-        """Dream another layer, or several, from the next frame on; the objective is then l2.
+        """Dream another layer, or several, from the next frame on; their objective is then l2.
+
+        With several networks these are layers of the first, and the others stay.
 
         Args:
             layer: Named as for `create_video_dreamer`.
@@ -541,8 +543,8 @@ def create_video_dreamer(
         device: What to dream on, see `Dreamer`.
         threads: CPU threads, 0 for one per core.
         max_memory: Bytes a dream may take before it is split into tiles.
-        **settings: Those of `onnxdream image`: objective, channels, guide, octaves, octave_scale, steps, step_size,
-            jitter, smooth, seed.
+        **settings: Those of `onnxdream image`: also, objective, channels, guide, octaves, octave_scale, steps,
+            step_size, jitter, smooth, seed.
 
     Raises:
         OptionError: A setting is unknown or out of range.

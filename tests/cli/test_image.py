@@ -119,7 +119,7 @@ class TestImage:
         run(tmp_path, "image", pictures / "rocket.jpg", "-o", again, "--like", name, "-q")
         assert (tmp_path / name).read_bytes() == (tmp_path / again).read_bytes()
         assert read_settings(tmp_path / name) == {
-            "version": onnxdream.__version__, "model": "efficientnet_lite0", "layers": ["block5:1.0"],
+            "version": onnxdream.__version__, "model": "efficientnet_lite0", "layers": ["block5:1.0"], "also": [],
             "objective": "l2", "exponent": 4.0, "channels": [], "guide": "", "octaves": 2, "octave_scale": 1.4,
             "steps": 2, "step_size": 2.25, "jitter": 8, "bands": [], "colors": "free", "headroom": 0.0,
             "smooth": 0.5, "half": False, "seed": 9, "keep_colors": True,

@@ -11,12 +11,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ...dream.build import build_objective
-from ...dream.dreamer import Dreamer
+from ...dream.build import build_dreamer
 from ...errors import InputError, OptionError, VideoError
 from ...images import check_writable, to_batch, write_whole
-from ...networks.model import load_model
-from ...settings import Settings
+from ...settings import RunSettings, Settings
 from ..io.open import open_source, read_video_settings
 from .metrics import compare
 
@@ -29,8 +27,8 @@ def measure_videos(
     Args:
         source: The video the dreams were made from.
         dreams: The dreamed videos.
-        given: Model and layers of the objective that measures the strength. If empty, it is the one stored in the first
-            dream that has one.
+        given: The settings model, layers and also of the objective that measures the strength, None for those not
+            given. If none is, it is the one stored in the first dream that has one.
         device: What to run the network on, see `Dreamer`.
 
     Returns:
@@ -39,9 +37,9 @@ def measure_videos(
     Raises:
         VideoError: A video cannot be read, or a dream does not have the size and the frames of the source.
     """
+    given = {name: value for name, value in given.items() if value is not None}
     settings = Settings().updated(given or _stored(dreams), "option")
-    model = load_model(settings.model)
-    dreamer = Dreamer(model, build_objective(settings, model, device), device=device)
+    dreamer = build_dreamer(settings, max_memory=RunSettings.max_memory, device=device)
     metrics = {}
     for name in dreams:
         found = compare(_pairs(source, name), lambda picture: dreamer.measure(to_batch(picture)))
@@ -50,8 +48,8 @@ def measure_videos(
 
 
 def _stored(dreams: list[str]) -> dict[str, Any]:
-    """Model and layers of the first dream that stores its settings."""
-    names = ("model", "layers", "objective", "channels")
+    """Networks, layers and objective of the first dream that stores its settings."""
+    names = ("model", "layers", "also", "objective", "exponent", "channels")
     for name in dreams:
         try:
             return {k: v for k, v in read_video_settings(Path(name)).items() if k in names}

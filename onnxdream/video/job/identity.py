@@ -37,7 +37,7 @@ def identify_inputs(dreamers: Iterable[Dreamer], guides: Iterable[str] = ()) -> 
         Digests of the networks and guide pictures, and the engines' names.
     """
     dreamers = list(dreamers)
-    models = {id(dreamer.model): dreamer.model for dreamer in dreamers}.values()
+    models = {id(model): model for dreamer in dreamers for model in dreamer.models}.values()
     networks = hashlib.blake2b(digest_size=16)
     for model in models:
         networks.update(model.proto.SerializeToString(deterministic=True))

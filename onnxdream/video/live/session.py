@@ -173,7 +173,7 @@ class Live:
     def status(self) -> dict[str, Any]:
         """The state of the session, for people (`text`) and programs."""
         result, effort = self.result, self.video.getEffort()
-        layer, objective = self.video.getLayer(), repr(self.video.dreamer.objective)
+        layer, objective = self.video.getLayer(), self.video.dreamer.goal
         parts = [
             layer if objective == f"l2({layer})" else objective,
             f"{result.fps:.1f} fps",
