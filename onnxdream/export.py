@@ -78,10 +78,9 @@ def export_model(
         raise OptionError(f"{path}: an exported model's name ends in .onnx")
     if gradient_only and shaping != PLAIN:
         raise OptionError("bands, colors, headroom and smooth shape the step, and a gradient model has none; omit them")
-    low, only = model.smallest_picture(objective.layers), model.fixed_input_size(objective.layers)
-    if size is not None and (size[0] < low[0] or size[1] < low[1] or (only is not None and size != only)):
-        needed = f"exactly {only[1]}x{only[0]}" if only else f"at least {low[1]}x{low[0]}"
-        raise PictureError(f"size {size[1]}x{size[0]}: {', '.join(objective.layers)} needs {needed}")
+    taken = "" if size is None else model.refusal(objective.layers, size, objective.places)
+    if size is not None and taken:
+        raise PictureError(f"size {size[1]}x{size[0]}: {', '.join(objective.layers)} takes {taken}")
     if gradient_only:
         proto = build_gradient_model(model, objective, target=target, half=half, size=size)
     else:

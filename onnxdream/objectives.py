@@ -59,6 +59,7 @@ class Term:
         readout: The term with its channel weights left open, if it is linear in them.
         couples_batch: Whether a picture's number depends on the other pictures of its batch.
         inputs: Further inputs of its graph, float32 [N,C]: pairs of name and C.
+        places: How many rows and columns of positions the layer must have, if it is spatial.
         digest: Distinguishes terms of the same text that contain different numbers.
     """
 
@@ -70,6 +71,7 @@ class Term:
     readout: Readout | None = field(repr=False, compare=False, default=None)
     couples_batch: bool = False
     inputs: tuple[tuple[str, int], ...] = ()
+    places: tuple[int, int] = (1, 1)
     digest: int = 0
 
 
@@ -87,6 +89,15 @@ class Objective:
     def layers(self) -> tuple[str, ...]:
         """The names of the layers it reads, each once."""
         return tuple(dict.fromkeys(term.layer for _, term in self.terms))
+
+    @property
+    def places(self) -> dict[str, tuple[int, int]]:
+        """How many rows and columns of positions each layer must have: {layer: (rows, columns)}."""
+        found: dict[str, tuple[int, int]] = {}
+        for _, term in self.terms:
+            rows, columns = found.get(term.layer, (1, 1))
+            found[term.layer] = max(rows, term.places[0]), max(columns, term.places[1])
+        return found
 
     @property
     def local(self) -> bool:
@@ -283,7 +294,8 @@ def neuron(layer: str, channel: int, y: int | None = None, x: int | None = None)
         middle = op.Div(op.Slice(op.Shape(a), [2], [4]), 2)
         given = zip((y, x), (0, 1), strict=True)
         start = op.Concat(*([v] if v is not None else op.Slice(middle, [i], [i + 1]) for v, i in given), axis=0)
-        return op.Reshape(op.Slice(a, start, op.Add(start, 1), [2, 3]), [0, 0, 1, 1])
+        # The sum says that it is one number, which cannot be inferred, and even where the probed picture ends before.
+        return op.ReduceSum(op.Slice(a, start, op.Add(start, 1), [2, 3]), [2, 3], keepdims=1)
 
     def build(op: Ops, a: ir.Value, shape: Shape) -> ir.Value:
         return _mean_but_batch(op, place(op, op.Slice(a, [channel], [channel + 1], [1]), shape), len(shape))
@@ -302,6 +314,7 @@ def neuron(layer: str, channel: int, y: int | None = None, x: int | None = None)
             lambda at: _check_channels(at, (channel,)),
             local=False,
             readout=readout,
+            places=((y or 0) + 1, (x or 0) + 1),
         )
     )
 

@@ -50,6 +50,7 @@ from onnxdream.networks.model import Model, load_model
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+_LARGEST_MULTIPLE = 64
 # Outputs that differ by more than this, relative to the largest, mean that the export went wrong.
 TOLERANCE = 1e-3
 
@@ -252,9 +253,13 @@ def export(source: Source, path: Path, *, fixed: bool = False) -> Model:
         except OnnxDreamError as error:
             problem = str(error).replace(str(path), path.name)
             continue
-        problem = _only_fits_the_example(model, source) if free else ""
-        if not problem:
+        problem, multiple = _free_sizes(model, source) if free else ("", 1)
+        if problem:
+            continue
+        if multiple == model.card.multiple:
             return model
+        _write_card(source, aliases, path, multiple)
+        return load_model(path)
     raise ModelError(f"{source.name}: PyTorch cannot export it: {problem}")
 
 
@@ -323,24 +328,37 @@ def name_layers(graph: ir.Graph) -> dict[str, str]:
     return aliases
 
 
-def _only_fits_the_example(model: Model, source: Source) -> str:
-    """Why a graph of free size is wrong for some sizes, or "" when it is not.
+def _free_sizes(model: Model, source: Source) -> tuple[str, int]:
+    """Why a graph of free size is wrong for some sizes, or "" when it is not, and what sides must be multiples of.
 
     Networks that decide by the size what to do, as windowed attention decides whether to pad, are exported the way the
     example went.
     """
     lost = [o for node in model.proto.graph.node for o in node.output if o and o not in model.shapes]
     if lost or model.output_name not in model.layers:
-        return f"the shapes of {', '.join(lost[:3]) or model.output_name} cannot be told for every size"
+        return f"the shapes of {', '.join(lost[:3]) or model.output_name} cannot be told for every size", 1
     height, width = source.size
     for size in ((height, width), (height + 32, width), (height, width + 64)):
-        try:
-            error = compare(model, source, size)
-        except Exception as failure:  # of a network that PyTorch itself does not run at this size
-            return f"pictures of {size[1]}x{size[0]} fail: {cause(failure)}"
-        if error > TOLERANCE:
-            return f"pictures of {size[1]}x{size[0]} come out wrong by {error:.1e}"
-    return ""
+        problem = _problem(model, source, size)
+        if problem:
+            return problem, 1
+    # As many halvings as a network may want: the smallest that will do.
+    step, problem = model.size_multiple([model.output_name]), ""
+    while step <= max(_LARGEST_MULTIPLE, model.size_multiple([model.output_name])):
+        problem = _problem(model, source, (height // step * step + step, width // step * step + 3 * step))
+        if not problem:
+            return "", step
+        step *= 2
+    return problem, 1
+
+
+def _problem(model: Model, source: Source, size: tuple[int, int]) -> str:
+    """What is wrong with the file on pictures of `size` (height, width), or "" if nothing is."""
+    try:
+        error = compare(model, source, size)
+    except Exception as failure:  # of a network that PyTorch itself does not run at this size
+        return f"pictures of {size[1]}x{size[0]} fail: {cause(failure)}"
+    return "" if error <= TOLERANCE else f"pictures of {size[1]}x{size[0]} come out wrong by {error:.1e}"
 
 
 def _scopes(node: ir.Node) -> Iterator[str]:
@@ -350,17 +368,22 @@ def _scopes(node: ir.Node) -> Iterator[str]:
 
 
 def _write(source: Source, program: torch.onnx.ONNXProgram, aliases: dict[str, str], path: Path) -> None:
+    for node in program.model.graph:
+        node.metadata_props.clear()  # stack traces with the paths of this machine
+    write_whole(path, lambda to: program.save(str(to), external_data=False))
+    _write_card(source, aliases, path)
+
+
+def _write_card(source: Source, aliases: dict[str, str], path: Path, multiple: int = 1) -> None:
     card = {
         "name": path.stem,
         **source.about,
         "size": list(source.size),
+        "multiple": multiple if multiple > 1 else None,
         "preprocessing": {"channels": source.channels, "mean": source.mean, "std": source.std},
         "aliases": aliases,
         "labels": source.labels,
     }
-    for node in program.model.graph:
-        node.metadata_props.clear()  # stack traces with the paths of this machine
-    write_whole(path, lambda to: program.save(str(to), external_data=False))
     text = json.dumps({k: v for k, v in card.items() if v}, indent=1)
     write_whole(path.with_suffix(".json"), lambda to: to.write_text(text + "\n", encoding="utf-8"))
 
@@ -368,7 +391,8 @@ def _write(source: Source, program: torch.onnx.ONNXProgram, aliases: dict[str, s
 def compare(model: Model, source: Source, size: tuple[int, int] | None = None) -> float:
     """The largest difference between the file's output and PyTorch's on one picture, relative to the largest output.
 
-    The picture is of `size` (height, width), by default the size of the network's own pictures.
+    The picture is of `size` (height, width), by default the size of the network's own pictures. No difference at all is
+    no evidence, as it may be due to a head of zeros: then layers before it are compared, from the last to the first.
     """
     height, width = size or model.fixed_input_size([model.output_name]) or source.size
     image = np.random.default_rng(0).uniform(0, 255, (1, 3, height, width)).astype(np.float32)
@@ -376,10 +400,29 @@ def compare(model: Model, source: Source, size: tuple[int, int] | None = None) -
     prepared = torch.from_numpy(
         (image if source.channels == "RGB" else image[:, ::-1].copy()) - mean
     ) / torch.from_numpy(std)
-    with torch.no_grad():
-        expected = _first_tensor(source.network.eval()(prepared)).numpy()
-    found = select("cpu").open(build_feature_model(model, model.output_name)).run({"image": image})["features"]
-    return float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-12))
+    outputs: dict[str, torch.Tensor] = {}  # by the names of layers
+
+    def keep(path: str, output: Any) -> None:
+        if isinstance(output, torch.Tensor):
+            outputs[model.card.aliases.get(path, path)] = output.clone()  # before the next module writes into it
+
+    hooks = [
+        module.register_forward_hook(lambda _module, _given, output, path=path: keep(path, output))
+        for path, module in source.network.named_modules()
+    ]
+    try:
+        with torch.no_grad():
+            outputs[model.output_name] = _first_tensor(source.network.eval()(prepared))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name in [model.output_name, *(n for n in reversed(model.layers) if n in outputs and n != model.output_name)]:
+        expected = outputs[name].numpy()
+        found = select("cpu").open(build_feature_model(model, name)).run({"image": image})["features"]
+        error = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-12))
+        if error != 0:
+            return error
+    return 0.0
 
 
 def _first_tensor(output: Any) -> torch.Tensor:
@@ -465,10 +508,13 @@ def _make(source: Source, path: Path, options: argparse.Namespace) -> dict[str, 
             raise ModelError(f"{error}; its features alone may do: --submodule backbone") from error
         raise
     error = compare(model, source)
-    if error > TOLERANCE:
+    if not error <= TOLERANCE:
         raise ModelError(f"{path.name}: its outputs differ from PyTorch's by {error:.1e}; it is not written")
     only = model.fixed_input_size([model.output_name]) or (model.input_dims[2:] if all(model.input_dims[2:]) else None)
+    multiple = model.size_multiple([model.output_name])
     size = f"pictures of {only[1]}x{only[0]}" if only else "pictures of any size"
+    if multiple > 1:
+        size = f"pictures whose sides are multiples of {multiple}"
     told = {path.name: f"{len(model.layers)} layers, {size}, outputs within {error:.1e} of PyTorch's"}
     if options.layer:
         step = _step_path(path, options.layer)

@@ -68,7 +68,8 @@ def export(
     def verify(draft: Path) -> None:
         nonlocal error
         low = loaded.smallest_picture(goal.layers)
-        at = fixed or loaded.fixed_input_size(goal.layers) or (max(low[0], 160), max(low[1], 192))
+        at = fixed or loaded.fixed_input_size(goal.layers)
+        at = at or loaded.nearest_size(goal.layers, (max(low[0], 160), max(low[1], 192)))
         gradients = None
         if shaping != export.PLAIN:
             gradients = build_gradient_model(loaded, goal, target=target, half=settings.half)

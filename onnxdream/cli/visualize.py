@@ -131,7 +131,7 @@ def visualize(
     for file in files if target.is_dir() else [] if single else [target]:
         check_file(file)
     only = loaded.fixed_input_size(shown, channels=True)
-    sides = only or (size, size)
+    sides = only or loaded.nearest_size(shown, (size, size))
     columns = columns or diversity or (len(goals) if interpolate else len(shown) if len(shown) > 1 else None)
     began_from = images.read_picture(start).rgb if start else None
     visualizer = Visualizer(

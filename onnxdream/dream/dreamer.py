@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Shift = tuple[int, int]  # (dy, dx) that the picture is rolled by
+# Pictures whose sides have so many pixels are not tried on the network: only small ones may come to nothing in it.
+_SURE = 128
 
 _OPTIONS = (
     "also", "octaves", "octave_scale", "steps", "step_size", "jitter", "bands", "colors", "headroom", "smooth", "half",
@@ -98,15 +100,30 @@ class _Part:
     model: Model
     objective: Objective
     layers: tuple[Layer, ...]
-    smallest: tuple[int, int]  # (height, width) in pixels
+    smallest: tuple[int, int]  # (height, width) in pixels, as far as windows tell
     fixed_input_size: tuple[int, int] | None
+    multiple: int  # of pixels, that sides must be
 
     @classmethod
     def of(cls, model: Model, objective: Objective | None) -> _Part:
         objective = objective or l2(model.default_layer())
         names = objective.layers
         layers = tuple(model.layer(name) for name in names)
-        return cls(model, objective, layers, model.smallest_picture(names), model.fixed_input_size(names))
+        smallest, fixed = model.smallest_picture(names, objective.places), model.fixed_input_size(names)
+        return cls(model, objective, layers, smallest, fixed, model.size_multiple(names))
+
+    def takes(self, size: tuple[int, int]) -> bool:
+        """Whether the layers have enough positions on pictures of a size (height, width) that is such a multiple."""
+        places = self.objective.places
+        fits = size[0] >= self.smallest[0] and size[1] >= self.smallest[1]
+        if fits and min(size) >= _SURE and set(places.values()) == {(1, 1)}:
+            return True
+        return self.model.accepts(self.objective.layers, size, places)
+
+    @property
+    def smallest_accepted(self) -> tuple[int, int]:
+        """The smallest (height, width) that the layers take, found by trying."""
+        return self.model.smallest_accepted(self.objective.layers, self.objective.places)
 
     @property
     def weight(self) -> float:
@@ -195,6 +212,7 @@ class Dreamer:
         self._graphs: dict[tuple[int, str, bool, str], onnx.ModelProto] = {}
         self._tiles: dict[tuple[int, ...], Tiling | None] = {}
         self._left_out = 0  # octaves, as last noted
+        self._padding_noted = False
         self._half_tried = False
         self.smallest = (max(part.smallest[0] for part in self._parts), max(part.smallest[1] for part in self._parts))
         fixed = {part.fixed_input_size: part for part in self._parts if part.fixed_input_size is not None}
@@ -202,6 +220,13 @@ class Dreamer:
             sizes = ", ".join(f"{part} of {part.model.name} {w}x{h}" for (h, w), part in fixed.items())
             raise OptionError(f"these layers never take the same picture: {sizes}; choose an earlier layer of one")
         self.fixed_input_size = next(iter(fixed), None)
+        self.size_multiple = math.lcm(*(part.multiple for part in self._parts))
+        if self.fixed_input_size is not None and self.padded_size(self.fixed_input_size) != self.fixed_input_size:
+            (h, w), multiple = self.fixed_input_size, self.size_multiple
+            raise OptionError(
+                f"these layers never take the same picture: one takes {w}x{h}, another multiples of {multiple} pixels; "
+                "choose an earlier layer of one"
+            )
         self._per_pixel = []
         for number, part in enumerate(self._parts):
             try:
@@ -324,6 +349,14 @@ class Dreamer:
                 a time, or the mask is not valid.
             NotFiniteError: The network, the objective or its gradient gives NaN or infinity.
         """
+        if mask is not None and (np.ndim(mask) != 2 or 0 in np.shape(mask) or not np.isfinite(mask).all()):
+            raise PictureError(f"a mask must be [H,W] of numbers in 0..1; this one is {list(np.shape(mask))}")
+        if (size := self.padded_size(source.shape[2:])) != source.shape[2:]:
+            self._note_padding(source.shape[2:], size)
+            around = None if mask is None else _padded(_mask_at(mask, source.shape[2:])[0, 0], size)
+            options: dict[str, Any] = {"on_step": on_step, "rng": rng, "steps": steps, "step_size": step_size}
+            dreamed, done, cancelled = self.ascend(_padded(source, size), mask=around, **options)
+            return np.ascontiguousarray(dreamed[:, :, : source.shape[2], : source.shape[3]]), done, cancelled
         each = self.steps if steps is None else steps
         step_size = self.step_size if step_size is None else step_size
         rng = rng or np.random.default_rng(self.seed)
@@ -332,8 +365,6 @@ class Dreamer:
                 raise PictureError(
                     f"{model.name} takes one picture at a time, not {len(source)}; dream them one by one"
                 )
-        if mask is not None and (np.ndim(mask) != 2 or 0 in np.shape(mask) or not np.isfinite(mask).all()):
-            raise PictureError(f"a mask must be [H,W] of numbers in 0..1; this one is {list(np.shape(mask))}")
         sizes = self.octave_sizes(source.shape[2:], None if isinstance(each, int) else len(each))
         if not sizes:
             return source, 0, False
@@ -374,6 +405,7 @@ class Dreamer:
         Raises:
             NotFiniteError: It is NaN or infinite.
         """
+        batch = _padded(batch, self.padded_size(batch.shape[2:]))
         tiling = self._tiling(batch.shape, reserved_bytes=2 * batch.nbytes)
         values = []
         for number, part in enumerate(self._parts):
@@ -396,17 +428,41 @@ class Dreamer:
         """
         height, width = size
         for part in self._parts:
-            low, fixed = part.smallest, part.fixed_input_size
+            fixed = part.fixed_input_size
             if fixed is not None and fixed != (height, width):
                 raise PictureError(
                     f"{part} works only on pictures of {fixed[1]}x{fixed[0]}, not {width}x{height}; "
                     "resize the picture or choose an earlier layer"
                 )
-            if height < low[0] or width < low[1]:
+            if not part.takes(self.padded_size(size)):
+                low = part.smallest_accepted
                 raise PictureError(
                     f"a picture of {width}x{height} is too small for {part}, which needs at least {low[1]}x{low[0]}; "
                     "enlarge it or choose an earlier layer"
                 )
+
+    def padded_size(self, size: tuple[int, ...]) -> tuple[int, int]:
+        """The size at which pictures are dreamed: each side rounded up to a multiple of `size_multiple`.
+
+        Args:
+            size: (height, width) in pixels.
+        """
+        height, width = (-(-side // self.size_multiple) * self.size_multiple for side in size)
+        return height, width
+
+    def _takes(self, size: tuple[int, int]) -> bool:
+        """Whether all layers have positions on pictures of a size that is a multiple of `size_multiple`."""
+        return min(size) > 0 and all(part.takes(size) for part in self._parts)
+
+    def _note_padding(self, size: tuple[int, ...], padded: tuple[int, int]) -> None:
+        """Say once, not for each frame of a video, that pictures are padded."""
+        if not self._padding_noted:
+            part = max(self._parts, key=lambda part: part.multiple)
+            log.warning(
+                f"{part} of {part.model.name} takes multiples of {part.multiple} pixels: {size[1]}x{size[0]} is "
+                f"continued by reflection to {padded[1]}x{padded[0]}, and cut off again"
+            )
+            self._padding_noted = True
 
     def octave_sizes(self, size: tuple[int, ...], octaves: int | None = None) -> list[tuple[int, int]]:
         """The sizes of the octaves; those below the smallest picture that the layer can work on are omitted.
@@ -422,16 +478,17 @@ class Dreamer:
             PictureError: The layer does not take pictures of this size.
         """
         self.check_size(size)
-        (height, width), low = size, self.fixed_input_size or self.smallest
+        (height, width), multiple = self.padded_size(size), self.size_multiple
         sizes, octaves = [], self.octaves if octaves is None else octaves
         for octave in reversed(range(octaves)):
-            scale = self.octave_scale**octave
-            at = (round(height / scale), round(width / scale))
-            if at[0] >= low[0] and at[1] >= low[1]:
+            scale = self.octave_scale**octave * multiple
+            at = (round(height / scale) * multiple, round(width / scale) * multiple)
+            if at == self.fixed_input_size or (self.fixed_input_size is None and self._takes(at)):
                 sizes.append(at)
         left_out = octaves - len(sizes)
         if left_out not in (0, self._left_out):  # noted once, not for each frame of a video
-            part = max(self._parts, key=lambda part: part.smallest)
+            part = max(self._parts, key=lambda part: part.smallest_accepted)
+            low = part.smallest_accepted
             log.warning(f"{left_out} of {octaves} octaves left out: {part} needs {low[1]}x{low[0]}")
             self._left_out = left_out
         return sizes
@@ -445,6 +502,7 @@ class Dreamer:
         Returns:
             ONNX Runtime's name of its provider, or the name of another engine.
         """
+        shape = (*shape[:2], *self.padded_size(shape[2:]))
         tiling = self._tiling(shape, reserved_bytes=8 * math.prod(shape))
         return self._session(0, "objective", shape, tiling).provider
 
@@ -504,7 +562,7 @@ class Dreamer:
     def _try_half_precision(self) -> None:
         """Leave half precision before anything is dreamed in it, where it does not even suffice for noise."""
         self._half_tried = True
-        size = self.fixed_input_size or tuple(max(128, low) for low in self.smallest)
+        size = self.fixed_input_size or self.padded_size(tuple(max(128, low) for low in self.smallest))
         noise = np.random.default_rng(0).uniform(0, 255, (1, 3, *size)).astype(np.float32)
         if not all(self._is_finite(number, noise) for number in range(len(self._parts))):
             self._leave_half_precision()
@@ -622,7 +680,7 @@ class Dreamer:
                     f"a picture of {width}x{height} needs {needed:.0f} MiB, and {self.goal} looks at all of it, "
                     f"so it cannot be tiled; make it smaller or raise --max-memory to {needed + 1:.0f}M"
                 )
-            tiling = plan_tiles(layers, self.smallest, size, per_pixel, limit, batch=batch)
+            tiling = plan_tiles(layers, self.smallest, size, per_pixel, limit, batch=batch, multiple=self.size_multiple)
             wide = ", ".join(layer.name for layer in layers if math.isinf(layer.receptive_field))
             if tiling is not None and wide:
                 log.warning(f"{wide} sees the whole picture; in tiles it sees only the tile")
@@ -655,7 +713,7 @@ def features(model: Model, layer: str, picture: np.ndarray, *, device: str = "au
     scale = min(1.0, longest / max(height, width))
     low = model.smallest_picture([layer])
     size = (max(low[0], round(height * scale)), max(low[1], round(width * scale)))
-    size = model.fixed_input_size([layer], channels=True) or size
+    size = model.fixed_input_size([layer], channels=True) or model.nearest_size([layer], size)
     engine = select(device)
     graph = build_feature_model(model, layer, target=engine.target)
     session = engine.open(graph, fixed_shapes={"N": 1, "H": size[0], "W": size[1]})
@@ -666,7 +724,15 @@ def features(model: Model, layer: str, picture: np.ndarray, *, device: str = "au
     return activation
 
 
-def _mask_at(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _padded(array: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """`array` [...,H,W] continued by reflection at the bottom and on the right to `size` (height, width)."""
+    more = [(0, side - length) for side, length in zip(size, array.shape[-2:], strict=True)]
+    if more == [(0, 0), (0, 0)]:
+        return array
+    return np.pad(array, [(0, 0)] * (array.ndim - 2) + more, mode="reflect")
+
+
+def _mask_at(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     shrinks = mask.shape[0] > size[0] or mask.shape[1] > size[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     scaled = cv2.resize(np.asarray(mask, np.float32), size[::-1], interpolation=method)

@@ -21,7 +21,7 @@ from ..graph.shapes import IR_VERSION, OPSET, Shape, keep_only, probe_shapes
 from ..lowering import finish
 from ..lowering.targets import TARGETS
 from ..networks.model import PROBE, Model
-from ..objectives import Objective
+from ..objectives import Objective, Term
 from .shaping import Shaping
 
 if TYPE_CHECKING:
@@ -203,6 +203,7 @@ class _Differentiated:
             raise OptionError(f"unknown target {target!r}; targets are {', '.join(TARGETS)}")
         for _, term in objective.terms:
             term.check(model.layer(term.layer))
+            _check_places(model, term)
         self.settings = {"model": model.name, "objective": repr(objective), "target": target}
         self.target = target
         self.half: Region | None = None
@@ -278,6 +279,18 @@ class _Truncated:
         keep_only(self.graph, self.layers.values())
         if not prepared.uses():
             raise LayerError(f"{', '.join(layers)} of {model.name} does not depend on the picture")
+
+
+def _check_places(model: Model, term: Term) -> None:
+    """Raise LayerError where a layer has too few places for a term on pictures of every size."""
+    name = model.layer(term.layer).name
+    shape, (rows, columns) = model.shapes[name], term.places
+    bound = shape[2:] == (1, 1) or model.fixed_input_size([name]) is not None
+    if len(shape) == 4 and bound and (rows > shape[2] or columns > shape[3]):
+        raise LayerError(
+            f"layer {name} has {shape[2]}x{shape[3]} places, so {term.text} asks for one that it has not; "
+            f"{'leave the place out' if shape[2:] == (1, 1) else 'count rows and columns from 0'}"
+        )
 
 
 def _probe(graph: ir.Graph, model: Model, objective: ir.Value, inputs: dict[str, int]) -> dict[str, Shape]:

@@ -136,15 +136,17 @@ def plan_tiles(
     max_memory: int,
     *,
     batch: int = 1,
+    multiple: int = 1,
 ) -> Tiling | None:
     """The tiling of pictures of `size` (height, width) that keeps a step within `max_memory` bytes; None: no need.
 
-    `smallest` is the smallest picture that `layers` work on, `per_pixel` what a step takes by `bytes_per_pixel`. Raises
+    `smallest` is the smallest picture that `layers` work on, which take multiples of `multiple`; `per_pixel` is what a
+    step takes by `bytes_per_pixel`. Raises
     PictureError when not even the smallest useful tile fits.
     """
     if step_bytes(per_pixel, size, batch) <= max_memory:
         return None
-    stride = max(1, math.ceil(max(layer.stride for layer in layers)))
+    stride = math.lcm(multiple, max(1, math.ceil(max(layer.stride for layer in layers))))
     field = max(layer.receptive_field for layer in layers)
     pixels = (max_memory - _PICTURE_BYTES * batch * size[0] * size[1]) / (per_pixel * batch)
     least = max(*smallest, 4 * stride) + stride

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import first_line
+from .windows import WINDOWED, windows
 
 if TYPE_CHECKING:
     import onnx
@@ -219,7 +220,7 @@ def _settle_sizes(graph: onnx.GraphProto, inferred: onnx.GraphProto) -> bool:
     return bool(settled)
 
 
-def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of a model without inner shapes, whose weights, but for the constants of shapes, are inputs."""
     import onnx
 
@@ -251,6 +252,17 @@ def _inferred(probe: onnx.ModelProto) -> onnx.ModelProto:
         raise ValueError(first_line(error)) from error
 
 
+def _check_windows(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> None:
+    """Raise ValueError where a window is larger than its padded input; shape inference rounds that up to one output."""
+    if node.op_type not in WINDOWED or node.input[0] not in shapes:
+        return
+    kernel = shapes.get(node.input[1]) if node.op_type == "Conv" else None
+    lengths, taps = shapes[node.input[0]][2:], windows(node, kernel and kernel[2:])
+    for length, tap in zip(lengths, taps, strict=len(taps) > 0):
+        if length < tap.smallest_input(1):
+            raise ValueError(f"nothing would be left of {node.output[0]}")
+
+
 def probe_shapes(proto: onnx.ModelProto, size: Mapping[str, Shape]) -> dict[str, Shape]:
     """Infer the concrete shape of every tensor.
 
@@ -264,7 +276,7 @@ def probe_shapes(proto: onnx.ModelProto, size: Mapping[str, Shape]) -> dict[str,
     Raises:
         ValueError: The graph does not accept inputs of these shapes.
     """
-    probe = _without_weights(proto)
+    probe = without_weights(proto)
     for value in [*(i for i in probe.graph.input if i.name in size), *probe.graph.output]:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
@@ -279,6 +291,7 @@ def probe_shapes(proto: onnx.ModelProto, size: Mapping[str, Shape]) -> dict[str,
         if any(d < 0 for d in shape):
             raise ValueError(f"{name} would have the shape {list(shape)}")
     for node in probe.graph.node:
+        _check_windows(node, shapes)
         sizes = [math.prod(shapes[n]) for n in (node.input[0], node.output[0]) if n in shapes] if node.input else []
         if node.op_type == "Reshape" and len(set(sizes)) == 2:
             raise ValueError(f"{node.output[0]} would turn {sizes[0]} numbers into {sizes[1]}")

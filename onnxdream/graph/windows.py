@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from .ops import NodeView, Ops
 
 
+# Operators that slide a window over their first input.
+WINDOWED = {"Conv", "MaxPool", "AveragePool", "LpPool"}
+
+
 @dataclass(frozen=True)
 class Window:
     """One spatial axis of a convolution or pooling node; sizes in samples of its input."""

@@ -195,7 +195,9 @@ def make_atlas(
     layers = [model.layer(name) for name in plan.layers]
     numbers = {layer.name: _select_numbers(layer, plan.channels) for layer in layers}
     sizes = {
-        layer.name: model.fixed_input_size([layer.name], channels=True) or (plan.size, plan.size) for layer in layers
+        layer.name: model.fixed_input_size([layer.name], channels=True)
+        or model.nearest_size([layer.name], (plan.size, plan.size))
+        for layer in layers
     }
     threads = threads if cluster is None else cluster.cpus_per_worker
     options: dict[str, Any] = {

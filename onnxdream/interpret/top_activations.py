@@ -87,7 +87,8 @@ def input_size(model: Model, layer: str) -> tuple[int, int]:
     """The (height, width) to which pictures are resized for `layer`."""
     low = model.smallest_picture([layer])
     height, width = model.card.size or (_DEFAULT_SIDE, _DEFAULT_SIDE)
-    return model.fixed_input_size([layer], channels=True) or (max(low[0], height), max(low[1], width))
+    size = (max(low[0], height), max(low[1], width))
+    return model.fixed_input_size([layer], channels=True) or model.nearest_size([layer], size)
 
 
 def record_top_activations(

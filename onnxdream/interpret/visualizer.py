@@ -264,10 +264,9 @@ class Visualizer:
         """
         for term in {term.text: term for objective in objectives for _, term in objective.terms}.values():
             term.check(self.model.layer(term.layer))
-        for layers in {objective.layers for objective in objectives}:
-            low, only = self.model.smallest_picture(layers), self.model.fixed_input_size(layers, channels=True)
-            if (only and only != self.size) or self.size[0] < low[0] or self.size[1] < low[1]:
-                wanted = f"only pictures of {only[1]}x{only[0]}" if only else f"pictures of at least {low[1]}x{low[0]}"
+        for layers, places in {(o.layers, tuple(o.places.items())) for o in objectives}:
+            wanted = self.model.refusal(layers, self.size, dict(places), channels=True)
+            if wanted:
                 raise PictureError(
                     f"{', '.join(layers)} takes {wanted}, not {self.size[1]}x{self.size[0]}; choose another --size"
                 )

@@ -65,6 +65,7 @@ class Card:
         urls: Mirrors to download it from, in the order they are tried; none where the file is next to the card.
         bytes: The size of its file; needed, as `sha256` is, where there are `urls`.
         size: (height, width) in pixels of the pictures it was trained on.
+        multiple: What height and width of a picture must be multiples of, where the graph does not tell.
         recommended: Layers that dream well, from the shallowest to the deepest.
         labels: The names of its classes.
         aliases: The graph's names of layers, by further names they may be called.
@@ -80,6 +81,7 @@ class Card:
     urls: tuple[Annotated[str, Field(pattern="^https?://.")], ...] = ()
     bytes: Annotated[PositiveInt, Field(strict=True)] | None = None
     size: tuple[PositiveInt, PositiveInt] | None = None
+    multiple: PositiveInt = 1
     recommended: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     aliases: Mapping[str, str] = Field(default_factory=dict)

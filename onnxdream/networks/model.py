@@ -6,22 +6,24 @@ picture must be preprocessed; see `Card`.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import copy
 import dataclasses
 import difflib
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ..errors import LayerError, ModelError, NoGradientError
 from ..graph.canonicalize import canonicalize
 from ..graph.cut import reasons
 from ..graph.leaky_relu import make_rectifiers_leaky
-from ..graph.shapes import Shape, keep_only, probe_shapes
+from ..graph.shapes import Shape, keep_only, probe_shapes, without_weights
 from . import registry
 from .card import IMAGENET, Card, Preprocessing
 from .onnx_file import read_onnx
@@ -32,6 +34,12 @@ if TYPE_CHECKING:
 
 # A size that distinguishes the axes: batch, height and width all differ, and both sides can be halved five times.
 PROBE = (2, 352, 416)
+# The same for networks that want multiples of 64, if PROBE does not fit.
+PROBES = (PROBE[1:], (384, 448))
+
+# How many rows and columns of positions layers must have, by name.
+Places = Mapping[str, tuple[int, int]]
+NO_PLACES: Places = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -92,15 +100,19 @@ class Model:
     @functools.cached_property
     def _probed(self) -> tuple[tuple[int, int, int, int], dict[str, Shape]]:
         n, c, h, w = self.input_dims
-        sides = [PROBE[1:], (h or PROBE[1], w or PROBE[2])]
+        sides = [*PROBES[: 1 if h and w else None], (h or PROBE[1], w or PROBE[2])]
         tried = [(count, *side) for side in sides for count in ([n] if n else [PROBE[0], 1])]
         reasons: list[ValueError] = []
         for count, height, width in dict.fromkeys(tried):
             size = (count, c or len(self.card.preprocessing.channels), height, width)
             try:
-                return size, probe_shapes(self.proto, {self.input_name: size})
+                shapes = probe_shapes(self.proto, {self.input_name: size})
             except ValueError as error:
                 reasons.append(error)
+                continue
+            # A Reshape that was made for one size may take what is too much for more pictures.
+            if (height, width) != PROBES[1] or shapes.get(self.output_name, size)[:1] == (count,):
+                return size, shapes
         raise reasons[0]
 
     @functools.cached_property
@@ -124,21 +136,132 @@ class Model:
         Returns:
             (height, width) in pixels, or None if any size will do.
         """
-        wanted = set(map(self._graph_name, layers))
+        wanted = frozenset(map(self._graph_name, layers))
         flat = {name for name in wanted if channels and len(self.shapes.get(name, ())) == 2}
-        free = self.probe[2:] == PROBE[1:]
+        free = self.probe[2:] in PROBES
         if free and not flat:
             return None
-        import onnx_ir as ir
-
-        model = ir.from_proto(self.proto)
-        keep_only(model.graph, [o for node in model.graph for o in node.outputs if o.name in wanted])
         try:
             other = [side + 64 * free for side in PROBE[1:]]
-            shapes = probe_shapes(ir.to_proto(model), {self.input_name: (*self.probe[:2], *other)})
+            shapes = probe_shapes(self._up_to(wanted), {self.input_name: (*self.probe[:2], *other)})
         except ValueError:
             return self.probe[2:]
         return None if all(shapes[name][1] == self.shapes[name][1] for name in flat) else self.probe[2:]
+
+    def size_multiple(self, layers: Sequence[str]) -> int:
+        """What height and width must be multiples of for layers to be computed.
+
+        Args:
+            layers: The layers' names.
+
+        Returns:
+            The smallest such number of pixels; 1 where any size will do, or only one.
+        """
+        if self.fixed_input_size(layers) is not None or self.probe[2:] not in PROBES:
+            return 1
+        height, width = self.probe[2:]
+        both = math.gcd(height, width)
+        fitting = (m for m in range(1, both + 1) if both % m == 0 and self.accepts(layers, (height + m, width - m)))
+        return math.lcm(next(fitting, 1), self.card.multiple)
+
+    def accepts(self, layers: Sequence[str], size: tuple[int, int], places: Places = NO_PLACES) -> bool:
+        """Whether layers can be computed on pictures of a size and have enough positions there.
+
+        Args:
+            layers: The layers' names.
+            size: (height, width) in pixels.
+            places: How many rows and columns of positions spatial layers must have, by name; default: one.
+        """
+        wanted = frozenset(map(self._graph_name, layers))
+        if (wanted, size) not in self._tried:
+            try:
+                shapes = probe_shapes(self._up_to(wanted), {self.input_name: (*self.probe[:2], *size)})
+                self._tried[wanted, size] = {name: shapes.get(name, ()) for name in wanted}
+            except ValueError:
+                self._tried[wanted, size] = None
+        tried = self._tried[wanted, size]
+        return tried is not None and all(_holds(tried[self._graph_name(n)], places.get(n, (1, 1))) for n in layers)
+
+    def smallest_accepted(self, layers: Sequence[str], places: Places = NO_PLACES) -> tuple[int, int]:
+        """The smallest picture that layers accept, found by trying.
+
+        Args:
+            layers: The layers' names.
+            places: As for `accepts`.
+
+        Returns:
+            (height, width) in pixels.
+        """
+        only = self.fixed_input_size(layers)
+        if only is not None:
+            return only
+        multiple = self.size_multiple(layers)
+        most = -(-max(*self.probe[2:], *self.smallest_picture(layers, places)) // multiple)
+        far = most * multiple
+
+        def least(accepted: Callable[[int], bool]) -> int:
+            return (bisect.bisect_left(range(1, most), True, key=accepted) + 1) * multiple
+
+        return (
+            least(lambda n: self.accepts(layers, (n * multiple, far), places)),
+            least(lambda n: self.accepts(layers, (far, n * multiple), places)),
+        )
+
+    def refusal(
+        self, layers: Sequence[str], size: tuple[int, int], places: Places = NO_PLACES, *, channels: bool = False
+    ) -> str:
+        """What pictures layers take, where they do not take those of a size.
+
+        Args:
+            layers: The layers' names.
+            size: (height, width) in pixels.
+            places: As for `accepts`.
+            channels: As for `fixed_input_size`.
+
+        Returns:
+            Such as "only pictures of 224x224"; empty where they take this size.
+        """
+        only = self.fixed_input_size(layers, channels=channels)
+        if only is not None:
+            return "" if only == size else f"only pictures of {only[1]}x{only[0]}"
+        if self.nearest_size(layers, size) != size:
+            return f"only pictures whose sides are multiples of {self.size_multiple(layers)}"
+        if self.accepts(layers, size, places):
+            return ""
+        low = self.smallest_accepted(layers, places)
+        return f"pictures of at least {low[1]}x{low[0]}"
+
+    def nearest_size(self, layers: Sequence[str], size: tuple[int, int]) -> tuple[int, int]:
+        """A size rounded up to what layers take.
+
+        Args:
+            layers: The layers' names.
+            size: (height, width) in pixels.
+
+        Returns:
+            (height, width), multiples of `size_multiple`.
+        """
+        multiple = self.size_multiple(layers)
+        return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
+
+    @functools.cached_property
+    def _tried(self) -> dict[tuple[frozenset[str], tuple[int, int]], dict[str, Shape] | None]:
+        """The shapes of tensors on pictures of sizes that were tried; None where those do not fit."""
+        return {}
+
+    @functools.cached_property
+    def _parts(self) -> dict[frozenset[str], onnx.ModelProto]:
+        return {}
+
+    def _up_to(self, tensors: frozenset[str]) -> onnx.ModelProto:
+        """The part of the graph that computes `tensors`."""
+        import onnx_ir as ir
+
+        if tensors not in self._parts:
+            model = ir.from_proto(self.proto)
+            keep_only(model.graph, [o for node in model.graph for o in node.outputs if o.name in tensors])
+            self._parts[tensors] = without_weights(ir.to_proto(model))
+        return self._parts[tensors]
 
     @property
     def input_dims(self) -> tuple[int, int, int, int]:
@@ -250,17 +373,26 @@ class Model:
             raise LayerError(f"{self.name} has no classifier's output; name the layer to take the logit from")
         return flat[-1]
 
-    def smallest_picture(self, layers: Sequence[str]) -> tuple[int, int]:
-        """The smallest picture on which layers have at least one position.
+    def smallest_picture(self, layers: Sequence[str], places: Places = NO_PLACES) -> tuple[int, int]:
+        """The smallest picture on which layers have enough positions, as far as their windows tell.
+
+        Behind attention it may be larger; `accepts` tells for sure.
 
         Args:
             layers: The layers' names.
+            places: As for `accepts`.
 
         Returns:
             (height, width) in pixels.
         """
-        sizes = [smallest_picture(self.proto.graph, self.input_name, self._graph_name(name)) for name in layers]
+        graph, source = self.proto.graph, self.input_name
+        sizes = [smallest_picture(graph, source, self._graph_name(n), places.get(n, (1, 1))) for n in layers]
         return max(s[0] for s in sizes), max(s[1] for s in sizes)
+
+
+def _holds(shape: Shape, places: tuple[int, int]) -> bool:
+    """Whether a layer of a shape, empty if unknown, has enough positions."""
+    return 0 not in shape and (len(shape) != 4 or (shape[2] >= places[0] and shape[3] >= places[1]))
 
 
 # Their outputs are not activations, or not in floating point.

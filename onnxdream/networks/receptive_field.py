@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..graph.shapes import inputs_of, is_control_flow, known_shapes
-from ..graph.windows import windows
+from ..graph.windows import WINDOWED, windows
 
 if TYPE_CHECKING:
     import onnx
 
-_WINDOWED = {"Conv", "MaxPool", "AveragePool", "LpPool"}
 _WHOLE_PICTURE = {
     "GlobalAveragePool",
     "GlobalMaxPool",
@@ -31,6 +30,8 @@ _WHOLE_PICTURE = {
     "GroupNormalization",
     "MeanVarianceNormalization",
 }
+# Their output's grid is not that of their input, or not in the same place.
+_NEW_GRIDS = {"Resize", "Expand", "Tile", "Transpose", "DepthToSpace", "Gather", "GatherElements", "GatherND"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def geometry(graph: onnx.GraphProto, source: str) -> dict[str, Geometry]:
             continue
         stride = max(g.stride for g in inputs)
         field = max(g.receptive_field for g in inputs)
-        if node.op_type in _WINDOWED:
+        if node.op_type in WINDOWED:
             taps = windows(node, kernels.get(node.input[1]) if len(node.input) > 1 else None)
             field += max((w.span - 1 for w in taps), default=math.inf) * stride
             stride *= max((w.stride for w in taps), default=1)
@@ -67,36 +68,49 @@ def geometry(graph: onnx.GraphProto, source: str) -> dict[str, Geometry]:
             taps = windows(node, kernels.get(node.input[1]))
             stride /= max((w.stride for w in taps), default=1)
             field += max((w.span - 1 for w in taps), default=math.inf) * stride
-        elif node.op_type in _WHOLE_PICTURE or node.op_type.startswith("Reduce"):
+        elif _sees_everything(node):
             field = math.inf
         for output in node.output:
             known[output] = Geometry(stride, field)
     return known
 
 
-def smallest_picture(graph: onnx.GraphProto, source: str, target: str) -> tuple[int, int]:
-    """The smallest picture on which a tensor has at least one position.
+def _sees_everything(node: onnx.NodeProto) -> bool:
+    """Whether one position of the output may see, or come from, any of the input's."""
+    return node.op_type in _WHOLE_PICTURE or node.op_type.startswith("Reduce")
+
+
+def smallest_picture(
+    graph: onnx.GraphProto, source: str, target: str, places: tuple[int, int] = (1, 1)
+) -> tuple[int, int]:
+    """The smallest picture on which a tensor has at least some positions, as far as its windows tell.
+
+    What lies before tokens are mixed or reshaped, or the picture is resized, is not bound to have as many positions as
+    what follows: there it is only asked for one. `Model.accepts` tells for sure.
 
     Args:
         graph: The graph, in canonical form.
         source: The name of the picture's tensor.
         target: The name of the tensor.
+        places: How many rows and columns of positions it is to have.
 
     Returns:
         (height, width) in pixels.
     """
     kernels = {name: shape[2:] for name, shape in known_shapes(graph).items()}
-    need: dict[str, tuple[int, int]] = {target: (1, 1)}
+    need: dict[str, tuple[int, int]] = {target: places}
     for node in reversed(graph.node):
         outputs = [need[n] for n in node.output if n in need]
         if not outputs:
             continue
         wanted = (max(o[0] for o in outputs), max(o[1] for o in outputs))
-        if node.op_type in _WINDOWED:
+        if _sees_everything(node) or node.op_type in _NEW_GRIDS:
+            wanted = (1, 1)
+        if node.op_type in WINDOWED:
             taps = windows(node, kernels.get(node.input[1]) if len(node.input) > 1 else None)
             if len(taps) == 2:
                 wanted = (taps[0].smallest_input(wanted[0]), taps[1].smallest_input(wanted[1]))
-        for name in node.input[:1] if node.op_type in _WINDOWED else inputs_of(node):
+        for name in node.input[:1] if node.op_type in WINDOWED else inputs_of(node):
             before = need.get(name, (1, 1))
             need[name] = (max(before[0], wanted[0]), max(before[1], wanted[1]))
     return need.get(source, (1, 1))

@@ -97,6 +97,7 @@ def test_large_pictures_in_tiles_tell_as_well(tmp_path: Path) -> None:
         dreamer.dream(large)
 
 
+# jcjohnson/neural-style#425: NaN in half precision.
 def test_half_precision_overflows_and_single_precision_takes_its_place(tmp_path: Path) -> None:
     model = overflowing(tmp_path)
     expected = Dreamer(model, obj.l2("out"), octaves=2, steps=2).dream(PHOTO).exact

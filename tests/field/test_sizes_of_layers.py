@@ -96,7 +96,7 @@ def gradient_error(model: Model, layer: str, size: tuple[int, int]) -> float:
     return abs((ends[1] - ends[0]) / 2e-2 - predicted) / abs(predicted)
 
 
-# pytorch/pytorch, networks of timm with TensorFlow's padding exported for any size.
+# huggingface/pytorch-image-models#646, pytorch/pytorch#27838: padding computed from the size of the picture.
 @pytest.mark.parametrize("sizes", [by_rounding_up, by_remainder, by_branch])
 def test_every_layer_of_my_network_with_padding_as_in_tensorflow_is_there(sizes, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     model = loaded(same_padded(sizes()), tmp_path)
@@ -137,6 +137,7 @@ def test_tokens_of_patches_that_are_unfolded_have_a_shape(tmp_path: Path) -> Non
     assert {"grown", "out"} <= model.layers.keys()
 
 
+# microsoft/onnxruntime#10706: "two nodes with same node name".
 def test_nodes_that_bear_the_names_ours_would_get_do_not_stop_the_step(tmp_path: Path) -> None:
     """PyTorch numbers its nodes as this library's graphs do, and some exporters name two nodes alike."""
     nodes = [
