@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import ModelError, first_line
 from .cut import cut, describe, of_control_flow, of_no_tensor
 from .expand import EXPANSIONS, expand
-from .shapes import IR_VERSION, OPSET, all_graphs, fold_constants, replace, tensors_of
+from .shapes import IR_VERSION, OPSET, all_graphs, fold_constants, of_sizes_alone, replace, tensors_of
 
 if TYPE_CHECKING:
     import onnx
@@ -64,7 +64,13 @@ def canonicalize(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
     for value in model.graph.initializers.values():
         _check_weight(value, name)
     proto = ir.to_proto(model)
-    cut(proto, lambda node: of_control_flow(node) or _foreign(node, OPSET))
+    sizes = of_sizes_alone(proto.graph)
+
+    def why(node: onnx.NodeProto) -> str | None:
+        on_sizes = node.op_type == "If" and sizes.issuperset(node.output)
+        return (None if on_sizes else of_control_flow(node)) or _foreign(node, OPSET)
+
+    cut(proto, why)
     return proto
 
 

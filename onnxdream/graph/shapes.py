@@ -58,6 +58,17 @@ def inputs_of(node: onnx.NodeProto) -> set[str]:
     return set(node.input) | {name for g in inner for n in g.node for name in inputs_of(n)} - {""}
 
 
+def of_sizes_alone(graph: onnx.GraphProto) -> set[str]:
+    """The names of the tensors that follow from shapes and constants, weights included."""
+    found = {t.name for t in graph.initializer}
+    for node in graph.node:
+        inner = [g for a in node.attribute if a.HasField("g") for g in all_graphs(a.g)]
+        own = {o for g in inner for n in g.node for o in n.output} | {t.name for g in inner for t in g.initializer}
+        if node.op_type in ("Shape", "Size") or inputs_of(node) - own <= found:
+            found.update(node.output)
+    return found
+
+
 def evaluate(node: onnx.NodeProto, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """The outputs of one node, computed by onnx's reference evaluator; none where that cannot compute them."""
     from onnx import ValueInfoProto, helper
@@ -189,7 +200,7 @@ def computed_sizes(
             results = [inner.get(o.name, known.get(o.name)) for o in branch.output]
             found.update((o, r) for o, r in zip(node.output, results, strict=True) if r is not None)
             continue
-        if node.op_type == "Shape" and node.input[0] in shapes:
+        if node.op_type in ("Shape", "Size") and node.input[0] in shapes:
             inputs = {node.input[0]: np.empty(shapes[node.input[0]], np.bool_)}
         elif (node.input or node.op_type == "Constant") and all(n in known for n in inputs_of(node)):
             inputs = {n: known[n] for n in node.input if n}

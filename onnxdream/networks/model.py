@@ -111,7 +111,7 @@ class Model:
                 reasons.append(error)
                 continue
             # A Reshape that was made for one size may take what is too much for more pictures.
-            if (height, width) != PROBES[1] or shapes.get(self.output_name, size)[:1] == (count,):
+            if (h and w) or (height, width) != PROBES[1] or shapes.get(self.output_name, size)[:1] == (count,):
                 return size, shapes
         raise reasons[0]
 
