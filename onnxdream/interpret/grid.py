@@ -18,6 +18,7 @@ COLORMAPS = {
     "inferno": cv2.COLORMAP_INFERNO,
     "turbo": cv2.COLORMAP_TURBO,
 }
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _MAX_SIDE = 65_000  # pixels a side that JPEG and readers of PNG still accept
 _BACKGROUND, _FOREGROUND, _MUTED, _BAR = (18, 18, 20), (235, 235, 235), (120, 120, 125), (92, 150, 230)
 
@@ -29,7 +30,7 @@ def show(
 
     Args:
         pictures: RGB, uint8 [n,H,W,3], or activations, float [n,h,w], which are drawn by `activation_maps`.
-        labels: A text for each, shown below it.
+        labels: A text for each, shown below it; a long one in smaller letters.
         columns: How many are placed side by side. Default: as many as make the grid about square.
         gap: Pixels between them.
 
@@ -56,7 +57,8 @@ def show(
         x, y = gap + column * (width + gap), gap + row * (height + line + gap)
         grid.paste(Image.fromarray(tile), (x, y))
         if labels:
-            pen.text((x + 2, y + height + 1), _truncate(labels[position], font, width - 4), _FOREGROUND, font)
+            fitting = _shrink(font, labels[position], width - 4)
+            pen.text((x + 2, y + height + 1), _truncate(labels[position], fitting, width - 4), _FOREGROUND, fitting)
     return grid
 
 
@@ -195,7 +197,15 @@ def _apply_colormap(unit: np.ndarray, colormap: int | None) -> np.ndarray:
     return np.asarray(cv2.applyColorMap(grey, colormap)[..., ::-1], np.float32)
 
 
-def _truncate(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _shrink(font: _Font, text: str, width: int) -> _Font:
+    """The font, down to two thirds of its size if `text` is wider than `width` pixels."""
+    length = font.getlength(text)
+    if length <= width or not isinstance(font, ImageFont.FreeTypeFont):
+        return font
+    return font.font_variant(size=font.size * max(width / length, 2 / 3))
+
+
+def _truncate(text: str, font: _Font, width: int) -> str:
     """`text`, shortened to fit `width` pixels."""
     if font.getlength(text) <= width:
         return text

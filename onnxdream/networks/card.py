@@ -67,6 +67,7 @@ class Card:
         size: (height, width) in pixels of the pictures it was trained on.
         multiple: What height and width of a picture must be multiples of, where the graph does not tell.
         recommended: Layers that dream well, from the shallowest to the deepest.
+        default: The layer to dream with where none is named; if empty, the middle one of those recommended.
         labels: The names of its classes.
         aliases: The graph's names of layers, by further names they may be called.
         assumed: Whether the file came without a card.
@@ -83,6 +84,7 @@ class Card:
     size: tuple[PositiveInt, PositiveInt] | None = None
     multiple: PositiveInt = 1
     recommended: tuple[str, ...] = ()
+    default: str = ""
     labels: tuple[str, ...] = ()
     aliases: Mapping[str, str] = Field(default_factory=dict)
     assumed: bool = False

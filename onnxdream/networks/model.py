@@ -349,11 +349,13 @@ class Model:
         return dataclasses.replace(self, proto=make_rectifiers_leaky(self.proto, names, slope))
 
     def default_layer(self) -> str:
-        """The layer to dream with if none is named: a recommended one, or the spatial one two thirds of the way in.
+        """The layer to dream with if none is named: what the card says, or the spatial one two thirds of the way in.
 
         Raises:
             ModelError: The network has no spatial layer.
         """
+        if self.card.default:
+            return self.card.default
         if self.card.recommended:
             return self.card.recommended[len(self.card.recommended) // 2]
         spatial = [layer.name for layer in self.layers.values() if layer.spatial and layer.receptive_field < math.inf]
