@@ -175,3 +175,13 @@ def test_the_command_line_has_every_setting_with_its_type() -> None:
             assert kind == hint | None
             shown = "single" if hint is bool else f"{defaults(Settings)[setting]:g}"
             assert option.help.endswith(f" [{shown}]") or name == "keep_colors"
+
+
+def test_pictures_made_before_gradients_were_shaped_dream_as_they_did() -> None:
+    old = {"version": "0.1.0", "model": "squeezenet1_1", "layers": [], "steps": 7}
+    settings = layered({}, like=old)
+    assert (settings.bands, settings.colors, settings.headroom) == ((), "free", 0.0)
+    assert (settings.layers, settings.steps) == (("fire6",), 7)
+    assert layered({}, like={**old, "layers": ["fire5:2"]}).layers == ("fire5:2",)
+    assert layered({}, like={**old, "model": "efficientnet_lite0"}).layers == ()  # whose default is what it was
+    assert layered({}, like=Settings(colors="ink").stored()) == Settings(colors="ink")

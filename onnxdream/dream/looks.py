@@ -16,8 +16,8 @@ def looks(model: str | None = None) -> dict[str, Settings]:
 
     Args:
         model: A network's name or an ONNX file, for one look with each layer that its card recommends, or with up to
-            12 layers from its first to its last spatial one where it recommends none. Default: all presets whose network is
-            here or downloaded already.
+            12 layers from its first to its last spatial one where it recommends none. Default: all presets whose
+            network is here, or has been downloaded already.
 
     Returns:
         {the options of `onnxdream image` that give the look: its settings}

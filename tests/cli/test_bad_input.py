@@ -162,7 +162,7 @@ PICTURES = {
     "empty.png": "empty.png: the file is empty",
     "bomb.png": "bomb.png: 60000x60000 is more than 400,000,000 pixels; make it smaller",
     "folder": "folder: is a folder, not a picture",
-    "pixel.png": "a picture of 1x1 is too small for fire6, which needs at least 31x31; enlarge it or choose an earlier",
+    "pixel.png": "a picture of 1x1 is too small for fire8, which needs at least 31x31; enlarge it or choose an earlier",
     "cat.png/x.png": "cat.png/x.png: no such file",
 }
 
@@ -253,10 +253,10 @@ OPTIONS = {
     "-l qwertz": r"squeezenet1_1 has no layer 'qwertz'; see `onnxdream layers squeezenet1_1`",
     "-l fire8 --size 20": "a picture of 20x15 is too small for fire8, which needs at least 31x31",
     "-l fire6:nan": "layer fire6:nan: the weight nan is not a finite number",
-    "--channels 384": "layer fire6 has channels 0 to 383; there is no channel 384",
+    "--channels 512": "layer fire8 has channels 0 to 511; there is no channel 512",
     "--channels 3,x": "channels '3,x' are not numbers and ranges such as 3,5-8",
     "--channels 9-3": "channels '9-3': the range 9-3 runs backwards",
-    "--objective l3": "unknown objective 'l3'; objectives are l2, mean, channel, neuron, logit",
+    "--objective l3": "unknown objective 'l3'; objectives are l2, root, centred, power, mean, channel, neuron, logit",
     "--objective neuron": "objective neuron needs --channels",
     "--guide text.jpg": "text.jpg: not a picture",
     "--guide cat.png -l logits": "layer logits has no places to guide; choose one before the network's pooling",
@@ -304,7 +304,7 @@ COMMANDS = {
     "image --from-noise 0x5": "size '0x5' is not of the form 640x480",
     "image --from-noise big": "size 'big' is not of the form 640x480",
     "image --from-noise 99999x99999": "99999x99999 is more than 400,000,000 pixels; choose a smaller size",
-    "image --from-noise 9x9": "a picture of 9x9 is too small for fire6, which needs at least 31x31",
+    "image --from-noise 9x9": "a picture of 9x9 is too small for fire8, which needs at least 31x31",
     "image cat.png pixel.png -o new.png": "new.png: several pictures need a folder to go into; create it first",
     "image cat.png half.png/../cat.png": ".*(two of the pictures would go there|no such file)",
     "imagine": "No such command 'imagine'.*; see `onnxdream --help`",
@@ -361,7 +361,7 @@ def test_a_device_that_is_not_there_is_a_failure(folder: Path) -> None:
 
 def test_too_little_memory_is_bad_input(folder: Path) -> None:
     line = fails(folder, "image", "--from-noise", "1500x1500", "--max-memory", "64M", "--octaves", 1)
-    assert re.match(r"too little memory to dream a picture of 1500x1500 with fire6; make it smaller or raise", line)
+    assert re.match(r"too little memory to dream a picture of 1500x1500 with fire8; make it smaller or raise", line)
     line = fails(folder, "image", "--from-noise", "700x700", "--max-memory", "64M", "-l", "logits", "--octaves", 1)
     assert re.match(
         r"a picture of 700x700 needs \d+ MiB, and l2\(logits\) looks at all of it, so it cannot be tiled", line

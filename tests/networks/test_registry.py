@@ -26,6 +26,7 @@ from onnxdream.errors import DownloadError, ModelError, OnnxDreamError, OutputEr
 from onnxdream.networks import download, http, registry
 from onnxdream.networks.card import IMAGENET, Card, Preprocessing
 from onnxdream.networks.model import load_model
+from onnxdream.settings import PRESETS
 
 NETWORK = registry.bundled()["squeezenet1_1"].read_bytes()
 HALF = len(NETWORK) // 2
@@ -462,3 +463,19 @@ class TestCommandLine:
         os.close(ours)
         assert b"served" in shown
         assert b"MB" in shown
+
+
+def test_the_layers_of_networks_on_demand_are_named_as_in_their_files() -> None:
+    """The file of GoogLeNet comes from Caffe2, which calls what first goes into a blob BLOB_1, and parameters BLOB_w_0."""
+    folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+    skeleton = onnx.load(folder / "light_inception_v1.onnx")
+    weights = {name for node in skeleton.graph.node for name in node.output if name.endswith("_w_0")}
+    card = Card.read(registry.networks()["googlenet"])
+    blocks = [name.removesuffix("/output_1") for name in card.recommended]
+    assert blocks == sorted(blocks)
+    assert card.default in card.recommended
+    for block in [name.removesuffix("/output_1") for name in card.aliases.values()]:
+        assert {f"{block}/1x1_w_0", f"{block}/3x3_w_0", f"{block}/5x5_w_0", f"{block}/pool_proj_w_0"} <= weights
+    for name, preset in PRESETS.items():
+        recommended = Card.read(registry.networks()[preset["model"]]).recommended
+        assert set(preset["layers"]) <= set(recommended), name
