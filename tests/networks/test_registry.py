@@ -466,7 +466,7 @@ class TestCommandLine:
 
 
 def test_the_layers_of_networks_on_demand_are_named_as_in_their_files() -> None:
-    """The file of GoogLeNet comes from Caffe2, which calls what first goes into a blob BLOB_1, and parameters BLOB_w_0."""
+    """GoogLeNet comes from Caffe2, which calls what first goes into a blob BLOB_1, and parameters BLOB_w_0."""
     folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
     skeleton = onnx.load(folder / "light_inception_v1.onnx")
     weights = {name for node in skeleton.graph.node for name in node.output if name.endswith("_w_0")}
