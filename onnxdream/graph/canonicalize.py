@@ -14,8 +14,8 @@ import numpy as np
 
 from ..errors import ModelError, first_line
 from .cut import cut, describe, of_control_flow, of_no_tensor
-from .expand import EXPANSIONS, expand
-from .shapes import IR_VERSION, OPSET, all_graphs, fold_constants, of_sizes_alone, replace, tensors_of
+from .expand import CONTRIB, EXPANSIONS, expand
+from .shapes import IR_VERSION, OPSET, all_graphs, fold_constants, inputs_of, of_sizes_alone, replace, tensors_of
 
 if TYPE_CHECKING:
     import onnx
@@ -43,6 +43,8 @@ def canonicalize(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
     proto = _convert(_checked(_single_precision(proto), name), name)
     try:
         model = ir.from_proto(proto)
+        for output in model.graph.outputs:
+            output.shape = None
         model.ir_version = IR_VERSION  # files older than 4 count weights among the inputs
         passes.InlinePass()(model)
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -86,6 +88,9 @@ def _checked(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
     import onnx
 
     version, functions = _version(proto), {(f.domain, f.name) for f in proto.functions}
+    _adopt(proto, version)
+    if _evaluate_only(proto, version):
+        log.warning(f"{name}: was exported in training mode; it is taken as in evaluation, with the stored statistics")
     foreign: set[str] = set()
 
     def why(node: onnx.NodeProto) -> str | None:
@@ -99,16 +104,62 @@ def _checked(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
     cut(proto, why)
     if foreign:
         operators = f"uses operators outside the ONNX standard ({', '.join(sorted(foreign))})"
+        if any(n.startswith(f"{CONTRIB}.nchwc") for n in foreign):
+            operators += ", which suit one kind of processor; take the file as it was before it was optimised for that"
         if not proto.graph.node:
             raise ModelError(f"{name}: {operators}; export it without them")
         log.warning(f"{name}: {operators}; only layers that come before them can be dreamed with")
     try:
         if not all(o.type.tensor_type.HasField("shape") for o in proto.graph.output):  # runtimes accept this
             proto = onnx.shape_inference.infer_shapes(proto)
+        for output in proto.graph.output:  # behind what inference does not know, as the checker wants it
+            tensor = output.type.tensor_type
+            if not tensor.HasField("shape"):
+                tensor.elem_type = tensor.elem_type or onnx.TensorProto.FLOAT
+                tensor.shape.dim.add()
         onnx.checker.check_model(proto)
     except Exception as error:
         raise ModelError(f"{name}: not a valid ONNX file: {first_line(error)}") from error
     return proto
+
+
+def _adopt(proto: onnx.ModelProto, version: int) -> None:
+    """Name the domain of what ONNX Runtime leaves in the standard's domain before the standard has it."""
+    import onnx
+
+    for node in [n for graph in all_graphs(proto.graph) for n in graph.node if n.domain in ("", "ai.onnx")]:
+        if (CONTRIB, node.op_type) in EXPANSIONS and not onnx.defs.has(node.op_type, version, ""):
+            node.domain = CONTRIB
+            if all(opset.domain != CONTRIB for opset in proto.opset_import):
+                proto.opset_import.add(domain=CONTRIB, version=1)
+
+
+def _evaluate_only(proto: onnx.ModelProto, version: int) -> bool:
+    """Let normalisations use their stored statistics, and Dropout nothing. Returns whether one did otherwise."""
+    import onnx
+
+    read = {name for node in proto.graph.node for name in inputs_of(node)}
+    constants = {t.name: t for t in proto.graph.initializer}
+    constants |= {n.output[0]: a.t for n in proto.graph.node if n.op_type == "Constant" for a in n.attribute}
+    listed, trained = {o.name for o in proto.graph.output}, set[str]()
+    for node in proto.graph.node:
+        if node.op_type == "BatchNormalization":
+            further = set(node.output[1:]) - {""}
+            training = [a for a in node.attribute if a.name == "training_mode"]
+            if not further & read and (any(a.i for a in training) or (further and version < 14)):
+                trained |= further & listed if version < 14 else {"", *further}
+                del node.output[1:]
+                for attribute in training:
+                    node.attribute.remove(attribute)
+        elif node.op_type == "Dropout":
+            mode = constants.get(node.input[2]) if len(node.input) > 2 else None
+            if mode is not None and onnx.numpy_helper.to_array(mode).any():
+                trained.add("")
+                del node.input[2:]
+    kept = [o for o in proto.graph.output if o.name not in trained]
+    del proto.graph.output[:]
+    proto.graph.output.extend(kept)
+    return bool(trained)
 
 
 def _foreign(node: onnx.NodeProto, version: int) -> str | None:

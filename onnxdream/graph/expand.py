@@ -311,6 +311,24 @@ def _skip_layer_norm(op: Ops, n: NodeView) -> tuple[ir.Value | None, ...]:
     return y, None, None, total
 
 
+def _root_mean_square_norm(op: Ops, x: ir.Value, gain: ir.Value, axes: list[int], epsilon: float) -> ir.Value:
+    square = op.ReduceMean(op.Mul(x, x), axes, keepdims=1)
+    return op.Mul(op.Div(x, op.Sqrt(op.Add(square, epsilon))), gain)
+
+
+def _simplified_layer_norm(op: Ops, n: NodeView) -> ir.Value:
+    axis = n.attr("axis", -1)
+    axes = [-1] if axis == -1 else list(range(axis % _rank(n, 0), _rank(n, 0)))
+    return _root_mean_square_norm(op, n.x[0], n.x[1], axes, float(n.attr("epsilon", 1e-5)))
+
+
+def _skip_simplified_layer_norm(op: Ops, n: NodeView) -> tuple[ir.Value | None, ...]:
+    total = op.Add(n.x[0], n.x[1])
+    if n.given(3) is not None:
+        total = op.Add(total, n.x[3])
+    return _root_mean_square_norm(op, total, n.x[2], [-1], float(n.attr("epsilon", 1e-12))), None, None, total
+
+
 _POOLING = ("kernel_shape", "strides", "dilations", "pads", "auto_pad", "ceil_mode", "count_include_pad")
 
 EXPANSIONS: dict[tuple[str, str], Expansion] = {
@@ -340,5 +358,7 @@ EXPANSIONS: dict[tuple[str, str], Expansion] = {
     (CONTRIB, "QLinearSigmoid"): _qlinear_unary("Sigmoid"),
     (CONTRIB, "QLinearSoftmax"): _qlinear_unary("Softmax", "axis"),
     (CONTRIB, "QuickGelu"): _quick_gelu,
+    (CONTRIB, "SimplifiedLayerNormalization"): _simplified_layer_norm,
     (CONTRIB, "SkipLayerNormalization"): _skip_layer_norm,
+    (CONTRIB, "SkipSimplifiedLayerNormalization"): _skip_simplified_layer_norm,
 }
