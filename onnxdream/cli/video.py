@@ -195,6 +195,8 @@ def compare(
 
 def _check_out(out: str, *, as_json: bool) -> None:
     """Raise OptionError where nothing can go; a name that ends in / is a folder, made where there is none."""
+    from ..video.io.codec import target_kind
+
     if not out:
         raise OptionError("-o names nothing; name a file, a folder or a pattern, or - for a pipe")
     if out == "-" and as_json:
@@ -204,6 +206,8 @@ def _check_out(out: str, *, as_json: bool) -> None:
     if out.endswith("/"):
         with suppress(OSError):  # what is wrong with it is said later
             Path(out).mkdir()
+    elif target_kind(out) == "pictures" and not Path(out).suffix and not Path(out).exists():
+        log.warning(f"{out}: has no ending, so it becomes a folder of pictures; {out}.mp4 would be a video")
 
 
 def _time(text: str | None) -> Fraction | None:
@@ -214,6 +218,8 @@ def _time(text: str | None) -> Fraction | None:
         parts = [Fraction(part) for part in text.split(":")]
     except (ValueError, ZeroDivisionError):
         parts = []
+    if text.strip().startswith("-") and len(parts) == 1:
+        raise OptionError(f"time {text} is before the beginning of the video, which is 0; count from there")
     if not 1 <= len(parts) <= 3 or any(p < 0 for p in parts):
         raise OptionError(f"time {text!r} is not of the form 90, 1:30 or 0:01:30.5")
     total = Fraction(0)

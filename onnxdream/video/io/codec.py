@@ -123,7 +123,11 @@ def target_kind(target: str | Path) -> Kind:
     suffix = Path(name).suffix.lower()
     if name == "-":
         return "pipe"
-    if Path(name).is_dir() or not suffix:
+    try:
+        folder = Path(name).is_dir()
+    except OSError as error:
+        raise OutputError(f"{name}: cannot be written ({error.strerror}); choose another name") from error
+    if folder or not suffix:
         return "pictures"
     if (numbers := re.findall(r"%0?\d*d", Path(name).name)) and suffix in PICTURES:
         if len(numbers) > 1:

@@ -13,6 +13,7 @@ from math import floor
 from typing import TYPE_CHECKING, Any
 
 import av
+from av.stream import Discard
 
 from .clock import FollowingClock, JoinedClock, joined_shifts
 
@@ -28,6 +29,8 @@ _OWN = ("major_brand", "minor_version", "compatible_brands", "encoder", "rotate"
 _STATISTICS = ("BPS", "DURATION", "NUMBER_OF_", "_STATISTICS_")
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}  # what both encoders take
+_TEXTS = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": "webvtt"}  # what texts are converted to
+_STYLED = ("ass", "ssa")
 _SILENCE = b"\0\0"  # MP4's subtitle of no text, between two others; the muxer writes it itself
 Timed = tuple[float, "av.Packet[Any]"]
 
@@ -121,10 +124,26 @@ def interleave(out: OutputContainer, pictures: Iterable[Timed], others: SourceSt
             others.note_damage(damaged[0])
 
 
+def _called(stream: Stream, codec: str | None) -> str:
+    """What a stream is, with what tells it from others."""
+    about = {key.lower(): value for key, value in stream.metadata.items()}
+    if stream.type == "attachment":
+        return f"attachment {stream.index} ({', '.join(filter(None, map(about.get, ('filename', 'mimetype'))))})"
+    if "timecode" in about:
+        return f"timecode track {stream.index} (from {about['timecode']})"
+    if stream.type == "video":
+        codec = codec or "of unknown kind"
+        return (
+            f"cover picture {stream.index} ({codec})" if is_cover(stream) else f"video stream {stream.index} ({codec})"
+        )
+    return f"{stream.type} stream {stream.index} ({codec or about.get('handler_name') or 'of unknown kind'})"
+
+
 class SourceStreams:
     """The streams of a source that go into a result beside the video: copied bit by bit where the container allows it.
 
-    Sound it cannot hold is encoded anew (Opus for WebM, else AAC), anything else is left out, each with a note.
+    Sound it cannot hold is encoded anew (Opus for WebM, else AAC), texts are converted, anything else is left out, each
+    with a note where something is lost.
 
     Args:
         source: The source.
@@ -156,7 +175,8 @@ class SourceStreams:
         for stream in source.streams:
             if stream.index == video.index:
                 continue
-            target = self._copied(stream, held) if stream.type != "audio" else self._sound(stream, held)
+            take = {"audio": self._sound, "subtitle": self._subtitles}.get(stream.type, self._copied)
+            target = take(stream, held)
             if target is None:
                 continue
             target.metadata.update(tags(stream.metadata))
@@ -169,24 +189,43 @@ class SourceStreams:
         codec = context.codec.canonical_name if context else None
         if stream.type == "attachment" and self.kind == "matroska":
             return self._template(stream)
-        picture = stream.type == "video" and is_cover(stream)
-        if picture and self.kind == "matroska":
-            return self._attached(stream, codec or "")
-        if (
-            context
-            and context.name in held
-            and (stream.type == "subtitle" or (picture and self.kind in ("mp4", "mov")))
-            and self._goes_in(stream)
-        ):
-            return self._template(stream)
-        again = "timecode" in stream.metadata or (stream.name == "bin_data" and self.source.chapters())
-        if stream.type == "data" and self.kind in ("mp4", "mov") and again:
-            return None  # a timecode or chapters: the muxer writes these streams itself, from the tags
-        what = "cover picture" if picture else f"{stream.type} stream"
-        self._warn(
-            f"{what} {stream.index} ({codec or 'of unknown kind'}) is left out; this container cannot take it over"
-        )
+        if stream.type == "video" and is_cover(stream):
+            if self.kind == "matroska":
+                return self._attached(stream, codec or "")
+            if self.kind in ("mp4", "mov") and context.name in held and self._goes_in(stream):
+                return self._template(stream)
+        if stream.type == "data" and stream.discard == Discard.all:
+            return None  # the text of the chapters, which are kept as such
+        if "timecode" in stream.metadata and self.kind in ("mp4", "mov"):
+            return None  # the muxer writes this stream itself, from the tag of the video
+        kept = "timecode" in stream.metadata and "timecode" in self.video.metadata
+        why = "where it begins stays as a tag" if kept else "this container cannot take it over"
+        self._warn(f"{_called(stream, codec)} is left out; {why}")
         return None
+
+    def _subtitles(self, stream: Stream, held: set[str]) -> Stream | None:
+        context: Any = stream.codec_context
+        if context is not None and context.name in held and self._goes_in(stream):
+            return self._template(stream)
+        codec = context.codec.canonical_name if context else "of unknown kind"
+        if context is None or not context.codec.text_sub:
+            self._warn(f"subtitle stream {stream.index} ({codec}) is left out; this container takes only text")
+            return None
+        try:
+            context.open(strict=False)
+            target: Any = self.out.add_stream(_TEXTS[self.kind])
+            target.codec_context.subtitle_header = context.subtitle_header
+            target.codec_context.time_base = target.time_base = Fraction(1, 1000)
+            target.codec_context.open(strict=False)
+        except (av.FFmpegError, ValueError) as error:
+            self._warn(f"subtitle stream {stream.index} ({codec}) is left out; it cannot be converted ({error})")
+            return None
+        self.encoded.add(stream.index)
+        if codec in _STYLED:
+            form = target.codec_context.codec.canonical_name
+            self._warn(f"subtitle stream {stream.index} ({codec}) loses styles and places on its way to {form}")
+        made: Stream = target
+        return made
 
     def _attached(self, stream: Stream, codec: str) -> Stream:
         """A cover picture the way Matroska keeps it."""
@@ -242,7 +281,9 @@ class SourceStreams:
         wanted = [self.source.streams[index] for index in self.targets]
         for packet in self._readable(wanted):
             stream = packet.stream
-            made = self._encode(packet) if stream.index in self.encoded else self._moved(packet)
+            made = self._moved(packet)
+            if stream.index in self.encoded:
+                made = self._encode(packet) if stream.type == "audio" else self._rewrite(made, stream.index)
             for ready in made:
                 ready.stream = self.targets[stream.index]
                 if ready.dts is not None:
@@ -325,6 +366,23 @@ class SourceStreams:
             yield from target.encode(frame)
         if packet.size == 0:
             yield from target.encode(None)
+
+    def _rewrite(self, packets: Iterator[av.Packet[Any]], index: int) -> Iterator[av.Packet[Any]]:
+        """Texts in the result's own form, at the same times."""
+        reader: Any = self.source.streams[index].codec_context
+        writer: Any = self.targets[index].codec_context
+        for packet in packets:
+            try:
+                text = reader.decode2(packet)
+                if text is None or not len(text):
+                    continue
+                written = writer.encode_subtitle(text)
+            except av.FFmpegError:
+                self.note_damage(index)
+                continue
+            written.pts, written.dts, written.duration = packet.pts, packet.dts, packet.duration
+            written.time_base, written.is_keyframe = packet.time_base, True
+            yield written
 
     def note_damage(self, index: int) -> None:
         """Say once that a stream of the source, given by its index, has packets that are damaged and left out."""

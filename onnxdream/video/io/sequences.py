@@ -47,7 +47,11 @@ def find_pictures(spec: str | Path) -> list[Path] | None:
     path, text = Path(spec), str(spec)
     if not text:
         raise VideoError("the source has no name; name a file, a folder or a pattern, or - for a pipe")
-    if path.is_dir():
+    try:
+        folder = path.is_dir()
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be read ({error.strerror})") from error
+    if folder:
         found = [p for p in path.iterdir() if p.suffix.lower() in READABLE and not p.name.startswith(".")]
         missing = f"{path}: there are no pictures in this folder"
     elif path.exists():
@@ -260,7 +264,7 @@ def write_pictures(
     else:
         folder, name = target, "%05d.png"
     if not folder.is_dir() and not number:
-        building = (scratch or folder.parent) / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+        building = (scratch or folder.parent) / f".onnxdream-{uuid.uuid4().hex}"
         try:
             building.mkdir()
             _write_each(building / name, frames, settings)

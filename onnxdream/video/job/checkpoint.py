@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.jsonl"
 CHUNKS = "chunks.json"  # the source's chunks, in jobs whose chunks do not depend on each other
 _LOCK = "lock"
+_LONGEST_NAME = 255  # bytes that disks take
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # from disks that have none
 STRICT = ConfigDict(strict=True, extra="forbid")  # of records that are read from files
 
@@ -194,6 +195,14 @@ def source_stamp(source: str | Path) -> list[str]:
     return [str(source), hashlib.blake2b(repr(stats).encode(), digest_size=16).hexdigest()]
 
 
+def checkpoint_folder(target: Path) -> Path:
+    """The folder of the unfinished job that makes `target`, beside it."""
+    name = f".{target.name}.onnxdream"
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = f".{hashlib.blake2b(os.fsencode(target.name), digest_size=16).hexdigest()}.onnxdream"
+    return target.with_name(name)
+
+
 class Checkpoint:
     """The folder of an unfinished job, so that the job can be resumed.
 
@@ -233,7 +242,7 @@ class Checkpoint:
             OutputError: Another run is at work in the folder.
             WriteError: The folder cannot be created or written.
         """
-        checkpoint = cls(target.parent / f".{target.name}.onnxdream")
+        checkpoint = cls(checkpoint_folder(target))
         try:
             with checkpoint._write_errors("cannot be written"):
                 if checkpoint.folder.is_dir():

@@ -25,7 +25,7 @@ from ...images import write_whole
 from ..dreamer import VideoDreamer
 from ..io.codec import target_kind
 from ..io.color import to_eight_bit
-from ..io.frames import VideoInfo, VideoSource
+from ..io.frames import VideoInfo, VideoSource, seconds
 from ..io.open import Encoding, check_encoding, finish, open_source, read_segment, settings_metadata
 from ..io.sequences import is_there, same_file, source_files, would_write
 from .checkpoint import CHUNKS, Checkpoint, JobRecord, PipeCheckpoint, same_frames, source_stamp
@@ -177,6 +177,7 @@ def dream_video(
     piped = target_kind(target) == "pipe"
     independent = cluster is not None or overlap > 0
     _check_options(dreamer.method, every, segment_frames, overlap)
+    _check_times(start, end)
     if independent and (piped or str(source) == "-"):
         raise OptionError("a pipe cannot be dreamed in parts; name files, or omit the cluster and the overlap")
     _check_files(source, target, preview, overwrite=overwrite)
@@ -249,6 +250,15 @@ def _check_options(method: str, every: int, segment_frames: int, overlap: int) -
         raise OptionError(
             f"overlap is {overlap}; it must be at least 0 and at most the {segment_frames} frames of a segment"
         )
+
+
+def _check_times(start: Fraction | None, end: Fraction | None) -> None:
+    """Raise OptionError if no frame can lie between two times."""
+    if start is not None and start < 0:
+        raise OptionError(f"start is {seconds(start)}; the video begins at 0")
+    if end is not None and end <= (start or 0):
+        after = "the beginning" if start is None else f"start, {seconds(start)}"
+        raise OptionError(f"end is {seconds(end)}; it must be after {after}")
 
 
 def _check_files(source: str | Path, target: Path, preview: Path | None, *, overwrite: bool) -> None:
@@ -353,7 +363,9 @@ class _Run:
             return self._result()
         files = self.checkpoint.files() + self._truncated
         if not files:
-            raise damage or PictureError(f"{spec.source}: there is no frame in that range")
+            length = self.video.info.duration
+            ends = "" if length is None else f"; it ends at {seconds(length)}"
+            raise damage or PictureError(f"{spec.source}: there is no frame in that range{ends}")
         metadata = settings_metadata(dict(settings)) if settings else {}
         end = spec.end if damage is None or spec.segment_frames is None else self._end_of(files[-1])
         finish(

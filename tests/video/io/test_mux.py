@@ -197,12 +197,11 @@ def test_what_mp4_cannot_hold_is_left_out_with_a_warning(rich: Path, tmp_path: P
     with noted("left out") as told:
         result = convert(rich, tmp_path / "a.mp4")
     assert [text.split(";")[0] for text in told] == [
-        "a.mp4: subtitle stream 3 (subrip) is left out",
-        "a.mp4: subtitle stream 4 (ass) is left out",
-        "a.mp4: attachment stream 5 (of unknown kind) is left out",
+        "a.mp4: subtitle stream 4 (ass) loses styles and places on its way to mov_text",
+        "a.mp4: attachment 5 (font.ttf, application/x-truetype-font) is left out",
     ]
     kinds = [kind for kind, _ in streams_of(result) if kind != "data"]
-    assert kinds == ["video", "audio", "audio", "video"]
+    assert kinds == ["video", "audio", "audio", "subtitle", "subtitle", "video"]
     with av.open(str(result)) as container:
         assert [(c["start"], c["end"], c["metadata"]["title"]) for c in container.chapters()] == [
             (0, 1000, "one"),  # MP4 notes down only where chapters begin
