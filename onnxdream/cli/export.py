@@ -9,7 +9,7 @@ import typer
 
 from ..errors import OptionError, OutputError, VerifyError
 from . import options as o
-from .terminal import line, print_json
+from .terminal import line, note_line, print_json
 
 
 def export(
@@ -93,6 +93,9 @@ def export(
     if as_json:
         print_json(record)
     elif not quiet:
+        multiple = 1 if fixed else loaded.size_multiple(goal.layers)
+        if multiple > 1:
+            note_line(f"{path} takes pictures whose sides are multiples of {multiple}")
         checked = "" if error is None else f", directional derivatives within {error:.1e}"
         if staircase:
             checked = ", not verified: the network rounds its numbers, so differences do not tell its gradient"

@@ -71,6 +71,9 @@ def layers(
         ]  # fmt: skip
         print_json({"model": loaded.name, "layers": records})
         return
+    multiple = loaded.size_multiple([loaded.output_name]) if loaded.output_name in loaded.layers else 1
+    if multiple > 1:
+        _note(f"{loaded.name} takes multiples of {multiple} pixels; other pictures are continued by reflection")
     if loaded.card.assumed:
         _note(f"{model} comes without a card; ImageNet's RGB mean and deviation are assumed")
     if loaded.one_at_a_time:

@@ -247,6 +247,12 @@ class Dreamer:
         self._engine = select(self.device)
         self._sessions = SessionCache(self._engine, threads=self.threads, limit=self.max_memory)
 
+    @functools.cached_property
+    def smallest_accepted(self) -> tuple[int, int]:
+        """The smallest (height, width) in pixels that all layers take, found by trying."""
+        lows = [part.smallest_accepted for part in self._parts]
+        return max(low[0] for low in lows), max(low[1] for low in lows)
+
     @property
     def models(self) -> list[Model]:
         """The networks."""

@@ -201,7 +201,7 @@ class VideoDreamer:
         """Set the effort for this frame; return whether it is the previous frame's, so no session must be opened."""
         shape, scale = bgr.shape[:2], self.dreamer.octave_scale
         dreamer = self.dreamer
-        options = efforts(self.size or shape, dreamer.octaves, self.frame_steps, scale, dreamer.smallest)
+        options = efforts(self.size or shape, dreamer.octaves, self.frame_steps, scale, dreamer.smallest_accepted)
         if dreamer.fixed_input_size is not None:
             options = [Effort(dreamer.fixed_input_size, (n,)) for n in (self.frame_steps, 1)]
         if not rate_control.knows_pace:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+from helpers.breadth import everyday
 from helpers.command_line import onnxdream
 from helpers.films import picture, write_video
 from helpers.notes import noted, notes
@@ -77,7 +78,7 @@ def test_the_gradient_alone_is_not_finite(tmp_path: Path) -> None:
         Dreamer(model, obj.mean("out"), octaves=1, steps=2).dream(PHOTO)
 
 
-@pytest.mark.parametrize("device", ["cpu", "openvino", "opencv"])
+@pytest.mark.parametrize("device", everyday(["cpu", "openvino", "opencv"], 2))
 def test_steps_tell_at_once_on_every_engine(device: str, tmp_path: Path) -> None:
     model, engine = square_root(tmp_path), select(device)
     image = np.ascontiguousarray(PHOTO.transpose(2, 0, 1)[None], np.float32)

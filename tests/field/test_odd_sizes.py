@@ -123,6 +123,9 @@ def test_multiples_elsewhere_are_said_or_kept(tmp_path: Path) -> None:
         visualize(model, obj.channel("out", 1), size=60, steps=1)
     done = onnxdream("activations", DATA / "rocket.jpg", "-m", "net.onnx", "-l", "out", "-o", "a.png", folder=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "net takes multiples of 8 pixels" in onnxdream("layers", "net.onnx", folder=tmp_path).stderr
+    done = onnxdream("export", "net.onnx", "-l", "out", "-o", "step.onnx", folder=tmp_path)
+    assert "step.onnx takes pictures whose sides are multiples of 8" in done.stderr
 
 
 def test_attention_over_a_reduced_picture_needs_no_huge_one(tmp_path: Path) -> None:

@@ -322,7 +322,7 @@ def _prepare_dreamer(
     dreamer.check_size(dreamer.fixed_input_size or video.size or frame)
     if video.last is not None and dreamer.fixed_input_size is None:
         effort = video.getEffort()
-        size = [max(pair) for pair in zip(video.last.shape[:2], dreamer.smallest, strict=True)]
+        size = [max(pair) for pair in zip(video.last.shape[:2], dreamer.smallest_accepted, strict=True)]
         dreamer.ascend(np.full((1, 3, *size), 127, np.float32), steps=effort.steps if effort else 1)
     return dreamer, changed, why
 
