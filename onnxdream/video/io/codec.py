@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import av
+
 from ...errors import OptionError, OutputError
-from .color import FULL, LIMITED, ColorTags, matrix_of
+from .color import FULL, LIMITED, ColorTags, YuvFormat, chroma_steps, depth_of, has_alpha, is_rgb, matrix_of
 from .frames import VideoInfo
+from .hdr import encoder_options
 
 Kind = Literal["video", "animation", "pictures", "pipe"]
 
@@ -50,11 +53,20 @@ _X264 = {
 _MOST_CRF = {"libx264": 51, "libx265": 51}
 # These take odd sizes with halved chroma; the others get full chroma then.
 _ODD_SIZES = ("libvpx", "libvpx-vp9", "ffv1", "mjpeg")
-_LOSSLESS = ("ffv1", "png")
-_NO_ALPHA = ("libx265",)  # its formats with opacity are refused unless it was built in a special way
+# Where these codecs can say that chroma's samples lie; the others can say all there is in 4:2:0.
+_SITINGS = {
+    "libsvtav1": ("left", "topleft"),
+    "libaom-av1": ("left", "topleft"),
+    "mpeg4": ("left",),
+    "mjpeg": ("center",),
+}
+_LOSSLESS = ("ffv1", "png", "utvideo", "huffyuv", "ffvhuff", "qtrle")  # RGB stays RGB
+# The formats with opacity that these really take: libx265 needs to be built in a special way.
+_ALPHA = {"libx265": (), "libvpx-vp9": ("yuva420p",)}
 _LIMITED_ONLY = ("prores_ks", "prores_aw", "prores", "dnxhd")
+_HDR = (16, 18)  # the transfer characteristics of PQ and HLG
 _USABLE = re.compile(
-    r"(yuva?(420|422|444)p|yuvj(420|444)p|gbra?p)(\d+le)?|(rgb24|rgba|argb|bgr0|bgra|(rgb48|rgba64)[bl]e)"
+    r"(yuva?(420|422|444|440|411|410)p|yuvj(420|422|444)p|gbra?p)(\d+le)?|(rgb24|rgba|argb|bgr0|bgra|(rgb48|rgba64)[bl]e)"
 )
 
 
@@ -98,8 +110,7 @@ class EncodingPlan:
         options: The encoder's.
         alpha: Whether opacity is kept.
         color: The tags to write.
-        matrix: What colours are computed with, its code point in ITU-T H.273.
-        full: Whether codes span the full range.
+        yuv: What the planes of `pix_fmt` mean, if it has YCbCr ones.
     """
 
     codec: str
@@ -107,8 +118,7 @@ class EncodingPlan:
     options: dict[str, str]
     alpha: bool
     color: ColorTags
-    matrix: int
-    full: bool
+    yuv: YuvFormat
 
 
 def target_kind(target: str | Path) -> Kind:
@@ -146,10 +156,11 @@ def plan_encoding(
 ) -> EncodingPlan:
     """Fill in what an encoding leaves open.
 
-    .mp4, .mkv and .mov get H.264 (libx264, crf 13.5), .webm VP9; a source of more than 8 bits gets HEVC or H.264 of 10
-    bits (.webm: AV1), for few players know more. Opacity is kept in .webm (VP9) and .mov (ProRes 4444) and laid over
-    white elsewhere. Chroma is halved (4:2:0) as every player expects, except that H.264 and HEVC of an odd size get
-    4:4:4, which alone allows it. GIF, WebP and pictures pass through lossless FFV1.
+    .mp4, .mkv and .mov get H.264 (libx264, crf 13.5), .webm VP9; a source of more than 8 bits gets HEVC (.webm: AV1).
+    Depth and chroma stay as they are where the codec has them, else as near as it can; pictures, which have no
+    chroma of their own, get 4:2:0 as every player expects. H.264 and HEVC of an odd size get 4:4:4, which alone allows
+    it. Opacity is kept in .webm (VP9) and .mov (ProRes 4444) and laid over white elsewhere. GIF, WebP and pictures
+    pass through lossless FFV1. `losses` says what is not kept.
 
     Args:
         target: The result, see `target_kind`.
@@ -166,16 +177,21 @@ def plan_encoding(
         encoding = Encoding(codec="ffv1", pix_fmt=_lossless(info))
     suffix = Path(target).suffix.lower()
     encoder, pix_fmt = _chosen(suffix, info, encoding, find)
+    try:
+        pixels = av.VideoFormat(pix_fmt)
+    except ValueError as error:
+        raise OptionError(f"there is no pixel format {pix_fmt!r}") from error
     options = {**DEFAULTS.get(encoder.name, {}), **encoding.options}
     for key, known in _X264.items() if encoder.name == "libx264" else ():
         for value in re.split("[,./+-]", options[key]) if key in options else ():
             if value.lower() not in known.split():
                 raise OptionError(f"codec libx264 has no {key}={value}; it has {known}")
+    own = {} if info.hdr is None else encoder_options(encoder.name, info.hdr)
     if encoder.name == "libx265":  # it writes to the terminal past every logger, and its threads change what it writes
-        options["x265-params"] = ":".join(
-            ["log-level=none:frame-threads=2", *filter(None, [encoding.options.get("x265-params", "")])]
-        )
-    alpha = info.alpha and _has_alpha(pix_fmt)
+        own["x265-params"] = ":".join(["log-level=none:frame-threads=2", *own.values()])
+    for key, value in own.items():
+        options[key] = ":".join(filter(None, [value, encoding.options.get(key, "")]))
+    alpha = info.alpha and has_alpha(pixels)
     if alpha and encoder.name in ("libvpx", "libvpx-vp9"):
         options.setdefault("auto-alt-ref", "0")
     if encoding.crf is not None:
@@ -183,7 +199,10 @@ def plan_encoding(
         if not 0 <= encoding.crf <= most:
             raise OptionError(f"crf={encoding.crf:g} is out of range; {encoder.name} takes 0 to {most}")
         options["crf"] = f"{encoding.crf:g}"
-    return EncodingPlan(encoder.name, pix_fmt, options, alpha, *_colors(pix_fmt, encoder.name, info))
+    color, yuv = _colors(pixels, encoder.name, info)
+    if yuv.steps != (1, 1):
+        options.setdefault("chroma_sample_location", yuv.siting)
+    return EncodingPlan(encoder.name, pix_fmt, options, alpha, color, yuv)
 
 
 def _lossless(info: VideoInfo) -> str:
@@ -204,7 +223,7 @@ def _chosen(
             hint = f"; did you mean {near[0]}?" if near else ""
             raise OptionError(f"codec {encoding.codec!r} is unknown or not built in{hint}")
     else:
-        encoders = [e for e in map(find, _default_codecs(suffix, info)) if e is not None]
+        encoders = [e for e in map(find, _default_codecs(suffix, info)) if e is not None][:1]
         if not encoders:
             raise OptionError(f"this PyAV has no encoder for {suffix}; name one with a codec it has")
     if encoding.pix_fmt is not None:
@@ -222,7 +241,7 @@ def _chosen(
 
 def _default_codecs(suffix: str, info: VideoInfo) -> list[str]:
     if suffix == ".webm":
-        return ["libvpx-vp9"] if info.alpha or info.bits == 8 else ["libvpx-vp9", "libsvtav1", "libaom-av1"]
+        return ["libvpx-vp9"] if info.alpha or info.bits == 8 else ["libsvtav1", "libaom-av1", "libvpx-vp9"]
     if suffix == ".mov" and info.alpha:
         return ["prores_ks", "png"]
     return ["libx264", "mpeg4"] if info.bits == 8 else ["libx265", "libx264"]
@@ -230,41 +249,89 @@ def _default_codecs(suffix: str, info: VideoInfo) -> list[str]:
 
 def _formats(encoder: Encoder) -> list[str]:
     usable = [f for f in encoder.pix_fmts or ("yuv420p", "yuv420p10le") if _USABLE.fullmatch(f)]
-    return [f for f in usable if not (encoder.name in _NO_ALPHA and _has_alpha(f))]
+    return [f for f in usable if not has_alpha(av.VideoFormat(f)) or f in _ALPHA.get(encoder.name, usable)]
 
 
-def _badness(pix_fmt: str, encoder: Encoder, info: VideoInfo) -> tuple[int, ...]:
-    """Smaller is better: opacity kept, then depth, then YUV with as little chroma as the size allows."""
-    depth, wanted = depth_named(pix_fmt), info.bits if encoder.name in _LOSSLESS else min(info.bits, 10)
+def _badness(pix_fmt: str, encoder: Encoder, info: VideoInfo) -> tuple[float, ...]:
+    """Smaller is better: opacity kept, then depth, then YCbCr with all of the source's chroma and not more."""
+    pixels = av.VideoFormat(pix_fmt)
+    depth, (across, down) = depth_of(pixels), chroma_steps(pixels)
     odd = (info.width % 2 or info.height % 2) and encoder.name not in _ODD_SIZES
+    rgb = encoder.name in _LOSSLESS and is_rgb(av.VideoFormat(info.pix_fmt))
     return (
-        int(_has_alpha(pix_fmt) != info.alpha),
-        max(0, wanted - depth),
-        int(bool(odd) and "444" not in pix_fmt),
-        int(not pix_fmt.startswith("yuv") or pix_fmt.startswith("yuvj") != (encoder.name == "mjpeg")),
-        ("420" not in pix_fmt) + ("444" in pix_fmt),
-        depth - wanted,
+        int(has_alpha(pixels) != info.alpha),
+        max(0, info.bits - depth),
+        int(bool(odd) and (across, down) != (1, 1)),
+        int(pixels.is_rgb != rgb or pix_fmt.startswith("yuvj") != (encoder.name == "mjpeg")),
+        (across > info.chroma[0]) + (down > info.chroma[1]),
+        1 / (across * down),
+        depth - info.bits,
     )
 
 
-def depth_named(pix_fmt: str) -> int:
-    """Bits a channel, from the name of one of the pixel formats chosen here."""
-    if pix_fmt.startswith(("rgb48", "rgba64")):
-        return 16
-    found = re.search(r"p(\d+)le", pix_fmt)
-    return int(found[1]) if found else 8
-
-
-def _has_alpha(pix_fmt: str) -> bool:
-    return pix_fmt.startswith(("yuva", "gbrap", "rgba", "argb", "bgra"))
-
-
-def _colors(pix_fmt: str, codec: str, info: VideoInfo) -> tuple[ColorTags, int, bool]:
-    """The tags to write, the matrix to compute with, and whether codes span the full range."""
-    tags = info.color
-    if not pix_fmt.startswith(("yuv", "nv", "p0", "gray")):
-        return ColorTags(tags.primaries, tags.transfer, 0, FULL), 0, True
+def _colors(pixels: av.VideoFormat, codec: str, info: VideoInfo) -> tuple[ColorTags, YuvFormat]:
+    """The tags to write, and what planes of YCbCr mean."""
+    tags, steps, depth = info.color, chroma_steps(pixels), depth_of(pixels)
+    if pixels.is_rgb:
+        return ColorTags(tags.primaries, tags.transfer, 0, FULL), YuvFormat(depth, steps, 1, full=True)
     matrix = matrix_of(tags, info.width, info.height)
     named = tags.matrix if tags.matrix == 2 else matrix
-    full = pix_fmt.startswith("yuvj") or (tags.range == FULL and codec not in _LIMITED_ONLY)
-    return ColorTags(tags.primaries, tags.transfer, named, FULL if full else min(tags.range, LIMITED)), matrix, full
+    full = pixels.name.startswith("yuvj") or (tags.range == FULL and codec not in _LIMITED_ONLY)
+    siting = info.siting
+    if steps != info.chroma or is_rgb(av.VideoFormat(info.pix_fmt)):
+        siting = "center" if full else "left"
+    known = _SITINGS.get(
+        codec, ("left", "topleft", "bottomleft", *(("center", "top", "bottom") if steps[1] > 1 else ()))
+    )
+    if siting not in known:
+        siting = known[0]
+    color = ColorTags(tags.primaries, tags.transfer, named, FULL if full else min(tags.range, LIMITED))
+    return color, YuvFormat(depth, steps, matrix, full, siting)
+
+
+def losses(target: str | Path, info: VideoInfo, plan: EncodingPlan | None) -> list[str]:
+    """What a result cannot keep of the pictures of its source, one line each.
+
+    Args:
+        target: The result, see `target_kind`.
+        info: The source's.
+        plan: How it is encoded; None for a pipe.
+    """
+    kind, suffix = target_kind(target), Path(target).suffix.lower()
+    # What holds pictures of up to 16 bits, and what only 8.
+    most = {"pictures": 8 if suffix in (".jpg", ".jpeg") else 16, "animation": 8, "pipe": 12}.get(kind, 16)
+    found = []
+    if info.alpha and (plan is None or not plan.alpha or suffix in (".jpg", ".jpeg")):
+        found.append("cannot hold opacity, which is laid over white; .mov and .webm can")
+    elif info.alpha and suffix == ".gif" and info.codec != "gif":
+        found.append("GIF has no half opacity: pixels become opaque or transparent; .webp keeps it")
+    pixels = None if plan is None else av.VideoFormat(plan.pix_fmt)
+    depth = min(most, info.bits if pixels is None else depth_of(pixels))
+    if depth < info.bits:
+        found.append(f"{info.bits} bits per channel become {depth}{_keeper(kind)}")
+    if kind == "video" and pixels is not None:
+        rgb = info.chroma == (1, 1) and is_rgb(av.VideoFormat(info.pix_fmt)) and not pixels.is_rgb
+        across, down = chroma_steps(pixels)
+        if rgb:
+            found.append(f"RGB becomes YCbCr {_chroma_name((across, down))}{_keeper(kind)}")
+        elif across > info.chroma[0] or down > info.chroma[1]:
+            was, now = _chroma_name(info.chroma), _chroma_name((across, down))
+            found.append(f"chroma of {was} becomes {now}{_keeper(kind)}")
+    else:
+        if info.aspect != 1 and kind != "pipe":
+            found.append(f"pixels of {info.aspect} cannot be noted down in pictures; they will be shown square")
+        if info.hdr is not None or info.color.transfer in _HDR:
+            found.append("cannot say that its colours are HDR; .mp4, .mkv, .mov and .webm can")
+    if info.side_data:
+        found.append(f"{', '.join(info.side_data)} would not be true of the dream and is dropped")
+    return found
+
+
+def _keeper(kind: Kind) -> str:
+    """A hint at what would keep everything."""
+    return "; --codec ffv1 in .mkv keeps them as they are" if kind == "video" else ""
+
+
+def _chroma_name(steps: tuple[int, int]) -> str:
+    names = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (1, 2): "4:4:0", (4, 1): "4:1:1", (4, 4): "4:1:0"}
+    return names.get(steps, "4:4:4")

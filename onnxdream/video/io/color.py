@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
+import av
 import cv2
 import numpy as np
-
-if TYPE_CHECKING:
-    import av
+from av.filter import Graph
 
 UNKNOWN = 2  # "unspecified" among the code points below
 LIMITED, FULL = 1, 2
@@ -23,6 +23,7 @@ WEIGHTS = {
     7: (0.212, 0.087),
     9: (0.2627, 0.0593),
 }
+MATRIX_OF_PRIMARIES = {5: 5, 6: 6, 7: 7, 9: 9}  # what RGB of these primaries becomes YCbCr by; of others, BT.709
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,44 @@ class ColorTags:
     transfer: int = UNKNOWN
     matrix: int = UNKNOWN
     range: int = 0
+
+
+@dataclass(frozen=True)
+class YuvFormat:
+    """What the planes of a YCbCr picture mean.
+
+    Attributes:
+        depth: Bits per channel, at least 8.
+        steps: How many pixels, (across, down), share one sample of chroma: (2, 2) is 4:2:0.
+        matrix: The matrix, its code point in ITU-T H.273.
+        full: Whether codes span the full range.
+        siting: Where chroma's samples lie, in FFmpeg's words: left, center, topleft, top, bottomleft or bottom.
+    """
+
+    depth: int
+    steps: tuple[int, int]
+    matrix: int
+    full: bool
+    siting: str = "left"
+
+    def offsets(self) -> tuple[float, float]:
+        """How many pixels, (across, down), the first sample of chroma lies from the first pixel."""
+        across = 0.5 if self.siting in ("center", "top", "bottom") else 0
+        down = 0 if self.siting.startswith("top") else 1 if self.siting.startswith("bottom") else 0.5
+        return across * (self.steps[0] - 1), down * (self.steps[1] - 1)
+
+
+@dataclass(frozen=True)
+class YuvPlanes:
+    """A YCbCr picture as it was decoded.
+
+    Attributes:
+        planes: Y [H,W], Cb, Cr, in codes.
+        format: What they mean.
+    """
+
+    planes: list[np.ndarray]
+    format: YuvFormat
 
 
 SRGB = ColorTags(primaries=1, transfer=13, matrix=1, range=0)  # pictures; as video they get the BT.709 matrix
@@ -168,40 +207,83 @@ def _is_full(pixels: av.VideoFormat, color_range: int) -> bool:
     return color_range == FULL or pixels.name.startswith("yuvj") or (implied and color_range == 0)
 
 
+def chroma_steps(pixels: av.VideoFormat) -> tuple[int, int]:
+    """How many pixels, (across, down), share one sample of chroma; (1, 1) for formats without."""
+    if pixels.is_rgb or len(pixels.components) < 3:
+        return 1, 1
+    return 8 // pixels.chroma_width(8), 8 // pixels.chroma_height(8)
+
+
+def siting_of(frame: av.VideoFrame) -> str:
+    """Where a frame's samples of chroma lie, see YuvFormat; where it does not say, as JPEG and MPEG have it.
+
+    PyAV has no attribute for it; FFmpeg's filter showinfo tells.
+    """
+    graph = Graph()
+    graph.link_nodes(
+        graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25)),
+        graph.add("sidedata", "delete"),
+        graph.add("showinfo", "checksum=0"),
+        graph.add("buffersink"),
+    ).configure()
+    before = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)
+    try:
+        with av.logging.Capture(local=True) as told:
+            graph.vpush(frame)
+            graph.vpull()
+    finally:
+        av.logging.set_level(before)
+    found = re.search(r"\bcl:(\w+)", "".join(text for _, _, text in told))
+    if found and found[1] not in ("unspecified", "unknown"):
+        return found[1]
+    return "center" if _is_full(frame.format, frame.color_range) else "left"
+
+
 def read_frame(
-    frame: av.VideoFrame, size: tuple[int, int], matrix: int, *, alpha: bool
-) -> tuple[np.ndarray, np.ndarray | None]:
+    frame: av.VideoFrame, size: tuple[int, int], matrix: int, siting: str = "left", *, alpha: bool
+) -> tuple[np.ndarray, np.ndarray | None, YuvPlanes | None]:
     """A decoded frame as arrays, uint8 for formats of 8 bits, else uint16 over the full range.
 
     Args:
         frame: The frame, of any pixel format.
         size: (width, height) of the result.
         matrix: Its code point in ITU-T H.273.
+        siting: Where chroma's samples lie, see YuvFormat.
         alpha: Whether opacity is asked for.
 
     Returns:
-        RGB [H,W,3], and opacity [H,W] or None.
+        RGB [H,W,3], opacity [H,W] or None, and what RGB was made from, None unless it was YCbCr.
     """
     pixels = frame.format
     depth = depth_of(pixels)
     full = _is_full(pixels, frame.color_range)
     width, height = size
     top = 255 if depth <= 8 else 65535
-    if pixels.is_rgb or pixels.has_palette or len(pixels.components) == 2 or pixels.name.startswith(("xyz", "mono")):
+    if is_rgb(pixels):
         frame.color_range = FULL
         array = _resampled(frame, _packed_rgb(depth, alpha), width, height).to_ndarray()
-        return np.ascontiguousarray(array[:, :, :3]), np.ascontiguousarray(array[:, :, 3]) if alpha else None
+        return np.ascontiguousarray(array[:, :, :3]), np.ascontiguousarray(array[:, :, 3]) if alpha else None, None
     # Source and result must name the same range, or swscale converts between them.
     frame.color_range = FULL if full else LIMITED
     depth = max(depth, 8)
-    ending = "" if depth == 8 else f"{depth}le"
     if len(pixels.components) == 1:
-        grey = _planes(_resampled(frame, f"gray{ending}", width, height))[0]
-        return grey_to_rgb(grey, depth, full=full), None
-    name_444 = f"yuv{'a' if has_alpha(pixels) else ''}444p{ending}"
-    planes = _planes(_resampled(frame, name_444, width, height))
+        grey = _planes(_resampled(frame, f"gray{_ending(depth)}", width, height))[0]
+        return grey_to_rgb(grey, depth, full=full), None, None
+    planes = _planes(_resampled(frame, _planar(pixels), width, height))
     opacity = rescaled(planes[3], (1 << depth) - 1, top) if alpha else None
-    return yuv_to_rgb(planes[:3], depth, matrix, full=full), opacity
+    source = YuvPlanes(planes[:3], YuvFormat(depth, chroma_steps(pixels), matrix, full, siting))
+    chroma = [_enlarged(plane, source.format, size) for plane in planes[1:3]]
+    return yuv_to_rgb([planes[0], *chroma], depth, matrix, full=full), opacity, source
+
+
+def is_rgb(pixels: av.VideoFormat) -> bool:
+    """Whether the format is neither YCbCr nor grey alone."""
+    return pixels.is_rgb or pixels.has_palette or len(pixels.components) == 2 or pixels.name.startswith(("xyz", "mono"))
+
+
+def _ending(depth: int) -> str:
+    return "" if depth == 8 else f"{depth}le"
 
 
 def _packed_rgb(depth: int, alpha: bool) -> str:
@@ -211,50 +293,109 @@ def _packed_rgb(depth: int, alpha: bool) -> str:
     return "rgba64le" if alpha else "rgb48le"
 
 
-def working_format(pixels: av.VideoFormat) -> str:
-    """The name of the format that `fill_frame` takes and from which the encoder's one is made without arithmetic."""
-    depth, alpha = depth_of(pixels), has_alpha(pixels)
-    if pixels.is_rgb:
-        return _packed_rgb(depth, alpha)
-    return f"yuv{'a' if alpha else ''}444p" + ("" if depth <= 8 else f"{depth}le")
+def _planar(pixels: av.VideoFormat) -> str:
+    """The name of the format with the same YCbCr samples, each channel in a plane of its own."""
+    if pixels.name.startswith("yuvj"):
+        return pixels.name
+    names = {(1, 1): "444", (2, 1): "422", (2, 2): "420", (1, 2): "440", (4, 1): "411", (4, 4): "410"}
+    chroma = names.get(chroma_steps(pixels), "444")
+    return f"yuv{'a' if has_alpha(pixels) else ''}{chroma}p{_ending(max(8, depth_of(pixels)))}"
 
 
-def fill_frame(blank: av.VideoFrame, image: np.ndarray, alpha: np.ndarray | None, matrix: int, *, full: bool) -> None:
-    """Fill a frame with a picture.
+def _enlarged(chroma: np.ndarray, form: YuvFormat, size: tuple[int, int]) -> np.ndarray:
+    """A plane of chroma with a sample for every pixel of a picture of (width, height)."""
+    if form.steps == (1, 1):
+        return chroma
+    (across, down), (left, top) = form.steps, form.offsets()
+    place = np.array([[1 / across, 0, -left / across], [0, 1 / down, -top / down]])
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    plane = cv2.warpAffine(chroma, place, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return plane if form.depth in (8, 16) else np.minimum(plane, (1 << form.depth) - 1)
+
+
+def _reduced(plane: np.ndarray, form: YuvFormat) -> np.ndarray:
+    """A plane with a sample for every pixel as a plane of chroma, of the same type."""
+    if form.steps == (1, 1):
+        return plane
+    kernels = [
+        _cubic((np.arange(-2 * step, 3 * step) - offset) / step)
+        for step, offset in zip(form.steps, form.offsets(), strict=True)
+    ]
+    anchor = (2 * form.steps[0], 2 * form.steps[1])
+    smooth = cv2.sepFilter2D(plane, -1, kernels[0], kernels[1], anchor=anchor, borderType=cv2.BORDER_REPLICATE)
+    return np.ascontiguousarray(smooth[:: form.steps[1], :: form.steps[0]])
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    """The weights of Catmull and Rom's spline, summing to 1."""
+    x = np.abs(x)
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2
+    weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+    return np.asarray(weights / weights.sum())
+
+
+def make_frame(
+    image: np.ndarray,
+    alpha: np.ndarray | None,
+    pix_fmt: str,
+    form: YuvFormat,
+    source: tuple[np.ndarray, YuvPlanes] | None = None,
+) -> av.VideoFrame:
+    """A picture as a frame for an encoder.
 
     Args:
-        blank: A frame of a working format.
         image: RGB [H,W,3], uint8 or uint16.
         alpha: Opacity [H,W] of the same type; opaque if None.
-        matrix: Its code point in ITU-T H.273.
-        full: Whether codes span the full range.
+        pix_fmt: FFmpeg's name of the encoder's pixel format.
+        form: What the planes of that format mean, if it has YCbCr ones.
+        source: A picture like `image` and the planes it was made from: if they are like the result's, what `image`
+            differs by is added to them, so that planes of what is unchanged stay exactly as they were.
     """
-    pixels = blank.format
-    depth, opaque = depth_of(pixels), has_alpha(pixels)
-    top = 255 if image.dtype == np.uint8 else 65535
-    code_top = (1 << depth) - 1
-    planes: list[np.ndarray] = []
-    if opaque:
-        whole = np.full(image.shape[:2], code_top, np.uint8 if depth <= 8 else np.uint16)
-        planes = [whole if alpha is None else rescaled(alpha, top, code_top)]
+    pixels = av.VideoFormat(pix_fmt)
+    height, width = image.shape[:2]
+    depth = depth_of(pixels)
+    top, code_top = 255 if image.dtype == np.uint8 else 65535, (1 << depth) - 1
+    opacity: list[np.ndarray] = []
+    if has_alpha(pixels):
+        opacity = [np.full((height, width), top, image.dtype) if alpha is None else alpha]
     if pixels.is_rgb:
-        planes = [np.dstack([rescaled(image, top, code_top), *planes]).reshape(image.shape[0], -1)]
+        frame = av.VideoFrame(width, height, _packed_rgb(depth, has_alpha(pixels)))
+        packed_top = (1 << depth_of(frame.format)) - 1
+        _fill(frame, [rescaled(np.dstack([image, *opacity]), top, packed_top).reshape(height, -1)])
+        frame.colorspace, frame.color_range = 0, FULL
     else:
-        planes = [*rgb_to_yuv(image, depth, matrix, full=full), *planes]
-    for target, plane in zip(blank.planes, planes, strict=True):
+        frame = av.VideoFrame(width, height, _planar(pixels))
+        if source is not None and source[1].format == form:
+            yuv = _changed(source[1].planes, source[0], image, form)
+        else:
+            yuv = rgb_to_yuv(image, depth, form.matrix, full=form.full)
+            yuv[1:] = [_reduced(plane, form) for plane in yuv[1:]]
+            if depth not in (8, 16):
+                yuv = [np.minimum(plane, code_top) for plane in yuv]
+        _fill(frame, [*yuv, *(rescaled(plane, top, code_top) for plane in opacity)])
+        frame.colorspace, frame.color_range = form.matrix, FULL if form.full else LIMITED
+    return frame if frame.format.name == pix_fmt else _resampled(frame, pix_fmt, width, height)
+
+
+def _changed(planes: list[np.ndarray], old: np.ndarray, new: np.ndarray, form: YuvFormat) -> list[np.ndarray]:
+    """The planes that `old` was made from, changed by what `new` differs from it; both RGB of one type."""
+    top = 255 if new.dtype == np.uint8 else 65535
+    matrix = _to_yuv(form.matrix, form.full, form.depth, top)[:, :3]
+    change = cv2.split(cv2.transform(cv2.subtract(new, old, dtype=cv2.CV_32F), matrix))
+    kind = cv2.CV_8U if form.depth == 8 else cv2.CV_16U
+    changes = [change[0], *(_reduced(plane, form) for plane in change[1:])]
+    sums = [cv2.add(plane, by, dtype=kind) for plane, by in zip(planes, changes, strict=True)]
+    return sums if form.depth in (8, 16) else [np.minimum(plane, (1 << form.depth) - 1) for plane in sums]
+
+
+def _fill(frame: av.VideoFrame, planes: list[np.ndarray]) -> None:
+    for target, plane in zip(frame.planes, planes, strict=True):
         rows = np.frombuffer(memoryview(target), plane.dtype).reshape(target.height, -1)
         rows[:, : plane.shape[1]] = plane
-    blank.colorspace = 0 if pixels.is_rgb else matrix
-    blank.color_range = FULL if full or pixels.is_rgb else LIMITED
-
-
-def to_pix_fmt(filled: av.VideoFrame, pix_fmt: str) -> av.VideoFrame:
-    """A filled working frame in the encoder's own format; only chroma is resampled."""
-    return _resampled(filled, pix_fmt, filled.width, filled.height)
 
 
 def _resampled(frame: av.VideoFrame, pix_fmt: str, width: int, height: int) -> av.VideoFrame:
-    """swscale only moves and resamples planes here; the arithmetic of colour is above.
+    """swscale only moves planes here, and scales frames of another size; the arithmetic of colour is above.
 
     One thread: with more, some of its results hold rows of garbage.
     """

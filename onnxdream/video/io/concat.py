@@ -16,6 +16,7 @@ from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
 from ...errors import OutputError, VideoError
+from . import hdr
 from .color import read_frame
 from .frames import VideoFrame, VideoInfo
 from .mux import Timed, decode_times
@@ -147,8 +148,13 @@ class JoinedSegments:
     def add_to(self, out: OutputContainer, kind: str) -> Stream:
         """A stream in `out` for the packets."""
         with self._reopen(self.parts[0]) as container:
-            template = container.streams.video[0]
-            video = out.add_stream_from_template(template, opaque=True)
+            template: Any = container.streams.video[0]
+            video: Stream
+            if self.info.hdr is None:
+                video = out.add_stream_from_template(template, opaque=True)
+            else:
+                with hdr.template(template, self.info.hdr) as marked:
+                    video = out.add_stream_from_template(marked, opaque=True)
             alpha, tag = template.metadata.get("alpha_mode"), template.codec_context.codec_tag
         video.time_base = self.info.time_base
         context: Any = video.codec_context
@@ -192,6 +198,6 @@ class JoinedSegments:
         for part in self.parts:
             with self._reopen(part) as container:
                 for frame in container.decode(video=0):
-                    image, alpha = read_frame(frame, (frame.width, frame.height), 1, alpha=self.info.alpha)
+                    image, alpha, _ = read_frame(frame, (frame.width, frame.height), 1, alpha=self.info.alpha)
                     yield VideoFrame(image, alpha, self.shown[index], index)
                     index += 1

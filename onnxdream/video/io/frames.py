@@ -11,7 +11,8 @@ from types import TracebackType
 
 import numpy as np
 
-from .color import ColorTags, to_float
+from .color import ColorTags, YuvPlanes, to_float
+from .hdr import HdrMetadata
 from .interlace import FieldOrder
 
 
@@ -35,6 +36,10 @@ class VideoInfo:
         start: The time on the source's own clock, in seconds, that a user calls 0.
         aspect: Width to height of one pixel.
         field_order: "tff" or "bff" for interlaced frames that stay so, by the field that comes first; else empty.
+        chroma: How many pixels, (across, down), share one sample of chroma; (2, 2) is 4:2:0.
+        siting: Where chroma's samples lie, see YuvFormat.
+        hdr: HDR10's static metadata, None without any.
+        side_data: In words, what else its frames carry that their dreams cannot keep.
     """
 
     width: int
@@ -52,6 +57,10 @@ class VideoInfo:
     start: Fraction = Fraction(0)
     aspect: Fraction = Fraction(1)
     field_order: FieldOrder = ""
+    chroma: tuple[int, int] = (2, 2)
+    siting: str = "left"
+    hdr: HdrMetadata | None = None
+    side_data: tuple[str, ...] = ()
 
     def frames_within(self, start: Fraction | None, end: Fraction | None) -> int | None:
         """About how many frames lie between two times in seconds, where the source says enough."""
@@ -73,6 +82,7 @@ class VideoFrame:
         pts: The time in `time_base`s, rising from frame to frame.
         index: Counts the frames of the source from 0.
         cut: Whether the source says that it begins a scene, by another size than the frame before.
+        planes: What `image` was made from, if that was YCbCr and upright.
     """
 
     image: np.ndarray
@@ -80,6 +90,7 @@ class VideoFrame:
     pts: int
     index: int
     cut: bool = False
+    planes: YuvPlanes | None = None
 
     @property
     def rgb(self) -> np.ndarray:
@@ -130,13 +141,17 @@ class FrameWriter(ABC):
     path: Path | None = None
 
     @abstractmethod
-    def write(self, image: np.ndarray, pts: int, alpha: np.ndarray | None = None) -> None:
+    def write(
+        self, image: np.ndarray, pts: int, alpha: np.ndarray | None = None, source: VideoFrame | None = None
+    ) -> None:
         """Add a frame.
 
         Args:
             image: RGB [H,W,3], uint8 or uint16 over its full range.
             pts: Its time in `time_base`s, later than the frame's before.
             alpha: Opacity [H,W] of the same type.
+            source: The frame that `image` was made from: where both are the same, so are the planes written, if the
+                format is.
 
         Raises:
             ValueError: Another shape or type, or a time that does not rise.

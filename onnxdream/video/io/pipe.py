@@ -15,7 +15,7 @@ import numpy as np
 from ...errors import OptionError, WriteError
 from .codec import Encoding
 from .color import FULL, ColorTags, matrix_of, over_white, rgb_to_yuv, to_eight_bit
-from .frames import FrameCheck, FrameWriter, VideoInfo
+from .frames import FrameCheck, FrameWriter, VideoFrame, VideoInfo
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,9 @@ class PipeWriter(FrameWriter):
                 .encode()
             )  # fmt: skip
 
-    def write(self, image: np.ndarray, pts: int, alpha: np.ndarray | None = None) -> None:
+    def write(
+        self, image: np.ndarray, pts: int, alpha: np.ndarray | None = None, source: VideoFrame | None = None
+    ) -> None:
         """See FrameWriter."""
         self._watch(pts)
         self.check(image, pts, alpha)

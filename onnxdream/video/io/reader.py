@@ -14,8 +14,21 @@ import numpy as np
 
 from ...errors import VideoError
 from .clock import FrameClock, JoinedClock, frame_step, is_unsteady
-from .color import FULL, ColorTags, depth_of, has_alpha, matrix_of, read_frame
+from .color import (
+    FULL,
+    LIMITED,
+    MATRIX_OF_PRIMARIES,
+    ColorTags,
+    chroma_steps,
+    depth_of,
+    has_alpha,
+    is_rgb,
+    matrix_of,
+    read_frame,
+    siting_of,
+)
 from .frames import VideoFrame, VideoInfo, VideoSource, seconds
+from .hdr import hdr_of, lost_side_data
 from .interlace import Deinterlacer, Interlaced, field_order
 from .mux import main_video
 from .pipe import PipeInput
@@ -87,6 +100,7 @@ class FileSource(VideoSource):
             raise VideoError(f"{name}: not one frame of it can be decoded")
         self._coded = first[0].width, first[0].height
         self._orientation = _orientation_of(first[0])
+        self._siting = siting_of(first[0])
         self.info = self._describe(container, first[0])
         self._matrix = matrix_of(self.info.color, self.info.width, self.info.height)
         self._times: list[int] | None = None
@@ -131,9 +145,12 @@ class FileSource(VideoSource):
                 self._tell("its size", f"pictures are scaled to {self._coded[0]}x{self._coded[1]}", pts, changed)
             if index < (skip_to or 0) or (first is not None and pts < first):
                 continue
-            image, alpha = read_frame(frame, self._coded, self._matrix, alpha=self.info.alpha)
-            opacity = None if alpha is None else _upright(alpha, self._orientation)
-            yield VideoFrame(_upright(image, self._orientation), opacity, pts, index, cut)
+            info = self.info
+            image, alpha, planes = read_frame(frame, self._coded, self._matrix, self._siting, alpha=info.alpha)
+            if any(self._orientation):
+                image, planes = _upright(image, self._orientation), None
+                alpha = None if alpha is None else _upright(alpha, self._orientation)
+            yield VideoFrame(image, alpha, pts, index, cut, planes)
 
     def _main(self, container: InputContainer) -> int:
         """The number of the stream that is the video, not a cover picture."""
@@ -155,6 +172,10 @@ class FileSource(VideoSource):
             first.colorspace,
             FULL if first.format.name.startswith("yuvj") else first.color_range,
         )
+        chroma = chroma_steps(first.format) if len(first.format.components) > 2 else (2, 2)
+        if is_rgb(first.format):
+            tags = ColorTags(tags.primaries, tags.transfer, MATRIX_OF_PRIMARIES.get(tags.primaries, 1), LIMITED)
+            chroma = (1, 1)
         start = self._origin
         length, duration = None, None
         if stream.duration:
@@ -183,6 +204,10 @@ class FileSource(VideoSource):
             start=start,
             aspect=1 / aspect if self._orientation[0] else aspect,
             field_order="" if self._deinterlaces else field_order(first),
+            chroma=chroma[::-1] if self._orientation[0] else chroma,
+            siting="left" if any(self._orientation) else self._siting,
+            hdr=hdr_of(first),
+            side_data=lost_side_data(first),
         )
 
     def _located(self, first: int | None, skip_to: int) -> Iterator[Located]:

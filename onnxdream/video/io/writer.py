@@ -18,9 +18,9 @@ from av.codec.context import Flags
 
 from ...errors import OnnxDreamError, OptionError, OutputError, WriteError
 from . import concat
-from .codec import CONTAINERS, Encoder, Encoding, EncodingPlan, plan_encoding, target_kind
-from .color import fill_frame, over_white, to_pix_fmt, working_format
-from .frames import FrameCheck, FrameWriter, VideoInfo
+from .codec import CONTAINERS, Encoder, Encoding, EncodingPlan, losses, plan_encoding, target_kind
+from .color import make_frame, over_white
+from .frames import FrameCheck, FrameWriter, VideoFrame, VideoInfo
 from .fsync import fsync_file
 from .interlace import FieldMarker
 from .pipe import PipeWriter, pipe_format
@@ -72,7 +72,7 @@ def check_encoding(target: str | Path, info: VideoInfo, encoding: Encoding) -> E
     kind = target_kind(target)
     if kind == "pipe":
         pipe_format(encoding)
-        _note_lost_opacity(target, info, kept=False)
+        _note_losses(target, info, None)
         return None
     path = Path(target)
     folder = path if path.is_dir() else path.parent
@@ -85,7 +85,7 @@ def check_encoding(target: str | Path, info: VideoInfo, encoding: Encoding) -> E
         _start(av.CodecContext.create(chosen.codec, "w"), chosen, info)
     if refused:
         raise OptionError(f"codec {chosen.codec}: {'; '.join(refused)}")
-    _note_lost_opacity(target, info, kept=chosen.alpha)
+    _note_losses(target, info, chosen)
     if info.field_order and not (_marks_fields(chosen, info) and kind == "video"):
         log.warning(
             f"{target}: cannot be marked as interlaced, so players will show combed lines; "
@@ -100,9 +100,9 @@ def _marks_fields(chosen: EncodingPlan, info: VideoInfo) -> bool:
     return bool(info.field_order) and chosen.codec in _INTERLACED and not uneven
 
 
-def _note_lost_opacity(target: str | Path, info: VideoInfo, *, kept: bool) -> None:
-    if info.alpha and not kept:
-        log.warning(f"{target}: cannot hold opacity, which is laid over white; .mov and .webm can")
+def _note_losses(target: str | Path, info: VideoInfo, plan: EncodingPlan | None) -> None:
+    for loss in losses(target, info, plan):
+        log.warning(f"{target}: {loss}")
 
 
 @contextmanager
@@ -148,10 +148,6 @@ def _scheduled_as_before() -> Iterator[None]:
 
 def _start(context: Any, chosen: EncodingPlan, info: VideoInfo) -> None:
     """Set up and open an encoder. Raises OptionError when it refuses."""
-    try:
-        av.VideoFormat(chosen.pix_fmt)
-    except ValueError as error:
-        raise OptionError(f"there is no pixel format {chosen.pix_fmt!r}") from error
     context.width, context.height, context.pix_fmt = info.width, info.height, chosen.pix_fmt
     context.time_base, context.framerate = info.time_base, info.rate or Fraction(25)
     context.sample_aspect_ratio = info.aspect
@@ -206,7 +202,9 @@ class VideoWriter(FrameWriter):
         self._first: int | None = None
         self._packets = 0
 
-    def write(self, image: np.ndarray, pts: int, alpha: np.ndarray | None = None) -> None:
+    def write(
+        self, image: np.ndarray, pts: int, alpha: np.ndarray | None = None, source: VideoFrame | None = None
+    ) -> None:
         """See FrameWriter."""
         self._check(image, pts, alpha)
         if self._first is None:
@@ -214,10 +212,8 @@ class VideoWriter(FrameWriter):
             self._container.metadata.update(concat.first_tick_tag(pts, self.info))
         if alpha is not None and not self.plan.alpha:
             image, alpha = over_white(image, alpha), None
-        working = working_format(av.VideoFormat(self.plan.pix_fmt))
-        blank = av.VideoFrame(self.info.width, self.info.height, working)
-        fill_frame(blank, image, alpha, self.plan.matrix, full=self.plan.full)
-        frame = to_pix_fmt(blank, self.plan.pix_fmt)
+        planes = None if source is None or source.planes is None else (source.image, source.planes)
+        frame = make_frame(image, alpha, self.plan.pix_fmt, self.plan.yuv, planes)
         frame.pts, frame.time_base = pts - self._first, self.info.time_base
         self._mux(frame if self._mark is None else self._mark(frame))
 

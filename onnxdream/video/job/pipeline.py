@@ -151,7 +151,7 @@ class SegmentPipeline:
                     writer, digest = self._open_writer(number), FramesDigest()
                     segment = _empty_segment(number)
                 assert writer is not None, "the first frame begins a segment"
-                writer.write(frame.dreamed, frame.source.pts, frame.source.alpha)
+                writer.write(frame.dreamed, frame.source.pts, frame.source.alpha, frame.source)
                 digest.add(frame.source)
                 segment = replace(
                     segment,
