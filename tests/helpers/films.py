@@ -78,7 +78,7 @@ def write_video(
 
 
 def encode(
-    frames: Iterable[tuple[np.ndarray, int, np.ndarray | None]],
+    frames: Iterable[tuple[Any, ...]],
     info: VideoInfo,
     target: Path,
     *,
@@ -87,17 +87,17 @@ def encode(
     source: Path | None = None,
     **finishing: Any,
 ) -> Path:
-    """Frames to a result, a new segment beginning at each of `cuts`."""
+    """Frames, each the arguments of `FrameWriter.write`, to a result, a new segment beginning at each of `cuts`."""
     check_encoding(target, info, encoding)
     parts: list[Path] = []
     writer = None
-    for number, (image, pts, alpha) in enumerate(frames):
+    for number, frame in enumerate(frames):
         if writer is None or number in set(cuts):
             if writer is not None:
                 writer.close()
             parts.append(target.parent / f"{target.name}-{len(parts)}")
             writer = open_writer(parts[-1], info, encoding, target)
-        writer.write(image, pts, alpha)
+        writer.write(*frame)
     assert writer is not None
     writer.close()
     finish(target, parts, source, info, metadata=settings_metadata(SETTINGS), **finishing)
@@ -110,8 +110,41 @@ def convert(source: Path | str, target: Path, **options: Any) -> Path:
     """Every frame of a source, as it is, to a result."""
     times = {k: options[k] for k in ("start", "end") if k in options}
     with open_source(source) as video:
-        frames = ((f.image, f.pts, f.alpha) for f in video.frames(**times))
+        frames = ((f.image, f.pts, f.alpha, f) for f in video.frames(**times))
         return encode(frames, video.info, target, source=Path(source), **options)
+
+
+def planes_of(path: Path | str) -> list[list[np.ndarray]]:
+    """The planes of every frame, as they were decoded."""
+    with av.open(str(path)) as container:
+        return [
+            [
+                np.frombuffer(memoryview(plane), np.uint8 if frame.format.components[0].bits == 8 else np.uint16)
+                .reshape(plane.height, -1)[:, : plane.width]
+                .copy()
+                for plane in frame.planes
+            ]
+            for frame in container.decode(video=0)
+        ]  # fmt: skip
+
+
+def planes_film(path: Path, frames: list[list[np.ndarray]], pix_fmt: str, siting: str, tags: ColorTags) -> Path:
+    """A lossless film of such planes, in FFV1."""
+    height, width = frames[0][0].shape
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream("ffv1", 25, options={"chroma_sample_location": siting})
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        context = stream.codec_context
+        context.color_primaries, context.color_trc, context.colorspace = tags.primaries, tags.transfer, tags.matrix
+        context.color_range = tags.range
+        for number, planes in enumerate(frames):
+            frame = av.VideoFrame(width, height, pix_fmt)
+            for target, plane in zip(frame.planes, planes, strict=True):
+                np.frombuffer(memoryview(target), plane.dtype).reshape(target.height, -1)[:, : target.width] = plane
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
 
 
 def frames_of(path: Path | str, **options: Any) -> list[VideoFrame]:

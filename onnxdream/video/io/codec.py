@@ -277,9 +277,7 @@ def _colors(pixels: av.VideoFormat, codec: str, info: VideoInfo) -> tuple[ColorT
     matrix = matrix_of(tags, info.width, info.height)
     named = tags.matrix if tags.matrix == 2 else matrix
     full = pixels.name.startswith("yuvj") or (tags.range == FULL and codec not in _LIMITED_ONLY)
-    siting = info.siting
-    if steps != info.chroma or is_rgb(av.VideoFormat(info.pix_fmt)):
-        siting = "center" if full else "left"
+    siting = info.siting if steps == info.chroma and not is_rgb(av.VideoFormat(info.pix_fmt)) else "left"
     known = _SITINGS.get(
         codec, ("left", "topleft", "bottomleft", *(("center", "top", "bottom") if steps[1] > 1 else ()))
     )

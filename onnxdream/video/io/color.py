@@ -215,10 +215,12 @@ def chroma_steps(pixels: av.VideoFormat) -> tuple[int, int]:
 
 
 def siting_of(frame: av.VideoFrame) -> str:
-    """Where a frame's samples of chroma lie, see YuvFormat; where it does not say, as JPEG and MPEG have it.
+    """Where a frame's samples of chroma lie, see YuvFormat; left, as in MPEG, where it does not say.
 
     PyAV has no attribute for it; FFmpeg's filter showinfo tells.
     """
+    if chroma_steps(frame.format) == (1, 1):
+        return "left"
     graph = Graph()
     graph.link_nodes(
         graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25)),
@@ -235,9 +237,7 @@ def siting_of(frame: av.VideoFrame) -> str:
     finally:
         av.logging.set_level(before)
     found = re.search(r"\bcl:(\w+)", "".join(text for _, _, text in told))
-    if found and found[1] not in ("unspecified", "unknown"):
-        return found[1]
-    return "center" if _is_full(frame.format, frame.color_range) else "left"
+    return found[1] if found and found[1] != "unspecified" else "left"
 
 
 def read_frame(
