@@ -1,38 +1,61 @@
 """Still pictures: reading, writing, resizing, colour, and the settings a picture carries.
 
-Files go through imageio, with Pillow beneath, and tifffile for TIFFs that are written or have 16 bits. Neither knows
-16-bit colour in PNG; OpenCV does.
+Pillow reads, imageio writes with Pillow beneath, tifffile does both for TIFF, OpenCV for other files of 16-bit colour.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import importlib
+import logging
 import os
+import re
 import struct
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from io import BytesIO
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
+from PIL import Image, UnidentifiedImageError
 
+from . import tiff_files
 from .errors import OutputError, PictureError, WriteError, first_line
+from .photo_metadata import (
+    TEXT_TAGS,
+    Metadata,
+    jpeg_options,
+    png_options,
+    read_metadata,
+    read_orientation,
+    read_tiff_metadata,
+    settings_note,
+    stored_settings,
+    too_long_for_jpeg,
+    webp_options,
+)
+from .picture_kinds import HEAD, FileKind, explain, identify, is_readable
+
+log = logging.getLogger(__name__)
 
 # Above this a file is more likely a decompression bomb than a picture.
 MAX_PIXELS = 400_000_000
-SETTINGS_KEY = "onnxdream"
+# What is let in, by Pillow's names; it knows more, of which some run other programs.
+FORMATS = (
+    "PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "JPEG2000", "AVIF", "PPM", "TGA", "ICO", "QOI", "HEIF", "JXL",
+)  # fmt: skip
 _TIFF = (".tif", ".tiff")
-WRITABLE = (".png", ".jpg", ".jpeg", ".webp", *_TIFF)
+_JPEG = (".jpg", ".jpeg")
+WRITABLE = (".png", *_JPEG, ".webp", *_TIFF)
 _LONGEST = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".gif": 65535}  # the formats' own limits, in pixels
-_TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # in either byte order; + is BigTIFF
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # a TIFF's photometric interpretation
+_CHANNELS = {b"GRAY": 1, b"RGB ": 3, b"CMYK": 4}  # of an ICC profile
+
+
+_NOTHING = Metadata()
 
 
 @dataclass(frozen=True)
@@ -43,19 +66,22 @@ class Picture:
         rgb: float32 [H,W,3] in 0..255, whatever the file's depth.
         alpha: float32 [H,W] in 0..1, or None.
         bits: 8 or 16 per channel.
-        icc: The file's RGB colour profile, or None.
+        icc: The RGB colour profile, or None: sRGB.
+        metadata: What else the file said.
     """
 
     rgb: np.ndarray
     alpha: np.ndarray | None = None
     bits: int = 8
     icc: bytes | None = None
+    metadata: Metadata = _NOTHING
 
 
 def read_picture(path: Path) -> Picture:
-    """Read a PNG, JPEG, WebP, TIFF or any other still picture that Pillow knows.
+    """Read a still picture of one of `FORMATS`.
 
-    EXIF rotation is applied, grey, palette and CMYK become RGB, alpha is kept apart.
+    EXIF rotation is applied, palettes become RGB, alpha is kept apart, and so does colour of a grey or CMYK profile, in
+    sRGB. What is left out of the file is logged.
 
     Args:
         path: The file; of an animation the first frame is read.
@@ -63,55 +89,75 @@ def read_picture(path: Path) -> Picture:
     Raises:
         PictureError: The file is missing, empty, damaged, no picture, or has more than 400 million pixels.
     """
-    with _opened(path) as file:
-        facts = file.metadata(index=0, exclude_applied=False)
-        mode, icc = facts["mode"], facts.get("icc_profile")
-        deep = _read_deep(path, facts)
-        if deep is not None:
-            return _split(_upright(deep, facts.get("Orientation", 1)), 65535, icc)
-        if mode.startswith(("I", "F")):
-            raise PictureError(f"{path}: this kind of pixel ({mode}) cannot be read; save it as a PNG")
-        if mode == "CMYK" and icc:
-            pixels = _to_srgb(file.read(index=0), icc)
-        else:
-            has_alpha = mode in ("LA", "PA", "RGBA") or "transparency" in facts
-            pixels = file.read(index=0, mode="RGBA" if has_alpha else "RGB")
-        # Asked for only now: a TIFF is turned by Pillow while it is read, and then no longer has the tag.
-        orientation = file.metadata(index=0, exclude_applied=False).get("Orientation", 1)
-        return _split(_upright(pixels, orientation), 255, icc)
+    with _reported(path):
+        head = _readable_head(path)
+        if head[:4] in tiff_files.HEADERS and (found := tiff_files.read_tiff(path, MAX_PIXELS)):
+            pixels, orientation, icc = found
+            return replace(_split(_upright(pixels, orientation), icc), metadata=read_tiff_metadata(path))
+        with open_frames(path) as image:
+            if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "TIFF":
+                log.warning(f"{path}: has {frames} frames or pictures, of which only the first is read")
+            image.seek(0)
+            # A TIFF is turned by Pillow while it is read; the others are by their EXIF.
+            orientation = 1 if image.format == "TIFF" else read_orientation(image)
+            metadata = read_tiff_metadata(path) if image.format == "TIFF" else read_metadata(image)
+            icc = image.info.get("icc_profile")
+            picture = _split(_upright(_pixels(path, image, head), orientation), icc)
+        return replace(picture, metadata=metadata)
 
 
 @contextlib.contextmanager
-def open_frames(path: Path) -> Iterator[Any]:
-    """A picture file, opened by imageio's Pillow plugin; errors are Pillow's.
+def open_frames(path: Path) -> Iterator[Image.Image]:
+    """A picture file, opened by Pillow; errors are Pillow's, but for those of this package.
 
     Args:
         path: The file.
 
     Yields:
-        An `imageio.plugins.pillow.PillowPlugin`.
+        The picture, at its first frame.
 
     Raises:
+        PictureError: The file is of a kind that cannot be read, or of more than 400 million pixels.
         UnidentifiedImageError: The file is no picture.
         OSError: It cannot be opened.
     """
-    import imageio.v3 as iio
-    from imageio.core.request import InitializationError
+    _register_plugins(identify(_readable_head(path)))
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None  # the check below allows more than Pillow, and says more
+    try:
+        with path.open("rb") as stream, Image.open(stream, formats=[f for f in FORMATS if f in Image.OPEN]) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise PictureError(f"{path}: {width}x{height} is more than {MAX_PIXELS:,} pixels; make it smaller")
+            yield image
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
-    with path.open("rb") as stream:
-        try:
-            file = iio.imopen(stream, "r", plugin="pillow")
-        except OSError as error:  # imageio's own, around what went wrong
-            cause = error.__cause__ or error
-            raise UnidentifiedImageError("unknown kind") if isinstance(cause, InitializationError) else cause from None
-        with file:
-            yield file
+
+def _readable_head(path: Path) -> bytes:
+    """A file's first bytes. Raises PictureError where they tell that it is none of the pictures that can be read."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    kind = identify(head)
+    if kind is not None and not is_readable(kind):
+        raise PictureError(explain(kind, str(path)))
+    return head
+
+
+def _register_plugins(kind: FileKind | None) -> None:
+    """Make Pillow know its formats, and one that a package of its own reads."""
+    Image.init()
+    if kind is not None and kind.module == "pillow_heif":
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    elif kind is not None and kind.module is not None:
+        importlib.import_module(kind.module)
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The picture file, opened and checked; whatever goes wrong inside becomes a PictureError."""
-    limit = Image.MAX_IMAGE_PIXELS
+def _reported(path: Path) -> Iterator[None]:
+    """Check that there is such a file; whatever goes wrong with it becomes a PictureError."""
     try:
         if path.is_dir():
             raise PictureError(f"{path}: is a folder, not a picture")
@@ -119,12 +165,7 @@ def _opened(path: Path) -> Iterator[Any]:
             raise PictureError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
         if path.stat().st_size == 0:
             raise PictureError(f"{path}: the file is empty")
-        Image.MAX_IMAGE_PIXELS = None  # the check below allows more than Pillow, and says more
-        with open_frames(path) as file:
-            height, width = file.properties(index=0).shape[:2]
-            if width * height > MAX_PIXELS:
-                raise PictureError(f"{path}: {width}x{height} is more than {MAX_PIXELS:,} pixels; make it smaller")
-            yield file
+        yield
     except (PictureError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -133,74 +174,67 @@ def _opened(path: Path) -> Iterator[Any]:
         raise PictureError(f"{path}: cannot be read ({_reason(error)})") from error
     except Exception as error:
         raise PictureError(f"{path}: the picture is damaged or cut off ({_reason(error)})") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
-def _read_deep(path: Path, facts: dict[str, Any]) -> np.ndarray | None:
-    """A PNG or TIFF of 16 bits a channel, of which Pillow would cut colours to 8, as it is stored; None for others.
+def _pixels(path: Path, image: Image.Image, head: bytes) -> np.ndarray:
+    """A picture's pixels as uint8 or uint16 [H,W,C], 1 to 4 channels, the last of 2 or 4 being opacity, or CMYK."""
+    mode, top = image.mode, _highest_code(image, head)
+    if top > 255 and image.format in ("PNG", "PPM", "JPEG2000"):
+        pixels = _read_deep(path, top)
+        key = image.info.get("transparency")
+        if pixels.shape[2] == 1 and isinstance(key, int):  # RGB has its opacity already
+            pixels = np.dstack([pixels, np.where(pixels == key, 0, 65535).astype(np.uint16)])
+        return pixels
+    if top > 255:
+        log.warning(f"{path}: has {top.bit_length()} bits a channel, of which 8 are read")
+    if mode.startswith(("I", "F")) or mode in ("LAB", "YCbCr", "HSV"):
+        raise PictureError(f"{path}: this kind of pixel ({mode}) cannot be read; save it as a PNG")
+    if mode == "CMYK":
+        converted = _by_profile(np.asarray(image), image.info.get("icc_profile"))
+        return np.asarray(image.convert("RGB")) if converted is None else converted
+    if mode in ("L", "1") and "transparency" not in image.info:
+        return np.asarray(image.convert("L"))[:, :, None]
+    has_alpha = mode in ("La", "LA", "PA", "RGBa", "RGBA") or "transparency" in image.info
+    return np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
+
+
+def _highest_code(image: Image.Image, head: bytes) -> int:
+    """White as a number in the file, of formats that can have more than 8 bits a channel; 255 for others."""
+    bits = 8
+    if image.format == "PNG":
+        bits = head[24]
+    elif image.format == "PPM":
+        words = re.sub(rb"#[^\n]*", b"", head).split(maxsplit=4)
+        return int(words[3]) if words[0] in (b"P2", b"P3", b"P5", b"P6") else 255
+    elif image.format == "JPEG2000":  # the first component's, in the marker of sizes
+        at = head.find(b"\xff\x4f\xff\x51")
+        bits = (head[at + 42] & 127) + 1 if 0 <= at < len(head) - 42 else 8
+    elif image.format in ("AVIF", "HEIF"):  # as the property of pixel information says
+        at = head.find(b"pixi")
+        bits = head[at + 9] if 0 <= at < len(head) - 9 else 8
+    return max(255, (1 << bits) - 1)
+
+
+def _read_deep(path: Path, top: int) -> np.ndarray:
+    """A picture of more than 8 bits a channel, of which Pillow would cut colours to 8, as uint16 [H,W,1|3|4].
 
     Args:
         path: The file.
-        facts: What imageio's Pillow plugin tells of it.
-
-    Returns:
-        uint16 [H,W,1|3|4], grey, RGB or RGBA.
-
-    Raises:
-        PictureError: The kind cannot be read, or a part of a TIFF, of whatever depth, is missing.
+        top: White as a number in it, which becomes 65535.
     """
-    with path.open("rb") as file:
-        header = file.read(25)
-    if header.startswith(b"\x89PNG") and header[24] == 16:
-        pixels = _read_deep_png(path)
-    elif header[:4] in _TIFF_HEADERS:
-        _check_whole(path, facts)
-        if np.max(facts.get("BitsPerSample", 8)) != 16:
-            return None
-        pixels = _read_deep_tiff(path, facts)
-    else:
-        return None
-    pixels = np.atleast_3d(pixels)
-    if pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
-        raise PictureError(f"{path}: this kind of 16-bit picture cannot be read; save it as a plain 16-bit PNG")
-    return pixels
-
-
-def _read_deep_png(path: Path) -> np.ndarray:
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(0)  # what it has to say comes back as None
     try:
         pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     finally:
         cv2.utils.logging.setLogLevel(level)
-    if pixels is None:
+    if pixels is None or pixels.dtype != np.uint16:
         raise OSError("its pixels cannot be decoded")
+    if top < 65535:
+        pixels = np.rint(np.minimum(pixels, top) * (65535 / top)).astype(np.uint16)
     if pixels.ndim == 2:
-        return pixels
+        return pixels[:, :, None]
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
-
-
-def _read_deep_tiff(path: Path, facts: dict[str, Any]) -> np.ndarray:
-    import imageio.v3 as iio
-
-    index: Any = ...  # pages are counted over the whole file
-    pixels = iio.imread(path, plugin="tifffile", index=index, page=0)
-    if facts.get("PlanarConfiguration") == 2 and pixels.ndim == 3:
-        pixels = np.moveaxis(pixels, 0, 2)
-    kind = facts.get("PhotometricInterpretation")
-    if kind not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
-        raise PictureError(f"{path}: this kind of 16-bit picture cannot be read; save it as a plain 16-bit PNG")
-    return np.invert(pixels) if kind == _WHITE_IS_ZERO else pixels
-
-
-def _check_whole(path: Path, facts: dict[str, Any]) -> None:
-    """Raise PictureError when strips or tiles of a TIFF lie behind the file's end, of which libtiff would complain."""
-    size = path.stat().st_size
-    for starts, lengths in (("StripOffsets", "StripByteCounts"), ("TileOffsets", "TileByteCounts")):
-        parts = zip(np.atleast_1d(facts.get(starts, ())), np.atleast_1d(facts.get(lengths, ())), strict=False)
-        if any(start + length > size for start, length in parts):
-            raise PictureError(f"{path}: the picture is damaged or cut off (a part of it lies behind the file's end)")
 
 
 def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
@@ -210,22 +244,48 @@ def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
     return np.rot90(array, {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0))
 
 
-def _to_srgb(pixels: np.ndarray, icc: bytes) -> np.ndarray:
-    """CMYK [H,W,4] as RGB [H,W,3] in sRGB by its profile, or by plain arithmetic where the profile is unusable."""
-    image = Image.fromarray(pixels, "CMYK")
+def to_srgb(picture: Picture) -> Picture:
+    """The picture in sRGB, without a profile, as moving pictures have it; as it is where its profile is unusable."""
+    if picture.icc is None:
+        return picture
+    codes = np.rint(np.clip(picture.rgb, 0, 255) * 257).astype(np.uint16)
+    converted = _by_profile(codes, picture.icc)
+    rgb = picture.rgb if converted is None else converted * np.float32(1 / 257)
+    return replace(picture, rgb=rgb, icc=None)
+
+
+def _by_profile(pixels: np.ndarray, icc: bytes | None) -> np.ndarray | None:
+    """Pixels [H,W,1|3|4] in the colours of a grey, RGB or CMYK profile as RGB [H,W,3] in sRGB, of the same type.
+
+    Returns:
+        None where the profile is none of such pixels, or unusable.
+    """
+    if not icc or _CHANNELS.get(icc[16:20]) != pixels.shape[2]:
+        return None
+    import imagecodecs
+
+    kinds = {1: "gray", 3: "rgb", 4: "cmyk"}
+    plain = np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     try:
-        profiles = ImageCms.ImageCmsProfile(BytesIO(icc)), ImageCms.createProfile("sRGB")
-        return np.asarray(ImageCms.profileToProfile(image, *profiles, outputMode="RGB"))
-    except (ImageCms.PyCMSError, OSError):
-        return np.asarray(image.convert("RGB"))
+        srgb = imagecodecs.cms_profile("srgb")
+        return np.asarray(imagecodecs.cms_transform(
+            plain, icc, srgb, colorspace=kinds[pixels.shape[2]], outcolorspace="rgb", outdtype=pixels.dtype
+        ))  # fmt: skip
+    except (imagecodecs.CmsError, ValueError):
+        return None
 
 
-def _split(array: np.ndarray, top: int, icc: bytes | None) -> Picture:
-    values = array.astype(np.float32) * (255 / top)
-    rgb = values[:, :, :3] if values.shape[2] >= 3 else np.repeat(values[:, :, :1], 3, 2)
-    alpha = np.ascontiguousarray(values[:, :, 3] / 255) if values.shape[2] == 4 else None
-    profile = icc if icc and icc[16:20] == b"RGB " else None  # a grey or CMYK one no longer fits
-    return Picture(np.ascontiguousarray(rgb), alpha, 16 if top > 255 else 8, profile)
+def _split(array: np.ndarray, icc: bytes | None) -> Picture:
+    """A picture of uint8 or uint16 [H,W,1..4], the last channel of 2 or 4 being opacity."""
+    colors = array.shape[2] - (array.shape[2] in (2, 4))
+    color, opacity = array[:, :, :colors], array[:, :, colors:]
+    if icc and icc[16:20] != b"RGB ":
+        converted = _by_profile(color, icc)
+        color, icc = color if converted is None else converted, None
+    top = np.iinfo(array.dtype).max
+    rgb = np.broadcast_to(color.astype(np.float32) * np.float32(255 / top), (*array.shape[:2], 3))
+    alpha = np.ascontiguousarray(opacity[:, :, 0].astype(np.float32) / top) if opacity.size else None
+    return Picture(np.ascontiguousarray(rgb), alpha, 16 if top > 255 else 8, icc or None)
 
 
 def check_writable(path: Path) -> None:
@@ -264,7 +324,7 @@ def check_size(path: Path, size: tuple[int, ...]) -> None:
 def write_picture(path: Path, picture: Picture, settings: dict[str, Any] | None = None) -> None:
     """Write a picture, with settings inside; the file appears when it is whole.
 
-    PNG and TIFF keep 16 bits; JPEG has no alpha, which is laid over white.
+    PNG and TIFF keep 16 bits; JPEG has no alpha, which is laid over white. See `unkept`.
 
     Args:
         path: The file; its ending names the format.
@@ -279,25 +339,72 @@ def write_picture(path: Path, picture: Picture, settings: dict[str, Any] | None 
     check_size(path, picture.rgb.shape[:2])
     suffix = path.suffix.lower()
     deep = picture.bits == 16 and suffix in (".png", *_TIFF)
-    rgb, alpha = picture.rgb, picture.alpha
-    if alpha is not None and suffix in (".jpg", ".jpeg"):
-        rgb, alpha = 255 + (rgb - 255) * alpha[:, :, None], None
-    values = rgb if alpha is None else np.dstack([rgb, alpha * 255])
-    pixels = np.rint(np.clip(values, 0, 255) * (257 if deep else 1)).astype(np.uint16 if deep else np.uint8)
+    if suffix in _JPEG and picture.alpha is not None:
+        white = 255 + (picture.rgb - 255) * picture.alpha[:, :, None]
+        pixels = eight_bit(replace(picture, rgb=white, alpha=None))
+    else:
+        pixels = _codes(picture, 65535) if deep else eight_bit(picture)
 
     def write(to: Path) -> None:
         if suffix in _TIFF:
-            _write_tiff(to, pixels, settings, picture.icc)
+            tiff_files.write_tiff(to, pixels, picture.icc, picture.metadata, settings)
         elif deep:
-            _write_deep_png(to, pixels, settings, picture.icc)
+            _write_deep_png(to, pixels, picture.icc, png_options(picture.metadata, pixels.shape[:2], settings))
         else:
-            write_frames(to, [pixels], settings, icc_profile=picture.icc)
+            write_frames(to, [pixels], settings, picture.metadata, icc_profile=picture.icc)
 
     write_whole(path, write)
 
 
+def eight_bit(picture: Picture) -> np.ndarray:
+    """A picture as uint8 [H,W,3|4], with opacity where it has one."""
+    return _codes(picture, 255).astype(np.uint8)
+
+
+def _codes(picture: Picture, top: int) -> np.ndarray:
+    """A picture as uint16 [H,W,3|4] in 0..top."""
+    values = picture.rgb if picture.alpha is None else np.dstack([picture.rgb, picture.alpha * 255])
+    return np.asarray(np.rint(np.clip(values, 0, 255) * (top / 255)), np.uint16)
+
+
+def unkept(path: Path, picture: Picture, settings: dict[str, Any] | None = None) -> list[str]:
+    """What a file cannot keep of a picture, a line each.
+
+    Args:
+        path: Where it would be written; a GIF or WebP may be an animation.
+        picture: The picture.
+        settings: What would be stored in it.
+    """
+    suffix, metadata = path.suffix.lower(), picture.metadata
+    kind = {".png": "PNG", ".webp": "WebP", ".gif": "GIF", ".tif": "TIFF", ".tiff": "TIFF"}.get(suffix, "JPEG")
+    lines = []
+    if suffix in _JPEG and picture.alpha is not None and picture.alpha.min() < 1:
+        lines.append("JPEG has no opacity; the picture is laid over white")
+    if suffix not in (".png", *_TIFF) and picture.bits > 8:
+        lines.append(f"{kind} has 8 bits a channel, to which {picture.bits} are rounded")
+    if suffix in _JPEG:
+        for name in too_long_for_jpeg(metadata, picture.rgb.shape[:2], settings):
+            lines.append(f"the picture's {name} is longer than JPEG can hold and is left out")
+    if suffix == ".gif" and picture.alpha is not None and ((picture.alpha > 0) & (picture.alpha < 1)).any():
+        lines.append("GIF has no half opacity, which becomes all or nothing")
+    missing = {".webp": ("iptc",), ".gif": ("exif", "xmp", "iptc")}.get(suffix, ())
+    if left := [name.upper() for name in missing if getattr(metadata, name)]:
+        lines.append(
+            f"{kind} has no place for {' and '.join(left)}, which {'is' if len(left) == 1 else 'are'} left out"
+        )
+    kept = {".png": {key for key, _ in metadata.texts}, ".jpg": {"Comment"}, ".jpeg": {"Comment"}}.get(suffix, set())
+    if texts := [key for key, _ in metadata.texts if key not in kept and key not in TEXT_TAGS]:
+        more = ", …" * (len(texts) > 3)
+        lines.append(f"{kind} has no place for texts ({', '.join(texts[:3])}{more}), which are left out")
+    return [f"{path}: {line}" for line in lines]
+
+
 def write_frames(
-    to: Path, frames: Iterable[np.ndarray], settings: dict[str, Any] | None = None, **options: Any
+    to: Path,
+    frames: Iterable[np.ndarray],
+    settings: dict[str, Any] | None = None,
+    metadata: Metadata = _NOTHING,
+    **options: Any,
 ) -> None:
     """Write a still picture of 8 bits, or several frames as an animation.
 
@@ -305,6 +412,7 @@ def write_frames(
         to: A PNG, JPEG, WebP or GIF file.
         frames: uint8 [H,W,3|4], all of one size.
         settings: Found again by `read_settings`.
+        metadata: Kept as far as the format can; none in GIF.
         **options: For Pillow's writer; animations need `save_all`.
 
     Raises:
@@ -313,44 +421,37 @@ def write_frames(
     import imageio.v3 as iio
 
     suffix = to.suffix.lower()
-    text = json.dumps(settings) if settings else ""
-    if suffix in (".jpg", ".jpeg", ".webp"):
+    frames = iter(frames)
+    first = next(frames)
+    build = {".png": png_options, ".webp": webp_options}.get(suffix, jpeg_options)
+    if suffix == ".gif":
+        options["comment"] = settings_note(settings).encode()
+    else:
+        options |= build(metadata, first.shape[:2], settings)
+    if suffix in (*_JPEG, ".webp"):
         options.setdefault("quality", 95)
-    if text and suffix == ".png":
-        options["pnginfo"] = PngInfo()
-        options["pnginfo"].add_itxt(SETTINGS_KEY, text)
-    elif text and suffix == ".gif":
-        options["comment"] = f"{SETTINGS_KEY} {text}".encode()
-    elif text:
-        options["exif"] = Image.Exif()
-        options["exif"][ExifTags.Base.ImageDescription] = f"{SETTINGS_KEY} {text}"
+    if options.get("save_all") and first.shape[2] == 4:
+        # In WebP only frames on their own: libwebp loses the opacity of others whose edges are wholly transparent.
+        options |= {"disposal": 2} if suffix == ".gif" else {"kmin": 0, "kmax": 1}
     with to.open("wb") as stream, iio.imopen(stream, "w", plugin="pillow", extension=suffix) as file:
-        for frame in frames:
+        for frame in chain([first], frames):
             file.write(frame, **options)
 
 
-def _write_tiff(to: Path, pixels: np.ndarray, settings: dict[str, Any] | None, icc: bytes | None) -> None:
-    import imageio.v3 as iio
-
-    options: dict[str, Any] = {"compression": "adobe_deflate", "predictor": True, "metadata": None, "software": False}
-    if pixels.shape[2] == 4:
-        options["extrasamples"] = ["unassalpha"]
-    if settings:
-        options["description"] = f"{SETTINGS_KEY} {json.dumps(settings)}"
-    with to.open("wb") as stream:
-        iio.imwrite(stream, pixels, plugin="tifffile", extension=".tif", iccprofile=icc, **options)
-
-
-def _write_deep_png(to: Path, pixels: np.ndarray, settings: dict[str, Any] | None, icc: bytes | None) -> None:
-    """Write uint16 [H,W,3|4]: the pixels by OpenCV, profile and settings put in after."""
+def _write_deep_png(to: Path, pixels: np.ndarray, icc: bytes | None, options: dict[str, Any]) -> None:
+    """Write uint16 [H,W,3|4]: the pixels by OpenCV, profile, settings and metadata put in after."""
     order = cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
     ok, encoded = cv2.imencode(".png", cv2.cvtColor(pixels, order))
     if not ok:
         raise OSError("OpenCV could not encode it")
     data = encoded.tobytes()
     chunks = _png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc)) if icc else b""
-    if settings:
-        chunks += _png_chunk(b"iTXt", SETTINGS_KEY.encode() + b"\0\0\0\0\0" + json.dumps(settings).encode())
+    if "dpi" in options:
+        x, y = (round(dpi / 0.0254) for dpi in options["dpi"])
+        chunks += _png_chunk(b"pHYs", struct.pack(">IIB", x, y, 1))  # pixels a metre
+    if "exif" in options:
+        chunks += _png_chunk(b"eXIf", options["exif"].removeprefix(b"Exif\0\0"))
+    chunks += b"".join(_png_chunk(kind, text) for kind, text, *_ in options["pnginfo"].chunks)
     to.write_bytes(data[:33] + chunks + data[33:])  # behind the signature and the header chunk
 
 
@@ -364,18 +465,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         PictureError: The picture cannot be read, or carries no settings.
     """
-    with _opened(path) as file:
-        facts = file.metadata(index=0)
-    text = str(facts.get(SETTINGS_KEY, ""))
-    for note in (facts.get("ImageDescription", ""), facts.get("comment", b"")):
-        plain = note.decode("latin1") if isinstance(note, bytes) else str(note)
-        if not text and plain.startswith(SETTINGS_KEY):
-            text = plain.removeprefix(SETTINGS_KEY)
-    try:
-        settings = json.loads(text)
-    except ValueError:
-        settings = None
-    if not isinstance(settings, dict):
+    with _reported(path), open_frames(path) as image:
+        settings = stored_settings(path, image)
+    if settings is None:
         raise PictureError(f"{path}: carries no onnxdream settings; name a picture that onnxdream wrote")
     return settings
 

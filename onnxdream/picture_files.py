@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,16 @@ from .images import (
     Picture,
     check_size,
     check_writable,
+    eight_bit,
     read_picture,
     resize,
+    to_srgb,
     write_frames,
     write_picture,
     write_whole,
 )
+from .output_files import check_apart, check_free
+from .photo_metadata import Metadata
 from .settings import Settings
 
 ANIMATED = (".gif", ".webp")
@@ -46,7 +50,15 @@ class Job:
     target: Path
 
 
-def plan_jobs(sources: list[Path], out: Path | None, *, sequence: bool, noise_seed: int | None = None) -> list[Job]:
+def plan_jobs(
+    sources: list[Path],
+    out: Path | None,
+    *,
+    sequence: bool,
+    noise_seed: int | None = None,
+    overwrite: bool = False,
+    inputs: Iterable[Path] = (),
+) -> list[Job]:
     """One job for each picture.
 
     Args:
@@ -54,10 +66,12 @@ def plan_jobs(sources: list[Path], out: Path | None, *, sequence: bool, noise_se
         out: A file, or a folder that exists. If None, the dream of NAME goes to NAME-dream.png in the current folder.
         sequence: Each job writes a sequence, into a folder of that name or an animated `out`.
         noise_seed: If given, there is a single job, from noise.
+        overwrite: Whether to replace what is there; under the default name what onnxdream made is replaced anyway.
+        inputs: What else the dreams are made from.
 
     Raises:
         OptionError: There are no sources.
-        OutputError: A target cannot be written or would overwrite a source or another target.
+        OutputError: A target cannot be written, is there already, or would overwrite an input or another target.
     """
     if not sources and noise_seed is None:
         raise OptionError("name at least one picture, or use --from-noise")
@@ -72,20 +86,14 @@ def plan_jobs(sources: list[Path], out: Path | None, *, sequence: bool, noise_se
         else:
             target = (out or Path()) / name
         (_check_sequence_target if sequence else check_writable)(target)
+        check_apart(target, [*inputs, *sources])
         jobs.append(Job(source, target))
-    _check_overlaps(jobs)
-    return jobs
-
-
-def _check_overlaps(jobs: list[Job]) -> None:
-    """Raise OutputError where a dream would overwrite one of the pictures, or two dreams have one target."""
-    sources = {job.source.resolve() for job in jobs if job.source is not None}
     counts = Counter(job.target.resolve() for job in jobs)
     for job in jobs:
-        if job.target.resolve() in sources:
-            raise OutputError(f"{job.target}: the dream would overwrite a picture it is made from; choose another -o")
         if counts[job.target.resolve()] > 1:
             raise OutputError(f"{job.target}: two of the pictures would go there; rename one, or dream them separately")
+        check_free(job.target, overwrite=overwrite, own_name=job.target != out)
+    return jobs
 
 
 def _check_sequence_target(target: Path) -> None:
@@ -247,9 +255,9 @@ def zoomed(picture: np.ndarray, zoom: float, degrees: float) -> np.ndarray:
 
 
 def write_sequence(target: Path, pictures: Iterator[Picture], settings: dict[str, Any], *, fps: float = 12) -> int:
-    """Write a sequence as an animated GIF or WebP, or as numbered PNGs into a folder.
+    """Write a sequence as an animated GIF or WebP, in sRGB, or as numbered PNGs into a folder.
 
-    An animation appears when it is whole; into a folder each frame does.
+    An animation appears when it is whole; into a folder each frame does, and then older ones of such names go.
 
     Args:
         target: The file or folder.
@@ -265,9 +273,12 @@ def write_sequence(target: Path, pictures: Iterator[Picture], settings: dict[str
     """
     suffix = target.suffix.lower()
     if suffix in ANIMATED:
-        frames = [np.rint(np.clip(p.rgb, 0, 255)).astype(np.uint8) for p in pictures]
-        timing = {"save_all": True, "duration": round(1000 / fps), "loop": 0}
-        write_whole(target, lambda to: write_frames(to, frames, settings, **timing))
+        frames, metadata = [], Metadata()
+        for picture in pictures:
+            frames.append(eight_bit(to_srgb(picture)))
+            metadata = picture.metadata
+        timing: dict[str, Any] = {"save_all": True, "duration": round(1000 / fps), "loop": 0}
+        write_whole(target, lambda to: write_frames(to, frames, settings, metadata, **timing))
         return len(frames)
     new = not target.exists()
     try:
@@ -279,6 +290,11 @@ def write_sequence(target: Path, pictures: Iterator[Picture], settings: dict[str
         for picture in pictures:
             write_picture(target / f"{count:05d}.png", picture, settings)
             count += 1
+        for old in target.glob("[0-9][0-9][0-9][0-9][0-9].png"):
+            if int(old.stem) >= count:
+                old.unlink()
+    except OSError as error:
+        raise WriteError(f"{target}: older pictures cannot be removed: {error.strerror}") from error
     finally:
         if new and not count:
             with contextlib.suppress(OSError):

@@ -18,7 +18,10 @@ PACKAGE = ROOT / "onnxdream"
 # Lower floors first; a module may import from its own floor and those below. A name stands for all modules below it.
 FLOORS = [
     {"errors", "version"},
+    {"exif", "picture_kinds", "photo_metadata"},
+    {"tiff_files"},
     {"images"},
+    {"output_files"},
     {"graph"},
     {"networks"},
     {"settings"},

@@ -29,6 +29,7 @@ def activations(
     size: Annotated[int, typer.Option(min=16, help="Bring the longer side down to this many pixels first.")] = 384,
     tile: Annotated[int, typer.Option(min=16, max=2048, help="Pixels of a tile's longer side.")] = 160,
     columns: Annotated[int | None, typer.Option(min=1, help="Tiles in a row.")] = None,
+    overwrite: o.OverwriteOption = False,
     device: o.DeviceOption = "auto",
     offline: o.OfflineOption = False,
     as_json: o.JsonOption = False,
@@ -44,13 +45,16 @@ def activations(
     from ..interpret.targets import channel_label, select_channels
     from ..networks import registry
     from ..networks.model import load_model
+    from ..output_files import check_apart, check_free
 
     loaded = load_model(model or registry.DEFAULT)
     name = layer or loaded.default_layer()
     target = out or Path(default_name(picture.stem, [name]))
-    check_file(target)
+    check_file(target, overwrite=overwrite, own_name=out is None)
+    check_apart(target, [picture])
     if npz is not None:
         _check_npz(npz)
+        check_free(npz, overwrite=overwrite)
     if colors not in grid.COLORMAPS:
         raise OptionError(f"unknown colours {colors!r}; there are {', '.join(grid.COLORMAPS)}")
     rgb = images.read_picture(picture).rgb

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import OptionError, OutputError, VerifyError
+from ..errors import OptionError, VerifyError
 from . import options as o
 from .terminal import line, note_line, print_json
 
@@ -35,7 +35,7 @@ def export(
     check: Annotated[
         bool, typer.Option("--verify", help="Compare the file's gradient with differences of its objective.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    overwrite: o.OverwriteOption = False,
     offline: o.OfflineOption = False,
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
@@ -46,6 +46,8 @@ def export(
     from ..dream.shaping import Shaping
     from ..dream.step_graph import build_gradient_model
     from ..networks.model import load_model
+    from ..networks.registry import locate
+    from ..output_files import check_apart, check_free
 
     if others:
         raise OptionError(f"a file holds the step of one network, {model}; export {', '.join(others)} by itself")
@@ -59,8 +61,8 @@ def export(
     path = out or Path(
         f"{loaded.name}-{goal.layers[0].replace('/', '_')}-{'gradient' if gradient_only else 'step'}.onnx"
     )
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already; choose another name or use --overwrite")
+    check_free(path, overwrite=overwrite)
+    check_apart(path, [locate(model)[0], guide])
     shaping = Shaping(settings.smooth, settings.bands, settings.colors, settings.headroom)
     fixed = o.parse_size(size) if size else None
     error: float | None = None

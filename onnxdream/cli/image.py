@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from ..picture_files import Job
     from ..settings import Settings
 
+log = logging.getLogger(__name__)
+
 
 @o.with_options()
 def image(
@@ -45,6 +48,7 @@ def image(
     frames: Annotated[int, typer.Option(min=1, help="Dream again and again: a sequence of this many.")] = 1,
     zoom: Annotated[float, typer.Option(help="Enlarge this much between the frames.")] = 1.04,
     rotate: Annotated[float, typer.Option(help="Rotate this many degrees between the frames.")] = 0.0,
+    overwrite: o.OverwriteOption = False,
     ray: RayOption = None,
     workers: WorkersOption = None,
     cpus_per_worker: CpusOption = 1,
@@ -74,8 +78,9 @@ def image(
         rotate=rotate,
     )
     jobs = picture_files.plan_jobs(
-        pictures or [], out, sequence=frames > 1, noise_seed=settings.seed if from_noise else None
-    )
+        pictures or [], out, sequence=frames > 1, noise_seed=settings.seed if from_noise else None,
+        overwrite=overwrite, inputs=[*o.files_in(look), *([mask] if mask else [])],
+    )  # fmt: skip
     # A single bad picture is found before the network is loaded; in a batch it must not stop the others.
     first = batch.load(jobs[0]) if len(jobs) == 1 else None
     dreamer = build_dreamer(settings, max_memory=run.max_memory, device=device, threads=run.threads)
@@ -155,6 +160,8 @@ class _Batch:
 
         def kept() -> Iterator[Picture]:
             for part, dream in parts:
+                if not dreams:
+                    self._say_what_goes(job, part)
                 dreams.append(_bare(dream))
                 yield part
 
@@ -164,6 +171,14 @@ class _Batch:
             for dreamed in kept():
                 images.write_picture(job.target, dreamed, self.stored)
         return dreams
+
+    def _say_what_goes(self, job: Job, picture: Picture) -> None:
+        """Log what the target cannot keep of a picture; into a folder go PNGs."""
+        from .. import images, picture_files
+
+        folder = self.frames > 1 and job.target.suffix.lower() not in picture_files.ANIMATED
+        for text in images.unkept(job.target / "00000.png" if folder else job.target, picture, self.stored):
+            log.warning(text)
 
     def dream(self, dreamer: Dreamer, job: Job, picture: Picture, bar: Progress) -> list[Dream]:
         """Dream one job and write it."""

@@ -62,7 +62,7 @@ def live(
     folder: Annotated[
         Path, typer.Option(help="For snapshots and recordings made by keys.", rich_help_panel=_OUT)
     ] = Path(),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace -o FILE.", rich_help_panel=_OUT)] = False,
+    overwrite: o.OverwriteOption = False,
     run: o.Run,
 ) -> None:
     """Dream live, in a window. Late pictures are dropped, a lost stream is reached again.
@@ -72,6 +72,7 @@ def live(
     """
     from ..dream.build import build_dreamer
     from ..engines.select import device_for
+    from ..output_files import check_apart, check_free
     from ..video.dreamer import VideoDreamer
     from ..video.live.capture import LatestFrame, open_feed
     from ..video.live.outputs import Output, Page, Pipe, Recording
@@ -88,8 +89,9 @@ def live(
         raise OptionError(f"--codec {codec} is for -o; give that too")
     if out == "-" and run.as_json:
         raise OptionError("-o - and --json both write to standard output; leave one out")
-    if out not in (None, "-") and Path(str(out)).exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; choose another name or use --overwrite")
+    if out not in (None, "-"):
+        check_free(Path(str(out)), overwrite=overwrite)
+        check_apart(Path(str(out)), [source, *o.files_in(look)])
     if not folder.is_dir():
         raise OutputError(f"{folder}: no such folder to write into")
     settings = o.settings_from(video_defaults(look, preset=o.has_base(look)))

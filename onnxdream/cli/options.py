@@ -88,6 +88,9 @@ OfflineOption = Annotated[
     bool, typer.Option("--offline", help="Never download.", callback=_go_offline, rich_help_panel=_RUN)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.", rich_help_panel=_RUN)]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what is there already.", rich_help_panel=_RUN)
+]
 QuietOption = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="No progress and no notes.", callback=_be_quiet, rich_help_panel=_RUN),
@@ -220,6 +223,11 @@ def has_base(look: Look) -> bool:
     return any(look.get(name) for name in ("preset", "like")) or (
         look.get("config") is not None and "smooth" in read_toml(look["config"])
     )
+
+
+def files_in(look: Look) -> list[Path]:
+    """The files that the options name."""
+    return [Path(look[name]) for name in ("guide", "config", "like") if look.get(name)]
 
 
 def settings_from(look: Look) -> Settings:

@@ -36,12 +36,14 @@ def is_folder(path: Path) -> bool:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another name") from error
 
 
-def check_file(path: Path) -> None:
-    """Raise OutputError, before any work is done, when a picture cannot be written to `path`."""
+def check_file(path: Path, *, overwrite: bool, own_name: bool = False) -> None:
+    """Raise OutputError, before any work is done, when a picture cannot go to `path`; see `output_files.check_free`."""
     from ..images import check_writable
+    from ..output_files import check_free
 
     is_folder(path)
     check_writable(path)
+    check_free(path, overwrite=overwrite, own_name=own_name)
 
 
 def check_folder(path: Path) -> None:

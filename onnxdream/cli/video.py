@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from ..errors import OptionError
+from ..errors import OptionError, OutputError
 from ..settings import VideoSettings
 from . import options as o
 from .cluster import CpusOption, GpusOption, RayOption, WorkersOption, cluster_from, own_stdout
@@ -82,20 +82,20 @@ def video(
     restart: Annotated[
         bool, typer.Option("--restart", help="Forget an unfinished job.", rich_help_panel=_FILE)
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.", rich_help_panel=_FILE)] = False,
+    overwrite: o.OverwriteOption = False,
     run: o.Run,
 ) -> None:
     """Dream a video, steadily, with its sound. Run the same command again to go on after an interruption."""
     from ..engines.select import device_for
+    from ..output_files import check_apart
     from ..video.dreamer import VideoDreamer
     from ..video.io.open import Encoding
+    from ..video.io.sequences import would_write
     from ..video.job.identity import identify_inputs
     from ..video.job.job import dream_video, limit_opencv_threads
     from ..video.timeline import Timeline, video_defaults
 
     _check_out(out, as_json=run.as_json)
-    if preview is not None and look.get("guide") and preview.absolute() == look["guide"].absolute():
-        raise OptionError(f"{preview}: is the guide; choose another name for the preview")
     cluster = cluster_from(ray, workers, cpus_per_worker, gpus_per_worker)
     settings = o.settings_from(video_defaults(look, preset=o.has_base(look)))
     if look.get("like") and settings.keep_colors:
@@ -103,6 +103,11 @@ def video(
         settings = replace(settings, keep_colors=False)
     device = device_for(run.backend, run.device)
     dreamer_at = Timeline(settings, timeline, max_memory=run.max_memory, device=device, threads=run.threads)
+    for given in (*o.files_in(look), *map(Path, dreamer_at.guides), *([timeline] if timeline else [])):
+        if out != "-" and would_write(Path(out), given):
+            raise OutputError(f"{out}: would overwrite {given}, which it is made from; choose another name")
+        if preview is not None:
+            check_apart(preview, [given])
     encoding = Encoding(codec, crf, pix_fmt, _pairs(encoder_option or []))
     source_options = _source_options(rate, raw_size, interlaced)
     temporal: dict[str, Any] = {"method": method, "flow": flow, "frame_steps": frame_steps, "strength": strength}
@@ -167,15 +172,19 @@ def compare(
     model: o.ModelsOption = None,
     layer: o.LayerOption = None,
     plot: Annotated[Path | None, typer.Option(help="Write a chart of the figures, a PNG.")] = None,
+    overwrite: o.OverwriteOption = False,
     device: o.DeviceOption = "auto",
     offline: o.OfflineOption = False,
     as_json: o.JsonOption = False,
 ) -> None:
     """Measure how steady dreamed videos are: warp error, flicker, strength, colour drift."""
+    from ..output_files import check_apart, check_free
     from ..video.evaluate.report import check_chart, measure_videos, plot_metrics
 
     if plot is not None:
         check_chart(plot)
+        check_free(plot, overwrite=overwrite)
+        check_apart(plot, [source, *dreams])
     given = o.networks_from(context, model, layer)
     began = time.perf_counter()
     videos = measure_videos(source, dreams, given, device=device)

@@ -92,6 +92,7 @@ def visualize(
     ] = None,
     seed: SeedOption = VisualizationSettings.seed,
     columns: Annotated[int | None, typer.Option(min=1, help="Pictures in a row.", rich_help_panel=_HOW)] = None,
+    overwrite: o.OverwriteOption = False,
     device: o.DeviceOption = "auto",
     threads: o.ThreadsOption = 0,
     offline: o.OfflineOption = False,
@@ -104,6 +105,7 @@ def visualize(
     from ..interpret.grid import grid_layout, show
     from ..interpret.visualizer import Visualizer
     from ..networks.model import load_model
+    from ..output_files import check_apart
 
     began = time.perf_counter()
     _check_together({
@@ -128,8 +130,10 @@ def visualize(
     files = _single_files(target, loaded.name, goals) if single else []
     if single:
         check_folder(target)
+        check_apart(target, [spectrum])
     for file in files if target.is_dir() else [] if single else [target]:
-        check_file(file)
+        check_file(file, overwrite=overwrite, own_name=single or not out)
+        check_apart(file, [start])
     only = loaded.fixed_input_size(shown, channels=True)
     sides = only or loaded.nearest_size(shown, (size, size))
     columns = columns or diversity or (len(goals) if interpolate else len(shown) if len(shown) > 1 else None)

@@ -169,7 +169,7 @@ PICTURES = {
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures(folder: Path, name: str) -> None:
-    assert re.match(PICTURES[name], fails(folder, "image", name, "-o", "old.png"))
+    assert re.match(PICTURES[name], fails(folder, "image", name, "-o", "old.png", "--overwrite"))
 
 
 NETWORKS = {
@@ -209,7 +209,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks(folder: Path, name: str) -> None:
-    assert re.match(NETWORKS[name], fails(folder, "image", "cat.png", "-m", name, "-o", "old.png"))
+    assert re.match(NETWORKS[name], fails(folder, "image", "cat.png", "-m", name, "-o", "old.png", "--overwrite"))
 
 
 def test_networks_fail_alike_where_they_are_only_looked_at(folder: Path) -> None:
@@ -227,7 +227,7 @@ GRADIENTS = {
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_operators_without_a_derivative(folder: Path, name: str) -> None:
     node, operator, layers = GRADIENTS[name]
-    line = fails(folder, "image", "cat.png", "-m", name, "-l", "out", "-o", "old.png")
+    line = fails(folder, "image", "cat.png", "-m", name, "-l", "out", "-o", "old.png", "--overwrite")
     assert re.search(rf"{node}.*{operator}.*; layers before it that work: {layers}$", line)
     if operator != "If":
         return
@@ -290,7 +290,7 @@ OPTIONS = {
     "-o cat.png/x.png": "cat.png/x.png: there is no folder cat.png to write into",
     "-o x.mp3": "x.mp3: cannot write .mp3 files; use .png, .jpg",
     "-o x": "x: cannot write a file without an ending",
-    "-o cat.png": "cat.png: the dream would overwrite a picture it is made from; choose another -o",
+    "-o cat.png": "cat.png: would overwrite cat.png, which it is made from; choose another name",
 }
 
 
@@ -398,7 +398,7 @@ def test_a_batch_goes_on_behind_a_bad_picture(folder: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("sequence", [False, True])
 def test_an_interrupt_leaves_nothing_behind(folder: Path, tmp_path: Path, sequence: bool) -> None:
     (tmp_path / "old.png").write_bytes(b"old")
-    target = ("-o", "new.gif", "--frames", 50) if sequence else ("-o", "old.png")
+    target = ("-o", "new.gif", "--frames", 50) if sequence else ("-o", "old.png", "--overwrite")
     program = command("image", folder / "cat.png", "--steps", 50000, *target, "-q")
     with subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         time.sleep(2.5)  # it dreams by now

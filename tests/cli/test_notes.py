@@ -15,7 +15,7 @@ SMALL = ["--size", 60, "--octaves", 6, "--steps", 1, "-l", "fire6"]
 def test_the_command_line_prints_each_note_once(tmp_path: Path) -> None:
     done = onnxdream("image", DATA / "rocket.jpg", "-o", "a.gif", "--frames", 2, *SMALL, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    note, result = done.stderr.splitlines()
+    note, _comment, result = done.stderr.splitlines()
     assert note == "note: 5 of 6 octaves left out: fire6 needs 31x31"
     assert result.startswith("a.gif ")
 

@@ -84,7 +84,7 @@ def test_a_class_by_its_name_and_kind(squeezenet: Model) -> None:
 
 def test_visualize_in_other_ways(tmp_path: Path) -> None:
     def labels(*arguments: object) -> list[str]:
-        given = ("visualize", "squeezenet1_1", "-l", "fire2", *QUICK, "-o", "w.png", *arguments)
+        given = ("visualize", "squeezenet1_1", "-l", "fire2", *QUICK, "-o", "w.png", "--overwrite", *arguments)
         return [picture["label"] for picture in good(*given, folder=tmp_path)["pictures"]]
 
     assert labels("--channels", 7, "--neuron", "--sign", "both", "--recipe", "pixel") == ["7", "-7"]
@@ -126,7 +126,9 @@ def test_channels_that_stay_inactive_are_named(tmp_path: Path) -> None:
     save(network([*conv("x", "a"), *conv("a", "out")], w_a=weights(8, 3, 3, 3), **shut), tmp_path / "shut.onnx")
     done = onnxdream("visualize", "shut.onnx", "-l", "out", *QUICK, "-o", "s.png", folder=tmp_path)
     assert "note: nothing found for 1, 2, 3, 4, 5 of out: inactive everywhere" in done.stderr
-    assert good("visualize", "shut.onnx", "-l", "out", *QUICK, "-o", "s.png", folder=tmp_path)["pictures"][1] == {
+    assert good("visualize", "shut.onnx", "-l", "out", *QUICK, "-o", "s.png", "--overwrite", folder=tmp_path)[
+        "pictures"
+    ][1] == {
         "label": "1",
         "objective": 0,
     }

@@ -42,10 +42,7 @@ def bad_pictures(folder: Path, photo: np.ndarray) -> dict[str, str]:
     (folder / "text.jpg").write_text("this is no picture\nat all\n")
     (folder / "folder.png").mkdir()
     (folder / "bomb.png").write_bytes(png(60000, 60000, 8, 2, b"\0" * 1000))
-    (folder / "float.tif").write_bytes(b"")
     tifffile.imwrite(folder / "float.tif", photo[:, :, 0].astype(np.float32), photometric="minisblack")
-    deep = photo.astype(np.uint16)
-    tifffile.imwrite(folder / "cmyk16.tif", np.dstack([deep, deep[:, :, 0]]), photometric="separated")
     return {
         **{half.name: "damaged or cut off|not a picture" for half in folder.glob("half*")},
         "empty.png": "the file is empty",
@@ -53,6 +50,5 @@ def bad_pictures(folder: Path, photo: np.ndarray) -> dict[str, str]:
         "folder.png": "is a folder, not a picture",
         "bomb.png": "60000x60000 is more than 400,000,000 pixels",
         "missing.png": "no such file",
-        "float.tif": "kind of pixel .F. cannot be read",
-        "cmyk16.tif": "kind of 16-bit picture cannot be read",
+        "float.tif": "floating-point numbers that do not tell black and white",
     }

@@ -7,10 +7,9 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from itertools import chain
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,14 +19,19 @@ from ...images import (
     open_frames,
     read_picture,
     read_settings,
+    to_srgb,
     write_frames,
     write_picture,
     write_whole,
 )
+from ...output_files import same_file
 from .codec import PICTURES
 from .color import SRGB, from_float, over_white, to_eight_bit
 from .frames import VideoFrame, VideoInfo, VideoSource, seconds
 from .fsync import fsync_file
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 READABLE = (*PICTURES, ".webp", ".bmp", ".gif", ".jp2", ".pbm", ".pgm", ".ppm")
 RATE = Fraction(25)
@@ -86,11 +90,6 @@ def _fits(pattern: str, name: str) -> bool:
 def _numbered(pattern: str, number: int) -> str:
     """The name that a printf pattern gives for a number; any other % in it is a plain one."""
     return _NUMBER.sub(lambda found: found[0] % number, pattern, count=1)
-
-
-def same_file(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one file or folder."""
-    return one.absolute() == other.absolute() or (one.exists() and other.exists() and one.samefile(other))
 
 
 def would_write(target: Path, file: Path) -> bool:
@@ -160,7 +159,7 @@ class PictureSource(VideoSource):
 
     def _read(self, index: int) -> Picture:
         try:
-            return read_picture(self.pictures[index])
+            return to_srgb(read_picture(self.pictures[index]))
         except PictureError as error:
             raise VideoError(f"{error}; it is frame {index} of {self.name}") from error
 
@@ -184,7 +183,7 @@ class AnimationSource(VideoSource):
         alpha = False
         try:
             with open_frames(path) as file:
-                height, width = file.properties(index=0).shape[:2]
+                width, height = file.size
                 for rgba, duration in _shown(file):
                     alpha = alpha or bool(rgba[:, :, 3].min() < 255)
                     self.times.append(self.times[-1] + duration)
@@ -235,11 +234,11 @@ class AnimationSource(VideoSource):
         """See VideoSource."""
 
 
-def _shown(file: Any) -> Iterator[tuple[np.ndarray, int]]:
+def _shown(image: Image.Image) -> Iterator[tuple[np.ndarray, int]]:
     """Each frame, RGBA uint8 [H,W,4], and how many milliseconds it is shown."""
-    for number in range(file.properties(index=...).n_images):
-        rgba = file.read(index=number, mode="RGBA", writeable_output=False)
-        yield rgba, int(file.metadata(index=number).get("duration", 0)) or _UNSAID
+    for number in range(getattr(image, "n_frames", 1)):
+        image.seek(number)
+        yield np.asarray(image.convert("RGBA")), int(image.info.get("duration", 0)) or _UNSAID
 
 
 def write_pictures(
@@ -341,11 +340,7 @@ def write_animation(
 
     def write(to: Path) -> None:
         pixels = _eight_bit_pixels(f for place, f in enumerate(frames) if place in wanted)
-        first = next(pixels)
-        if first.shape[2] == 4:
-            # In WebP only frames on their own: libwebp loses the opacity of others whose edges are wholly transparent.
-            options.update({"disposal": 2} if gif else {"kmin": 0, "kmax": 1})
-        write_frames(to, chain([first], pixels), settings, **options)
+        write_frames(to, pixels, settings, **options)
         fsync_file(to)
 
     write_whole(target, write, scratch=scratch)

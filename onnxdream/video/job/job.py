@@ -22,12 +22,13 @@ from ...cluster.ray import ClusterProgress, RayCluster
 from ...dream.dreamer import Dreamer
 from ...errors import ClusterError, OptionError, OutputError, PictureError, VideoError, WriteError
 from ...images import write_whole
+from ...output_files import same_file
 from ..dreamer import VideoDreamer
 from ..io.codec import target_kind
 from ..io.color import to_eight_bit
 from ..io.frames import VideoInfo, VideoSource, seconds
 from ..io.open import Encoding, check_encoding, finish, open_source, read_segment, settings_metadata
-from ..io.sequences import is_there, same_file, source_files, would_write
+from ..io.sequences import is_there, source_files, would_write
 from .checkpoint import CHUNKS, Checkpoint, JobRecord, PipeCheckpoint, same_frames, source_stamp
 from .chunks import OVERLAP, Chunk, ChunkList
 from .identity import JobInputs, identify_inputs
