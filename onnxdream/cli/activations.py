@@ -45,13 +45,12 @@ def activations(
     from ..interpret.targets import channel_label, select_channels
     from ..networks import registry
     from ..networks.model import load_model
-    from ..output_files import check_apart, check_free
+    from ..output_files import check_free
 
     loaded = load_model(model or registry.DEFAULT)
     name = layer or loaded.default_layer()
     target = out or Path(default_name(picture.stem, [name]))
-    check_file(target, overwrite=overwrite, own_name=out is None)
-    check_apart(target, [picture])
+    check_file(target, picture, overwrite=overwrite, own_name=out is None)
     if npz is not None:
         _check_npz(npz)
         check_free(npz, overwrite=overwrite)

@@ -25,6 +25,7 @@ def looks(
     ] = None,
     size: Annotated[int, typer.Option(min=64, max=2048, help="Pixels of a dream's longer side.")] = 360,
     columns: Annotated[int | None, typer.Option(min=1, help="Dreams in a row.")] = None,
+    overwrite: o.OverwriteOption = False,
     device: o.DeviceOption = "auto",
     threads: o.ThreadsOption = 0,
     offline: o.OfflineOption = False,
@@ -42,7 +43,7 @@ def looks(
     from ..settings import RunSettings
 
     target = out or Path(f"{picture.stem}-looks.jpg")
-    check_file(target)
+    check_file(target, picture, overwrite=overwrite, own_name=out is None)
     job = picture_files.Job(picture, target)
     photo = picture_files.load_source(job, size=size, noise_size=(0, 0), seed=0).rgb
     found = find_looks(model)

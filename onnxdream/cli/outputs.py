@@ -36,13 +36,17 @@ def is_folder(path: Path) -> bool:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another name") from error
 
 
-def check_file(path: Path, *, overwrite: bool, own_name: bool = False) -> None:
-    """Raise OutputError, before any work is done, when a picture cannot go to `path`; see `output_files.check_free`."""
+def check_file(path: Path, *inputs: Path | None, overwrite: bool, own_name: bool = False) -> None:
+    """Raise OutputError, before any work is done, when a picture made of `inputs` cannot go to `path`.
+
+    See `output_files.check_free` for what may be replaced.
+    """
     from ..images import check_writable
-    from ..output_files import check_free
+    from ..output_files import check_apart, check_free
 
     is_folder(path)
     check_writable(path)
+    check_apart(path, inputs)
     check_free(path, overwrite=overwrite, own_name=own_name)
 
 

@@ -132,8 +132,7 @@ def visualize(
         check_folder(target)
         check_apart(target, [spectrum])
     for file in files if target.is_dir() else [] if single else [target]:
-        check_file(file, overwrite=overwrite, own_name=single or not out)
-        check_apart(file, [start])
+        check_file(file, start, overwrite=overwrite, own_name=single or not out)
     only = loaded.fixed_input_size(shown, channels=True)
     sides = only or loaded.nearest_size(shown, (size, size))
     columns = columns or diversity or (len(goals) if interpolate else len(shown) if len(shown) > 1 else None)
