@@ -77,6 +77,7 @@ class Settings(_Checked):
     """Everything that decides what a dream looks like, in types that JSON and TOML know."""
 
     model: Annotated[str, doc("A network's name or an ONNX file; repeatable.")] = registry.DEFAULT
+    inputs: Annotated[tuple[str, ...], doc("A constant for another input; repeatable.")] = ()
     layers: Annotated[tuple[str, ...], doc("Layer to dream with; repeatable.")] = ()  # none: the recommended one
     also: Annotated[
         tuple[tuple[str, ...], ...], Predicate(_are_networks), doc("Further networks, each with its layers.")
@@ -114,7 +115,7 @@ class Settings(_Checked):
         if "model" in changes:
             changes = {"also": (), **changes}
         if changes.get("model", self.model) != self.model:
-            changes = {"layers": (), "channels": (), **changes}
+            changes = {"layers": (), "channels": (), "inputs": (), **changes}
         try:
             return dataclasses.replace(self, **self.check(**changes))
         except OptionError as error:
@@ -181,7 +182,7 @@ def _listed(name: str, value: Any) -> Any:
         return parse_bands(value)
     if name == "also" and isinstance(value, (list, tuple)):
         return tuple(tuple(network) if isinstance(network, (list, tuple)) else (network,) for network in value)
-    if name in ("layers", "channels", "bands"):
+    if name in ("layers", "channels", "bands", "inputs"):
         return tuple(value) if isinstance(value, (list, tuple)) else (value,)
     return value
 

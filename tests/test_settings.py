@@ -83,7 +83,7 @@ def test_an_objective_that_there_is_not() -> None:
 def test_names_that_there_are_not() -> None:
     with pytest.raises(OptionError, match=r"^unknown setting 'stesp'; did you mean steps\?$"):
         layered({"stesp": 3})
-    with pytest.raises(OptionError, match=r"^preset x: unknown setting 'qwertz'; known are model, layers, "):
+    with pytest.raises(OptionError, match=r"^preset x: unknown setting 'qwertz'; known are model, inputs, layers, "):
         Settings().updated({"qwertz": 3}, "preset x")
 
 
@@ -120,7 +120,7 @@ def test_what_is_stored_makes_the_same_settings(preset: str) -> None:
 def test_a_dreamer_has_the_same_defaults() -> None:
     parameters = inspect.signature(Dreamer).parameters
     for name, default in {**defaults(Settings), **defaults(RunSettings)}.items():
-        if name not in ("model", "layers", "objective", "exponent", "channels", "guide", "keep_colors"):
+        if name not in ("model", "inputs", "layers", "objective", "exponent", "channels", "guide", "keep_colors"):
             assert parameters[name].default == default
 
 

@@ -20,6 +20,7 @@ def activations(
     *,
     layer: Annotated[str | None, typer.Option("--layer", "-l", help="The layer. \\[a recommended one]")] = None,
     model: o.ModelOption = None,
+    inputs: o.InputsOption = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The grid. [NAME-LAYER.png]")] = None,
     channels: Annotated[str | None, typer.Option(metavar="3,5-8", help="Only these channels.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Only the strongest.")] = 16,
@@ -47,7 +48,7 @@ def activations(
     from ..networks.model import load_model
     from ..output_files import check_free
 
-    loaded = load_model(model or registry.DEFAULT)
+    loaded = load_model(model or registry.DEFAULT, inputs=inputs or ())
     name = layer or loaded.default_layer()
     target = out or Path(default_name(picture.stem, [name]))
     check_file(target, picture, overwrite=overwrite, own_name=out is None)

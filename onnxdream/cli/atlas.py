@@ -27,6 +27,7 @@ def atlas(
     layer: Annotated[
         list[str] | None, typer.Option("--layer", "-l", help="A layer, or all; repeatable. \\[the recommended ones]")
     ] = None,
+    inputs: o.InputsOption = None,
     channels: Annotated[str, typer.Option(metavar="0-15", help="Only these channels of each layer.")] = "all",
     pictures: Annotated[
         Path | None, typer.Option("--images", help="A folder of pictures: what in them excites each channel.")
@@ -52,7 +53,7 @@ def atlas(
 
     cluster = cluster_from(ray, workers, cpus_per_worker, gpus_per_worker)
     began = time.perf_counter()
-    loaded = load_model(model)
+    loaded = load_model(model, inputs=inputs or ())
     plan = AtlasPlan(
         model=loaded.name,
         network=network_digest(loaded),

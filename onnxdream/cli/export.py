@@ -18,6 +18,7 @@ def export(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The file to write. [MODEL-LAYER-step.onnx]")] = None,
     others: Annotated[list[str] | None, typer.Option("--model", "-m", hidden=True)] = None,
     layer: o.LayerOption = None,
+    inputs: o.InputsOption = None,
     objective: o.ObjectiveOption = None,
     exponent: o.ExponentOption = None,
     channels: o.ChannelsOption = None,
@@ -56,7 +57,7 @@ def export(
         "exponent": exponent, "bands": bands, "colors": colors, "headroom": headroom, "smooth": smooth, "half": half,
     }  # fmt: skip
     settings = o.settings_from(given)
-    loaded = load_model(model)
+    loaded = load_model(model, inputs=inputs or ())
     goal = build_objective(settings, loaded)
     path = out or Path(
         f"{loaded.name}-{goal.layers[0].replace('/', '_')}-{'gradient' if gradient_only else 'step'}.onnx"

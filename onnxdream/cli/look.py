@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import options as o
 from .terminal import print_json
+
+if TYPE_CHECKING:
+    from ..networks.card import Card
 
 
 def models(as_json: o.JsonOption = False) -> None:
@@ -54,13 +57,14 @@ def _network(name: str, card_path: Path) -> dict[str, Any]:
 
 def layers(
     model: Annotated[str, typer.Argument(help="A network's name or an ONNX file.")],
+    inputs: o.InputsOption = None,
     offline: o.OfflineOption = False,
     as_json: o.JsonOption = False,
 ) -> None:
     """List the layers of a network: operator, channels, stride, receptive field; * marks the recommended ones."""
     from ..networks.model import load_model
 
-    loaded = load_model(model)
+    loaded = load_model(model, inputs=inputs or ())
     found = loaded.layers.values()
     if as_json:
         records = [
@@ -75,7 +79,7 @@ def layers(
     if multiple > 1:
         _note(f"{loaded.name} takes multiples of {multiple} pixels; other pictures are continued by reflection")
     if loaded.card.assumed:
-        _note(f"{model} comes without a card; ImageNet's RGB mean and deviation are assumed")
+        _note(f"{model} comes without a card; {_assumed(loaded.card)}")
     if loaded.one_at_a_time:
         _note(f"{model} takes one picture at a time")
     show_table(loaded.card.title or loaded.name, ["", "layer", "operator", "channels", "stride", "sees"], [
@@ -83,6 +87,18 @@ def layers(
          "everything" if math.isinf(at.receptive_field) else f"{at.receptive_field:g} px"]
         for at in found
     ])  # fmt: skip
+
+
+def _assumed(card: Card) -> str:
+    """What a network without a card is taken to expect, in words."""
+    from ..networks.card import IMAGENET
+
+    expected = card.preprocessing
+    if expected == IMAGENET:
+        return "ImageNet's RGB mean and deviation are assumed"
+    if set(expected.mean) == {0.0} and set(expected.std) == {1.0}:
+        return f"{expected.channels} values of 0 to 255 as they are, since it takes whole numbers"
+    return f"channels {expected.channels} with mean {expected.mean} and deviation {expected.std} are assumed"
 
 
 def info(as_json: o.JsonOption = False) -> None:

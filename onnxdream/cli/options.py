@@ -43,6 +43,7 @@ def _run(name: str, *flags: str, **more: Any) -> Any:
 ModelOption = Annotated[str | None, _look("model", "--model", "-m")]
 ModelsOption = Annotated[list[str] | None, _look("model", "--model", "-m")]
 LayerOption = Annotated[list[str] | None, _look("layers", "--layer", "-l", metavar="NAME[:WEIGHT]")]
+InputsOption = Annotated[list[str] | None, _look("inputs", "--input", metavar="NAME=VALUE|FILE.npy")]
 ObjectiveOption = Annotated[str | None, _look("objective")]
 ChannelsOption = Annotated[str | None, _look("channels", metavar="3,5-8")]
 GuideOption = Annotated[Path | None, _look("guide")]
@@ -118,6 +119,7 @@ def parse_size(text: str) -> tuple[int, int]:
 # The options that decide the look, by parameter.
 _LOOK_OPTIONS = {
     "preset": PresetOption, "like": LikeOption, "config": ConfigOption, "model": ModelsOption, "layer": LayerOption,
+    "inputs": InputsOption,
     "objective": ObjectiveOption, "exponent": ExponentOption, "channels": ChannelsOption, "guide": GuideOption,
     "octaves": OctavesOption, "octave_scale": ScaleOption, "steps": StepsOption, "step_size": StepSizeOption,
     "jitter": JitterOption, "bands": BandsOption, "colors": ColorsOption, "headroom": HeadroomOption,
@@ -197,6 +199,7 @@ def with_options(*left_out: str) -> Callable[[Callable[..., None]], Callable[...
         def call(context: typer.Context, **given: Any) -> None:
             look = {name: given.pop(name) for name in look_options}
             look |= networks_from(context, look.pop("model"), look.pop("layer"))
+            look["inputs"] = look["inputs"] or None
             run = {name: given.pop(name) for name in _RUN_OPTIONS if name != "offline"}
             del given["offline"]
             command(look=look, run=Run(**run | {"max_memory": parse_bytes(run["max_memory"])}), **given)

@@ -48,6 +48,7 @@ def visualize(
         list[str] | None,
         typer.Option("--layer", "-l", help="A layer; repeatable, a column each.", rich_help_panel=_WHAT),
     ] = None,
+    inputs: o.InputsOption = None,
     channels: Annotated[
         str | None, typer.Option(metavar="0-15", help="Channels, or all. \\[the first 16]", rich_help_panel=_WHAT)
     ] = None,
@@ -115,7 +116,7 @@ def visualize(
         "--diversity": diversity > 0, "--diversity-weight": diversity_weight is not None,
         "--spectrum": spectrum is not None, "--recipe maco": recipe == "maco",
     })  # fmt: skip
-    loaded = load_model(model)
+    loaded = load_model(model, inputs=inputs or ())
     layers = list(dict.fromkeys(loaded.layer(name).name for name in layer or []))
     kind = "neuron" if neuron else objective or "channel"
     goals = _goals(

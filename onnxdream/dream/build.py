@@ -63,7 +63,7 @@ def build_objective(
 
 def build_dreamer(settings: Settings, *, max_memory: int, device: str = "auto", threads: int = 0) -> Dreamer:
     """The Dreamer the settings describe. Raises what loading the models, the objectives and the Dreamer raise."""
-    models = [load_model(name) for name in (settings.model, *(name for name, *_ in settings.also))]
+    models = [load_model(settings.model, inputs=settings.inputs), *(load_model(name) for name, *_ in settings.also)]
     layers = [settings.layers, *(layers for _, *layers in settings.also)]
     for model, names in zip(models, layers, strict=True):
         _check_owner(model, names, models)

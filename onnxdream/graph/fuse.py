@@ -68,7 +68,9 @@ def fold_preprocessing(graph: ir.Graph, kept: set[ir.Value]) -> None:
     image, matrix, bias = first.inputs[0], *(_constant(v) for v in _given(first)[1:])
     weight = _constant(_given(conv)[1]) if conv.op_type == "Conv" else None
     grouped = conv.attributes.get_int("group", 1) != 1
-    if matrix is None or bias is None or weight is None or grouped or len(matrix) != matrix.shape[1]:
+    if matrix is None or bias is None or weight is None or grouped:
+        return
+    if len(matrix) != matrix.shape[1] or np.linalg.matrix_rank(matrix[:, :, 0, 0]) < len(matrix):
         return
     a = matrix[:, :, 0, 0].astype(np.float64)
     shift, folded = np.linalg.solve(a, bias), np.einsum("oi...,ij->oj...", weight, a)

@@ -231,6 +231,14 @@ def _settle_sizes(graph: onnx.GraphProto, inferred: onnx.GraphProto) -> bool:
     return bool(settled)
 
 
+def floating_tensors(proto: onnx.ModelProto) -> set[str]:
+    """The names of the tensors that hold floating-point numbers."""
+    import onnx
+
+    types = tensor_types(onnx.shape_inference.infer_shapes(without_weights(proto)).graph)
+    return {name for name, tensor in types.items() if tensor.elem_type == onnx.TensorProto.FLOAT}
+
+
 def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of a model without inner shapes, whose weights, but for the constants of shapes, are inputs."""
     import onnx

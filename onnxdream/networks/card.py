@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, FiniteFloat, PositiveInt, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, PositiveInt, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from ..errors import ModelError, describe_validation
@@ -16,19 +16,35 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+_BY_NUMBER = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """How the network expects its picture: `(picture[channels] - mean) / std`, picture values in 0..255.
 
     Attributes:
-        channels: Their order: "RGB", "BGR" or "L" (luminance, one channel).
+        channels: A letter for each, in their order: R, G, B, L (luminance) or A (alpha, 255 everywhere), such as "RGB",
+            "BGR", "L", "RGBA", or "RGBRGB" where a network takes two pictures. Cards may also give the number 1 (L), 3
+            (RGB) or 4 (RGBA).
         mean: Subtracted from each channel, in the order of `channels`.
         std: What each channel is then divided by, in the order of `channels`; never 0.
     """
 
-    channels: Literal["RGB", "BGR", "L"]
+    channels: Annotated[str, Field(pattern="^[RGBLA]+$")]
     mean: tuple[FiniteFloat, ...]
     std: tuple[FiniteFloat, ...]
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _letters(cls, channels: object) -> object:
+        if not isinstance(channels, int):
+            return channels
+        if channels not in _BY_NUMBER:
+            raise ValueError(
+                f"a picture gives 1, 3 or 4 channels, not {channels}; name them by letters, such as RGBRGB for two"
+            )
+        return _BY_NUMBER[channels]
 
     @model_validator(mode="after")
     def _check(self) -> Preprocessing:
@@ -40,11 +56,12 @@ class Preprocessing:
         """The same map as the weight [C,3,1,1] and bias [C] of a 1x1 convolution on RGB 0..255."""
         import numpy as np
 
-        rows = {"R": (1.0, 0.0, 0.0), "G": (0.0, 1.0, 0.0), "B": (0.0, 0.0, 1.0), "L": (0.299, 0.587, 0.114)}
+        rows = {"R": (1, 0, 0), "G": (0, 1, 0), "B": (0, 0, 1), "L": (0.299, 0.587, 0.114), "A": (0, 0, 0)}
         mix = np.array([rows[c] for c in self.channels], np.float64)
+        always = np.array([255.0 * (c == "A") for c in self.channels])
         mean, std = np.array(self.mean, np.float64), np.array(self.std, np.float64)
         weight = (mix / std[:, None])[:, :, None, None]
-        return weight.astype(np.float32), (-mean / std).astype(np.float32)
+        return weight.astype(np.float32), ((always - mean) / std).astype(np.float32)
 
 
 # The convention of torchvision and most model zoos, used for files that come without a card.
@@ -70,6 +87,8 @@ class Card:
         default: The layer to dream with where none is named; if empty, the middle one of those recommended.
         labels: The names of its classes.
         aliases: The graph's names of layers, by further names they may be called.
+        inputs: Constants for inputs other than the picture's, by name: a number, a list of numbers, or the name of a
+            NumPy file next to the card.
         assumed: Whether the file came without a card.
     """
 
@@ -87,6 +106,7 @@ class Card:
     default: str = ""
     labels: tuple[str, ...] = ()
     aliases: Mapping[str, str] = Field(default_factory=dict)
+    inputs: Mapping[str, Any] = Field(default_factory=dict)
     assumed: bool = False
 
     @model_validator(mode="after")

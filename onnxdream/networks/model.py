@@ -13,19 +13,20 @@ import dataclasses
 import difflib
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import LayerError, ModelError, NoGradientError
 from ..graph.canonicalize import canonicalize
 from ..graph.cut import reasons
 from ..graph.leaky_relu import make_rectifiers_leaky
-from ..graph.shapes import Shape, keep_only, probe_shapes, without_weights
+from ..graph.shapes import Shape, floating_tensors, keep_only, probe_shapes, without_weights
 from . import registry
-from .card import IMAGENET, Card, Preprocessing
+from .card import Card
+from .inputs import assumed_preprocessing, parse_inputs, picture_input, set_constants, to_channels_first
 from .onnx_file import read_onnx
 from .receptive_field import geometry, smallest_picture
 
@@ -274,11 +275,16 @@ class Model:
     def layers(self) -> dict[str, Layer]:
         """All layers that an objective can use, by name, in the order in which they are computed."""
         found: dict[str, Layer] = {}
-        geometries = geometry(self.proto.graph, self.input_name)
+        geometries, floating = geometry(self.proto.graph, self.input_name), floating_tensors(self.proto)
         for node in self.proto.graph.node:
             name = node.output[0]
             shape = self.shapes.get(name, ())
-            if name not in geometries or len(shape) not in (2, 3, 4) or node.op_type in _NOT_LAYERS:
+            if (
+                name not in geometries
+                or name not in floating
+                or len(shape) not in (2, 3, 4)
+                or node.op_type in _NOT_LAYERS
+            ):
                 continue
             at = geometries[name]
             found[name] = Layer(
@@ -404,34 +410,37 @@ _NOT_LAYERS = {
 _PROBABILITIES = {"Softmax", "LogSoftmax", "Sigmoid", "ArgMax"}
 
 
-def load_model(name: str | Path) -> Model:
+def load_model(name: str | Path, *, inputs: Mapping[str, Any] | Iterable[str] = ()) -> Model:
     """Load a network.
 
     Args:
         name: The name of a network, which is downloaded if necessary, or the path of an ONNX file. A card next to the
             file (`x.json` for `x.onnx`) gives the preprocessing. Without one, that of ImageNet is assumed, and
             `Model.card.assumed` is true.
+        inputs: Constants for inputs other than the picture's, besides those of the card: by name a number, an array or
+            the path of a NumPy file; or texts, NAME=VALUE or NAME=FILE.npy. Layers behind an input without a value
+            cannot be used.
 
     Returns:
         The network in canonical form.
 
     Raises:
-        ModelError: The file is missing or damaged, or does not take a picture.
+        ModelError: The file is missing or damaged, does not take a picture, or has no such input.
         DownloadError: The network cannot be downloaded.
         OutputError: The cache folder cannot be written.
     """
     path, card_path = registry.locate(name)
-    proto = canonicalize(read_onnx(path), str(path))
-    input_name = _picture_input(proto, path)
-    _to_channels_first(proto, input_name)
-    if card_path.is_file():
-        card = Card.read(card_path)
-    else:
-        channels = next(i for i in proto.graph.input if i.name == input_name).type.tensor_type.shape.dim[1].dim_value
-        grey = Preprocessing("L", (127.5,), (127.5,))
-        card = Card(name=path.stem, preprocessing=grey if channels == 1 else IMAGENET, assumed=True)
+    proto = read_onnx(path)
+    known = Card.read(card_path) if card_path.is_file() else None
+    constants = {} if known is None else {k: _beside(v, card_path) for k, v in known.inputs.items()}
+    constants |= inputs if isinstance(inputs, Mapping) else parse_inputs(inputs)
+    set_constants(proto, constants, path)
+    input_name, told = picture_input(proto, path)
+    proto = canonicalize(proto, str(path))
+    to_channels_first(proto, input_name)
+    channels = next(i for i in proto.graph.input if i.name == input_name).type.tensor_type.shape.dim[1].dim_value
+    card = known or Card(path.stem, assumed_preprocessing(channels, told, path), assumed=True)
     model = Model(name=card.name, card=card, proto=proto, input_name=input_name, path=path)
-    channels = model.input_dims[1]
     if channels and channels != len(card.preprocessing.channels):
         raise ModelError(f"{path}: takes {channels} channels but its card gives {card.preprocessing.channels}")
     try:
@@ -439,6 +448,12 @@ def load_model(name: str | Path) -> Model:
     except ValueError as error:
         return _with_fixed_size(model, error)
     return model
+
+
+def _beside(value: Any, card: Path) -> Any:
+    """A constant of a card, whose NumPy file is next to it."""
+    is_file = isinstance(value, str) and value.lower().endswith(".npy")
+    return str(card.parent / value) if is_file else value
 
 
 def _with_fixed_size(model: Model, reason: ValueError) -> Model:
@@ -458,45 +473,3 @@ def _with_fixed_size(model: Model, reason: ValueError) -> Model:
             fixed.probe  # noqa: B018
             return fixed
     raise ModelError(f"{model.path}: the shapes in its graph do not match: {reason}") from reason
-
-
-def _picture_input(proto: onnx.ModelProto, path: Path) -> str:
-    """The name of the only input, which takes a picture. Raises ModelError if there is none or several."""
-    weights = {t.name for t in proto.graph.initializer}
-    inputs = [i for i in proto.graph.input if i.name not in weights]
-    described = [f"{i.name} {_dims(i)}" for i in inputs]
-    if len(inputs) > 1:
-        raise ModelError(
-            f"{path}: takes several inputs ({', '.join(described)}); only one picture input can be dreamed with"
-        )
-    tensor = inputs[0].type.tensor_type
-    dims = tensor.shape.dim
-    channels = [dims[axis].dim_value for axis in (1, 3)] if len(dims) == 4 else []
-    if not {0, 1, 3} & set(channels) or tensor.elem_type != 1:
-        raise ModelError(
-            f"{path}: input {described[0]} is not a float picture [N,3,H,W] or [N,H,W,3]; export it as one"
-        )
-    return str(inputs[0].name)
-
-
-def _to_channels_first(proto: onnx.ModelProto, input_name: str) -> None:
-    """Make a network that takes [N,H,W,C], as those from TensorFlow do, take [N,C,H,W]."""
-    import onnx
-
-    value = next(i for i in proto.graph.input if i.name == input_name)
-    n, *rest = [
-        onnx.TensorShapeProto.Dimension.FromString(d.SerializeToString()) for d in value.type.tensor_type.shape.dim
-    ]
-    if rest[0].dim_value in (1, 3) or rest[2].dim_value not in (1, 3):
-        return
-    for node in proto.graph.node:
-        node.input[:] = [f"{input_name}/nhwc" if name == input_name else name for name in node.input]
-    transpose = onnx.helper.make_node("Transpose", [input_name], [f"{input_name}/nhwc"], perm=[0, 2, 3, 1])
-    proto.graph.node.insert(0, transpose)
-    del value.type.tensor_type.shape.dim[:]
-    value.type.tensor_type.shape.dim.extend([n, rest[2], rest[0], rest[1]])
-
-
-def _dims(value: onnx.ValueInfoProto) -> str:
-    dims = value.type.tensor_type.shape.dim
-    return "[" + ",".join(str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in dims) + "]"

@@ -78,7 +78,7 @@ def bad_networks(folder: Path) -> None:
     save("five.onnx", small.node("Relu", ["x"], "out"), size=(1, 224, 224, 5))
     save("vector.onnx", small.node("Relu", ["x"], "out"), size=("N", 10))
     other = helper.make_tensor_value_info("other", TensorProto.FLOAT, [1, 7])
-    save("two.onnx", *small.conv("x", "out"), w_out=kernel, inputs=[other])
+    save("two.onnx", small.node("Add", ["x", "other"], "a"), *small.conv("a", "out"), w_out=kernel, inputs=[other])
     none = helper.make_graph(
         [helper.make_node("Relu", ["w"], ["out"])], "none", [], [helper.make_tensor_value_info("out", 1, [4, 3, 3, 3])],
         [onnx.numpy_helper.from_array(kernel, "w")],
@@ -186,9 +186,9 @@ NETWORKS = {
     "custom.onnx": r"custom.onnx: uses operators outside the ONNX standard \(com.acme.Mystery\); export it",
     "unknown.onnx": r"unknown.onnx: uses operators outside the ONNX standard \(Mystery\); export it",
     "nan.onnx": "nan.onnx: weight w_out holds NaN or infinity; the file is damaged",
-    "five.onnx": r"five.onnx: input x \[1,224,224,5\] is not a float picture \[N,3,H,W\] or \[N,H,W,3\]; export it",
-    "vector.onnx": r"vector.onnx: input x \[N,10\] is not a float picture",
-    "two.onnx": r"two.onnx: takes several inputs \(x \[N,3,H,W\], other \[1,7\]\)",
+    "five.onnx": r"five.onnx: takes 5 channels, and a picture gives 1, 3 or 4 \(grey, RGB, RGB and alpha\); name them",
+    "vector.onnx": r"vector.onnx: input x \[N,10\] is not a picture \[N,3,H,W\] or \[N,H,W,3\]; export it",
+    "two.onnx": r"two.onnx: takes several inputs \(x \[N,3,H,W\], other \[1,7\]\); give the others a value with",
     "none.onnx": "none.onnx: takes no input, so no picture",
     "misfit.onnx": "misfit.onnx: the shapes in its graph do not match: "
     "the convolution out_before takes 5 channels, not 3",

@@ -49,7 +49,7 @@ def measure_videos(
 
 def _stored(dreams: list[str]) -> dict[str, Any]:
     """Networks, layers and objective of the first dream that stores its settings."""
-    names = ("model", "layers", "also", "objective", "exponent", "channels")
+    names = ("model", "inputs", "layers", "also", "objective", "exponent", "channels")
     for name in dreams:
         try:
             return {k: v for k, v in read_video_settings(Path(name)).items() if k in names}
