@@ -121,6 +121,11 @@ class Settings(_Checked):
         except OptionError as error:
             raise OptionError(f"{source}: {error}" if source else str(error)) from error
 
+    @property
+    def networks(self) -> list[str]:
+        """The names or files of all networks."""
+        return [self.model, *(name for name, *_ in self.also)]
+
     def stored(self) -> dict[str, Any]:
         """All settings in types that JSON knows, with the version, as a picture carries them."""
         from .version import __version__
@@ -238,7 +243,8 @@ def _hint(name: str, known: Iterable[str], them: str = "known") -> str:
     return f"; did you mean {near[0]}?" if near else f"; {them} are {', '.join(known)}"
 
 
-_SQUEEZENET, _EFFICIENTNET, _GOOGLENET = ({"model": m} for m in ("squeezenet1_1", "efficientnet_lite0", "googlenet"))
+_SQUEEZENET, _GOOGLENET = {"model": "squeezenet1_1"}, {"model": "googlenet"}
+_EFFICIENTNET, _EFFICIENTNET2 = {"model": "efficientnet_lite0"}, {"model": "efficientnet_lite2"}
 _PLAIN = {"bands": [], "colors": "free", "headroom": 0.0}
 PRESETS: dict[str, dict[str, Any]] = {
     # Looked at, on photographs of sky, people, animals, food and houses.
@@ -254,6 +260,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "menagerie": _EFFICIENTNET
     | {"layers": ["block10"], "objective": "centred", "octaves": 5, "steps": 16, "step_size": 2.0, "colors": "vivid"},
     "seals": _EFFICIENTNET | {"layers": ["block10"], "objective": "power", "octaves": 5, "steps": 16, "step_size": 2.0},
+    "palms": _EFFICIENTNET2 | {"layers": ["block5"], "octaves": 5, "steps": 12, "colors": "vivid"},
+    "cathedral": _EFFICIENTNET2
+    | {"layers": ["block16"], "octaves": 5, "steps": 14, "step_size": 2.0, "colors": "vivid"},
+    "bestiary": _EFFICIENTNET2
+    | {"layers": ["block16"], "objective": "centred", "octaves": 5, "steps": 14, "step_size": 2.0},
+    "pack": _SQUEEZENET | {"layers": ["fire8"], "also": [["efficientnet_lite2", "block13"]], "octaves": 5, "steps": 12},
     # Not looked at: networks that are downloaded on demand, at the layers that others chose for their dreams.
     "inception": _GOOGLENET | {"layers": ["inception_4c/output_1"], "steps": 20},
     "inception-animals": _GOOGLENET | {"layers": ["inception_4e/output_1"], "octaves": 5, "steps": 20},

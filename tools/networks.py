@@ -1,6 +1,6 @@
 """The networks of the tests and the benchmark, restated in PyTorch.
 
-The two bundled ones take their weights from the ONNX files; the others are random, seeded, in evaluation mode, with
+The three bundled ones take their weights from the ONNX files; the others are random, seeded, in evaluation mode, with
 batch-norm statistics that are not trivial. Each module's `forward` returns {layer name: activation} up to `stop`.
 """
 
@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,8 @@ from onnxdream.networks import registry
 
 def bundled_weights(name: str) -> dict[str, Tensor]:
     proto = onnx.load(registry.find(name))
-    return {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in proto.graph.initializer}
+    weights = {t.name: numpy_helper.to_array(t).astype(np.float32) for t in proto.graph.initializer}
+    return {name.removesuffix(".half"): torch.from_numpy(array) for name, array in weights.items()}
 
 
 def frozen(weights: dict[str, Tensor]) -> nn.ParameterDict:
@@ -55,15 +57,18 @@ class SqueezeNet(nn.Module):
         return self.conv(x, "conv10").mean((2, 3))
 
 
-class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 with the bundled weights; takes pictures [N,3,H,W] RGB 0..255."""
+class EfficientNetLite(nn.Module):
+    """An EfficientNet-Lite with the bundled weights; takes pictures [N,3,H,W] RGB 0..255."""
 
-    STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)
+    name: str
+    repeats: tuple[int, ...]  # the blocks of each stage
 
     def __init__(self, stop: str = "logits") -> None:
         super().__init__()
         self.stop = stop
-        self.weights = frozen(bundled_weights("efficientnet_lite0"))
+        self.weights = frozen(bundled_weights(self.name))
+        firsts = (1, 2, 2, 2, 1, 2, 1)
+        self.strides = [s for f, count in zip(firsts, self.repeats, strict=True) for s in (f, *[1] * (count - 1))]
 
     def unit(self, x: Tensor, name: str, stride: int = 1, *, relu: bool = True) -> Tensor:
         w = self.weights[f"{name}|weight"]
@@ -81,7 +86,7 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.unit((x - 127) / 128, "stem", 2)
-        for number, stride in enumerate(self.STRIDES):
+        for number, stride in enumerate(self.strides):
             name, y = f"block{number}", x
             if f"{name}/expand|weight" in self.weights:
                 y = self.unit(y, f"{name}/expand")
@@ -94,6 +99,14 @@ class EfficientNetLite0(nn.Module):
                 return x
         x = self.unit(x, "head").mean((2, 3))
         return F.linear(x, self.weights["fc|weight"], self.weights["fc|bias"])
+
+
+class EfficientNetLite0(EfficientNetLite):
+    name, repeats = "efficientnet_lite0", (1, 2, 2, 3, 3, 4, 1)
+
+
+class EfficientNetLite2(EfficientNetLite):
+    name, repeats = "efficientnet_lite2", (1, 3, 3, 4, 4, 5, 1)
 
 
 class ConvBn(nn.Sequential):

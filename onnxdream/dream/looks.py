@@ -17,7 +17,7 @@ def looks(model: str | None = None) -> dict[str, Settings]:
     Args:
         model: A network's name or an ONNX file, for one look with each layer that its card recommends, or with up to
             12 layers from its first to its last spatial one where it recommends none. Default: all presets whose
-            network is here, or has been downloaded already.
+            networks are here, or have been downloaded already.
 
     Returns:
         {the options of `onnxdream image` that give the look: its settings}
@@ -27,8 +27,8 @@ def looks(model: str | None = None) -> dict[str, Settings]:
         OptionError: There is no such network.
     """
     if model is None:
-        presets = {f"-p {name}": layered({}, preset=name) for name in PRESETS if _is_here(PRESETS[name]["model"])}
-        return {"": Settings(), **presets}
+        presets = {f"-p {name}": layered({}, preset=name) for name in PRESETS}
+        return {"": Settings(), **{text: look for text, look in presets.items() if all(map(_is_here, look.networks))}}
     loaded = load_model(model)
     names = list(loaded.card.recommended)
     if not names:
