@@ -58,11 +58,12 @@ def photo(rocket: np.ndarray) -> np.ndarray:
 
 def test_a_step_is_one_with_each_network_in_turn(one: Model, two: Model, photo: np.ndarray) -> None:
     goals = [(one, 2.0 * obj.l2("out")), (two, obj.l2("b") - 1.5 * obj.l2("last"))]
-    dreamer = Dreamer(*goals[0], also=goals[1:], octaves=1, steps=1, step_size=3.0, jitter=0, device="cpu")
+    shaping = {"bands": (0.3, 1.0, 1.0), "colors": "vivid", "headroom": 48.0}
+    dreamer = Dreamer(*goals[0], also=goals[1:], octaves=1, steps=1, step_size=3.0, jitter=0, device="cpu", **shaping)
     image, objectives = to_batch(photo), []
     for (model, goal), share in zip(goals, (2 / 2.5, 1.5 / 2.5), strict=True):  # 2 and 1.5, their squares summing to 1
         feeds = {"image": image, "step_size": np.array(3.0 * share, np.float32), "shift": np.zeros(2, np.int64)}
-        result = select("cpu").open(build_step_model(model, goal)).run(feeds)
+        result = select("cpu").open(build_step_model(model, goal, **shaping)).run(feeds)
         image, objectives = result["dreamed"], [*objectives, float(result["objective"][0])]
     seen: list[float] = []
     dreamed, steps, _ = dreamer.ascend(to_batch(photo), on_step=lambda progress: seen.append(progress.objective))
@@ -145,7 +146,8 @@ class TestSettings:
         assert both.updated({"layers": "fire8"}).also == both.also
         assert both.updated({"model": both.model}) == dataclasses.replace(both, also=())
         old = {"version": "0.1", "model": "squeezenet1_1", "layers": ["fire8"]}  # as it was when there was but one
-        assert layered({}, like=old) == Settings(layers=("fire8",))
+        settings = layered({}, like=old)
+        assert (settings.model, settings.layers, settings.also) == ("squeezenet1_1", ("fire8",), ())
 
     @pytest.mark.parametrize("wrong", ["efficientnet_lite0", [[]], [["a", ""]], [3], [["a", 0.5]]])
     def test_what_is_no_list_of_networks_is_refused(self, wrong: object) -> None:
