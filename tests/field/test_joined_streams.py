@@ -91,6 +91,31 @@ def test_a_recording_torn_at_the_joint_goes_on_at_the_next_keyframe(tmp_path: Pa
     assert {b.pts - a.pts for a, b in pairwise(frames)} == {3600}
 
 
+def test_streams_that_bear_other_numbers_after_the_joint_are_the_same(tmp_path: Path) -> None:
+    first = transport_stream(tmp_path / "1.ts", 25, 6)
+    second = transport_stream(tmp_path / "2.ts", 25, 6, begin=40, first_number=0x200)
+    whole = [[digest(f) for f in frames_of(part)] for part in (first, second)]
+    source = joined(tmp_path / "a.ts", first, second)
+    with notes():
+        seen = [digest(f) for f in frames_of(source)]
+        light, loud = flashes(convert(source, tmp_path / "b.mp4"))
+    assert seen[:22] == whole[0][:22]  # the demuxer holds back the last packet of the first part
+    assert seen[-25:] == whole[1]
+    assert np.allclose(light, loud, atol=0.015)
+    assert len(light) == 2
+
+
+@pytest.mark.slow
+def test_a_program_that_begins_in_the_middle_does_no_harm(tmp_path: Path) -> None:
+    first = transport_stream(tmp_path / "1.ts", 300, 6)
+    second = transport_stream(tmp_path / "2.ts", 25, 6, begin=40, first_number=0x200, program=7)
+    whole = [digest(f) for f in frames_of(first)]
+    with notes():
+        source = joined(tmp_path / "a.ts", first, second)
+        assert [digest(f) for f in frames_of(source)] == whole
+        assert len(packets(convert(source, tmp_path / "b.mp4"), "video")) == 300
+
+
 def test_a_change_of_size_is_a_cut_and_is_scaled(tmp_path: Path, nothing: Dreamer) -> None:
     small, large = (transport_stream(tmp_path / f"{w}.ts", 6, 99, size=(w, w // 4 * 3)) for w in (64, 96))
     source = joined(tmp_path / "a.ts", small, large)

@@ -245,10 +245,22 @@ def _planar(image: np.ndarray) -> av.VideoFrame:
 
 
 def transport_stream(
-    path: Path, frames: int, at: int, *, size: tuple[int, int] = (64, 48), begin: float = 0.0, keys: int = 10
+    path: Path,
+    frames: int,
+    at: int,
+    *,
+    size: tuple[int, int] = (64, 48),
+    begin: float = 0.0,
+    keys: int = 10,
+    first_number: int = 0x100,
+    program: int = 1,
 ) -> Path:
-    """A film like that of `flash_film` in a transport stream whose clock begins `begin` seconds later than usual."""
-    options = {"output_ts_offset": str(begin), "mpegts_flags": "+resend_headers"}
+    """A film like that of `flash_film` in a transport stream.
+
+    Its clock begins `begin` seconds later than usual; its streams are numbered from `first_number` on.
+    """
+    options = {"output_ts_offset": str(begin), "mpegts_start_pid": str(first_number)}
+    options |= {"mpegts_service_id": str(program), "mpegts_pmt_start_pid": str(0x1000 + 16 * program)}
     with av.open(str(path), "w", container_options=options) as out:
         video: Any = out.add_stream("libx264", 25, options={"g": str(keys), "bf": "2"})
         (video.width, video.height), video.pix_fmt = size, "yuv420p"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -97,12 +97,14 @@ class JoinedClock:
     def place(self, packet: av.Packet[Any]) -> bool:
         """Move a packet's times; False where it is to be left out."""
         time = _time_of(packet)
+        shown = packet.pts if packet.pts is not None else time
+        if not packet.is_keyframe and (self._jumps.goes_on_before(time) or self._jumps.goes_on_before(shown)):
+            return False  # the end of the part before, which the demuxer has held back
         if self._jumps(time):
             self.key = None
         if self.key is None:
-            if not packet.is_keyframe or time is None:
+            if not packet.is_keyframe or shown is None:
                 return False
-            shown = packet.pts if packet.pts is not None else time
             if self.end is not None:
                 self.shifts.append(self.end - shown)
             self.key = shown + self.shifts[-1]
@@ -159,11 +161,24 @@ def joined_shifts(container: InputContainer, stream: Stream) -> list[Fraction]:
     if not is_unsteady(container):
         return [Fraction(0)]
     clock = JoinedClock(stream)
-    for packet in container.demux(stream):
+    for packet in demuxed(container, [stream]):
         if packet.size:
             clock.place(packet)
     assert stream.time_base is not None
     return [shift * stream.time_base for shift in clock.shifts]
+
+
+def demuxed(container: InputContainer, streams: list[Stream] | None = None) -> Iterator[av.Packet[Any]]:
+    """The packets of a file; those of streams that begin in the middle are left out, at which PyAV stumbles in the end.
+
+    Args:
+        container: The file.
+        streams: Those to read; all if None.
+    """
+    try:
+        yield from container.demux(streams)
+    except IndexError:
+        return
 
 
 class _Jumps:
@@ -173,12 +188,25 @@ class _Jumps:
         assert stream.time_base is not None
         self._ahead, self._back = _AHEAD / stream.time_base, _BACK / stream.time_base
         self._last: int | None = None
+        self._last_before: int | None = None  # the jump
 
     def __call__(self, time: int | None) -> bool:
         if time is None:
             return False
         before, self._last = self._last, time
-        return before is not None and not before - self._back <= time <= before + self._ahead
+        jumps = before is not None and not self._follows(before, time)
+        if jumps:
+            self._last_before = before
+        return jumps
+
+    def goes_on_before(self, time: int | None) -> bool:
+        """Whether a time jumps back to where the clock was before its newest jump."""
+        if time is None or self._last is None or self._last_before is None:
+            return False
+        return not self._follows(self._last, time) and self._follows(self._last_before, time)
+
+    def _follows(self, before: int, time: int) -> bool:
+        return before - self._back <= time <= before + self._ahead
 
 
 def _time_of(packet: av.Packet[Any]) -> int | None:

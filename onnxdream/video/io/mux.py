@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import av
 from av.stream import Discard
 
-from .clock import FollowingClock, JoinedClock, joined_shifts
+from .clock import FollowingClock, JoinedClock, demuxed, joined_shifts
 
 if TYPE_CHECKING:
     from av.container import Chapter, InputContainer, OutputContainer
@@ -301,7 +301,7 @@ class SourceStreams:
             shifts = joined_shifts(again, again.streams[self.video.index])
         try:
             if len(shifts) == 1:
-                yield from self.source.demux(wanted)
+                yield from demuxed(self.source, wanted)
             else:
                 yield from self._on_one_clock(wanted, shifts)
         except av.FFmpegError as error:
@@ -311,7 +311,7 @@ class SourceStreams:
         """The packets of the wanted streams of joined recordings, on the clock of their pictures."""
         pictures = JoinedClock(self.video)
         clocks = {stream.index: FollowingClock(stream, shifts) for stream in wanted}
-        for packet in self.source.demux([self.video, *wanted]):
+        for packet in demuxed(self.source, [self.video, *wanted]):
             if packet.stream.index == self.video.index:
                 if packet.size:
                     pictures.place(packet)

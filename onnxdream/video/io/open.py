@@ -54,6 +54,10 @@ __all__ = [
 ]  # fmt: skip
 
 
+# Streams of recordings joined into one transport stream are one stream, though they bear other numbers.
+_ONE_PROGRAM = {"merge_pmt_versions": "1"}
+
+
 def open_source(
     spec: str | Path,
     *,
@@ -111,7 +115,7 @@ def open_source(
 
 def _open(name: str, url: str | PipeInput, kind: str | None = None, options: dict[str, str] | None = None) -> Any:
     try:
-        container = av.open(url, format=kind, options=options, metadata_errors="replace")
+        container = av.open(url, format=kind, options=options or _ONE_PROGRAM, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
         text = "not a y4m stream" if kind == "yuv4mpegpipe" else "not a video, or of a kind that cannot be read"
         reason = error.strerror if isinstance(error, OSError) else None

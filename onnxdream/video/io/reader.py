@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import VideoError
-from .clock import FrameClock, JoinedClock, frame_step, is_unsteady
+from .clock import FrameClock, JoinedClock, demuxed, frame_step, is_unsteady
 from .color import (
     FULL,
     LIMITED,
@@ -304,7 +304,7 @@ class FileSource(VideoSource):
         torn, broken_at = False, None  # and the time shown of what is broken
         sound_end = pictures_end = Fraction(0)  # on the file's own clock
         try:
-            for packet in container.demux():
+            for packet in demuxed(container):
                 if packet.stream_index != stream.index or not packet.size:
                     reached = max(reached, _end_of(packet))
                     if packet.size and packet.stream.type == "audio":
@@ -348,10 +348,14 @@ class FileSource(VideoSource):
                     break
         except self._damage:
             torn = True
-        try:
-            held = decoder.decode(None)
-        except self._damage:
-            held, torn = [], torn or joined is None
+        held: list[Any] = []
+        for _ in range(_THREADS if joined is not None else 1):
+            try:
+                held += decoder.decode(None)
+            except EOFError:
+                break
+            except self._damage:
+                torn = torn or joined is None
         for frame in held:
             if joined is None:
                 torn = torn or frame.is_corrupt

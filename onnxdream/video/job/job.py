@@ -499,6 +499,7 @@ class _Run:
             self.preview.show(self._image)
         if self.on_frame is not None:
             fps = (frame - self.resumed) / (time.perf_counter() - self.began)
-            progress = VideoProgress(frame, self.total, self._objective, fps, self._image[..., ::-1], workers)
+            total = None if self.total is None else max(self.total, frame)  # a joined stream may be longer than it says
+            progress = VideoProgress(frame, total, self._objective, fps, self._image[..., ::-1], workers)
             self.cancelled = self.on_frame(progress) is False
         return not self.cancelled
