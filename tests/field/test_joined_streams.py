@@ -55,7 +55,7 @@ def flashes(path: Path) -> tuple[list[float], list[float]]:
 
 @pytest.mark.parametrize(("begins", "suffix"), everyday([
     ((0, 30), "mp4"), ((0, 0), "mkv"), ((500, 0), "mp4"), ((0, 0, 40), "mp4"), ((0, 30), "mkv"),
-], 2))  # fmt: skip
+], 3))  # fmt: skip
 def test_two_recordings_in_one_file_play_one_after_the_other(
     tmp_path: Path, begins: tuple[float, ...], suffix: str
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.breadth import everyday
 from helpers.command_line import onnxdream
 from helpers.films import frames_of, picture, write_video
 from helpers.jobs import LOOK, job, stopped
@@ -18,8 +19,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video(tmp_path_factory.mktemp("names") / "a.mp4", [picture(n) for n in range(6)])
 
 
-@pytest.mark.parametrize("length", [246, 255])
-@pytest.mark.parametrize("suffix", [".mp4", ""])
+@pytest.mark.parametrize(("length", "suffix"), everyday([(246, ".mp4"), (255, ".mp4"), (246, ""), (255, "")], 3))
 def test_the_longest_names_that_disks_take(
     source: Path, tmp_path: Path, nothing: Dreamer, length: int, suffix: str
 ) -> None:
@@ -56,8 +56,8 @@ def test_a_name_without_an_ending_says_what_it_becomes(source: Path, tmp_path: P
         (["--start", "-1"], "time -1 is before the beginning of the video, which is 0; count from there"),
         (["--end=-0.5"], "time -0.5 is before the beginning of the video, which is 0; count from there"),
         (["--start", "2", "--end", "1:2:3:4"], "time '1:2:3:4' is not of the form 90, 1:30 or 0:01:30.5"),
-        (["--start", "2", "--end", "1"], "end is 1.00 s; it must be after start, 2.00 s"),
-        (["--end", "0"], "end is 0.00 s; it must be after the beginning"),
+        (["--start", "2", "--end", "1"], "no frame in that range; its end, 1.00 s, must be after the start, 2.00 s"),
+        (["--end", "0"], "no frame in that range; its end, 0.00 s, must be after the beginning"),
         (["--start", "9"], "there is no frame in that range; it ends at 0.24 s"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -80,6 +81,31 @@ def tags(metadata: dict[str, str]) -> dict[str, str]:
         for key, value in metadata.items()
         if key.lower() not in _OWN and not key.upper().startswith(_STATISTICS)
     }
+
+
+def timecode_after(code: str, frames: int, rate: Fraction) -> str:
+    """A timecode some frames later.
+
+    Args:
+        code: The timecode, 01:00:00:00; with ; before the frames it skips numbers to keep step with the clock.
+        frames: How many frames.
+        rate: Frames a second.
+
+    Returns:
+        The later timecode; `code` itself if it has another form.
+    """
+    found = re.fullmatch(r"(\d+):(\d+):(\d+)([:;])(\d+)", code)
+    if not found:
+        return code
+    hours, minutes, seconds, last = (int(found[n]) for n in (1, 2, 3, 5))
+    minutes += 60 * hours
+    base = round(rate)
+    skipped = base // 15 if found[4] == ";" else 0  # at the start of each minute but every tenth
+    number = (60 * minutes + seconds) * base + last - skipped * (minutes - minutes // 10) + frames
+    tens, rest = divmod(number, 600 * base - 9 * skipped)
+    number += skipped * (9 * tens + max(0, (rest - skipped) // (60 * base - skipped)))
+    seconds, last = divmod(number, base)
+    return f"{seconds // 3600 % 24:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{found[4]}{last:02d}"
 
 
 def settings_metadata(settings: dict[str, Any]) -> dict[str, str]:
@@ -221,9 +247,11 @@ class SourceStreams:
             self._warn(f"subtitle stream {stream.index} ({codec}) is left out; it cannot be converted ({error})")
             return None
         self.encoded.add(stream.index)
-        if codec in _STYLED:
-            form = target.codec_context.codec.canonical_name
-            self._warn(f"subtitle stream {stream.index} ({codec}) loses styles and places on its way to {form}")
+        without = ", without styles and places" if codec in _STYLED else ""
+        self._warn(
+            f"subtitle stream {stream.index} ({codec}) is converted to {_TEXTS[self.kind]}{without}; "
+            "this container cannot hold it as it is"
+        )
         made: Stream = target
         return made
 

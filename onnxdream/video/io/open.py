@@ -224,7 +224,11 @@ def _finish_video(
             if source is not None:
                 main = mux.main_video(source)
                 assert main is not None, "what has given frames has a film"
-                video.metadata.update(mux.tags(main.metadata))
+                rate = run.info.rate or Fraction(25)
+                cut = 0 if start is None else round((shift - run.info.start) * rate)
+                for key, value in mux.tags(main.metadata).items():
+                    moves = cut and key.lower() == "timecode"
+                    video.metadata[key] = mux.timecode_after(value, cut, rate) if moves else value
                 video.disposition = main.disposition
                 others = SourceStreams(source, main, out, reopen=reopen, kind=kind, name=path.name, trim=trim)
                 out.metadata.update(mux.tags(source.metadata))

@@ -258,8 +258,8 @@ def _check_times(start: Fraction | None, end: Fraction | None) -> None:
     if start is not None and start < 0:
         raise OptionError(f"start is {seconds(start)}; the video begins at 0")
     if end is not None and end <= (start or 0):
-        after = "the beginning" if start is None else f"start, {seconds(start)}"
-        raise OptionError(f"end is {seconds(end)}; it must be after {after}")
+        after = "the beginning" if start is None else f"the start, {seconds(start)}"
+        raise OptionError(f"there is no frame in that range; its end, {seconds(end)}, must be after {after}")
 
 
 def _check_files(source: str | Path, target: Path, preview: Path | None, *, overwrite: bool) -> None:

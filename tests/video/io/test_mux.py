@@ -197,7 +197,8 @@ def test_what_mp4_cannot_hold_is_left_out_with_a_warning(rich: Path, tmp_path: P
     with noted("left out") as told:
         result = convert(rich, tmp_path / "a.mp4")
     assert [text.split(";")[0] for text in told] == [
-        "a.mp4: subtitle stream 4 (ass) loses styles and places on its way to mov_text",
+        "a.mp4: subtitle stream 3 (subrip) is converted to mov_text",
+        "a.mp4: subtitle stream 4 (ass) is converted to mov_text, without styles and places",
         "a.mp4: attachment 5 (font.ttf, application/x-truetype-font) is left out",
     ]
     kinds = [kind for kind, _ in streams_of(result) if kind != "data"]

@@ -295,7 +295,7 @@ main()
 
 
 def test_killed_while_the_film_is_put_together(tmp_path: Path) -> None:
-    """The first note, that subtitles are left out, comes when the result is already open; there the job dies."""
+    """The first note, that subtitles are converted, comes when the result is already open; there the job dies."""
     film(tmp_path / "a.mkv")
     options = ["video", "a.mkv", "-o", "b.mp4", *LOOK[:-1], "--segment-frames", "9"]
     killed = subprocess.run([sys.executable, "-c", KILL_WHILE_FINISHING, *options], cwd=tmp_path, check=False)
