@@ -251,6 +251,10 @@ class Model:
         return {}
 
     @functools.cached_property
+    def _skeleton(self) -> onnx.ModelProto:
+        return without_weights(self.proto)
+
+    @functools.cached_property
     def _parts(self) -> dict[frozenset[str], onnx.ModelProto]:
         return {}
 
@@ -259,9 +263,11 @@ class Model:
         import onnx_ir as ir
 
         if tensors not in self._parts:
-            model = ir.from_proto(self.proto)
-            keep_only(model.graph, [o for node in model.graph for o in node.outputs if o.name in tensors])
-            self._parts[tensors] = without_weights(ir.to_proto(model))
+            model = ir.from_proto(self._skeleton)
+            graph = model.graph
+            keep_only(graph, [o for node in graph for o in node.outputs if o.name in tensors])
+            graph.inputs[:] = [i for i in graph.inputs if i.uses() or i.name == self.input_name]
+            self._parts[tensors] = ir.to_proto(model)
         return self._parts[tensors]
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -115,6 +116,14 @@ def test_a_network_may_want_multiples_of_64(tmp_path: Path) -> None:
     assert Dreamer(model, obj.l2("out"), octaves=1, steps=1).dream(PHOTO).picture.shape == PHOTO.shape
 
 
+def test_tiles_are_multiples_too(tmp_path: Path) -> None:
+    dreamer = Dreamer(two_scales(tmp_path), obj.l2("out"), octaves=1, max_memory=64 << 20)
+    tiling = dreamer._tiling((1, 3, 904, 1008), reserved_bytes=0)
+    assert tiling is not None
+    assert [side % 8 for side in (*tiling.tile, *tiling.halo, tiling.stride)] == [0] * 5
+    assert tiling.tile[0] < 904
+
+
 def test_multiples_elsewhere_are_said_or_kept(tmp_path: Path) -> None:
     model = two_scales(tmp_path)
     with pytest.raises(PictureError, match="out takes only pictures whose sides are multiples of 8"):
@@ -148,7 +157,8 @@ def test_a_neuron_where_a_layer_has_no_such_place(tmp_path: Path) -> None:
         assert Dreamer(model, obj.neuron("out", 1, *place), octaves=1, steps=1).dream(PHOTO).steps == 1
     # The place is on the grid of the whole picture: smaller octaves do not have it.
     with noted("1 of 2 octaves left out: a needs 131x97"):
-        dream = Dreamer(model, obj.neuron("a", 1, 48, 65), octaves=2, steps=1, jitter=0).dream(PHOTO)
+        options: dict[str, Any] = {"jitter": 0, "smooth": 0.0, "bands": (), "colors": "free"}
+        dream = Dreamer(model, obj.neuron("a", 1, 48, 65), octaves=2, steps=1, **options).dream(PHOTO)
     moved = np.abs(dream.exact - PHOTO).sum(2) > 0
     assert moved[95:, 129:].any()
     assert not moved[:94].any()
