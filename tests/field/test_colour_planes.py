@@ -84,8 +84,8 @@ def test_colour_stays_however_often_my_film_goes_through(
 
 
 @pytest.mark.parametrize(("suffix", "codec", "options"), everyday([
-    (".mp4", None, {"crf": "0"}), (".webm", None, {"lossless": "1"}), (".mkv", "hevc", {"x265-params": "lossless=1"}),
-    (".mov", "h264", {"crf": "0"}),
+    (".mp4", None, {"crf": "0"}), (".webm", None, {"lossless": "1", "crf": "0"}),
+    (".mkv", "hevc", {"x265-params": "lossless=1"}), (".mov", "h264", {"crf": "0"}),
 ], 2))  # fmt: skip
 @pytest.mark.parametrize("siting", everyday(["topleft", "left", "center"], 3))
 def test_every_container_says_where_colour_lies(

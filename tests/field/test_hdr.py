@@ -6,6 +6,7 @@ HDR that is no longer recognised as such in results: nagadomi/nunif#497, lisamel
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from fractions import Fraction
@@ -28,8 +29,24 @@ PARAMS = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)
 HDR10_PLUS = bytes.fromhex("4e01 04 16 b5003c000104 00 40") + bytes(14) + b"\x80"
 
 
-def hdr_film(path: Path, before: bytes = b"", params: str = PARAMS) -> Path:
-    """Three frames of HEVC in PQ, with a NAL unit before those of each packet."""
+def dolby_vision() -> bytes:
+    """A NAL unit of Dolby Vision's metadata: polynomials of the first order for each channel, nothing else."""
+
+    def golomb(*numbers: int) -> str:
+        return "".join(f"{n + 1:b}".zfill(2 * (n + 1).bit_length() - 1) for n in numbers)
+
+    bits = "000010" + "00000000000" + "00010000" + "1"  # type, format, profile and level, a sequence's facts follow
+    bits += "000" + golomb(23) + "010" + golomb(2, 2, 4) + "000001"  # 23 bits of a fraction, depths, no residual
+    bits += "00" + golomb(0, 0, 0)  # no display's metadata; new curves
+    bits += 3 * (golomb(0) + f"{0:010b}{1023:010b}") + golomb(0, 0)  # from black to white in one piece
+    bits += 3 * (golomb(0, 0) + "0" + golomb(0) + "0" * 23 + golomb(1) + "0" * 23) + "1"
+    bits += "0" * (-len(bits) % 8)
+    payload = b"\x19" + int(bits, 2).to_bytes(len(bits) // 8, "big") + b"\x12\x34\x56\x78\x80"
+    return b"\x7c\x01" + re.sub(rb"\0\0(?=[\0-\3])", b"\0\0\3", payload)
+
+
+def hdr_film(path: Path, before: bytes = b"", after: bytes = b"", params: str = PARAMS) -> Path:
+    """Three frames of HEVC in PQ, with NAL units before and after those of each packet."""
 
     def tags(stream: Any) -> None:
         context = stream.codec_context
@@ -42,7 +59,8 @@ def hdr_film(path: Path, before: bytes = b"", params: str = PARAMS) -> Path:
         stream = out.add_stream_from_template(source.streams.video[0], opaque=True)
         for packet in source.demux(video=0):
             if packet.size:
-                again = av.Packet((len(before).to_bytes(4, "big") + before if before else b"") + bytes(packet))
+                first, last = (len(unit).to_bytes(4, "big") + unit if unit else b"" for unit in (before, after))
+                again = av.Packet(first + bytes(packet) + last)
                 again.pts, again.dts, again.time_base = packet.pts, packet.dts, packet.time_base
                 again.is_keyframe, again.stream = packet.is_keyframe, stream
                 out.mux(again)
@@ -72,8 +90,8 @@ def test_my_television_still_knows_it_is_hdr(tmp_path: Path, target: str, codec:
         for ours, theirs in zip(hdr.display or (), METADATA.display or (), strict=True):
             assert abs(ours - theirs) < 1.3e-4  # AV1 rounds light to 1/16384
         assert (video.info.color.primaries, video.info.color.transfer, video.info.color.matrix) == (9, 16, 9)
-    # The other codecs have no place for it but the container, and not every ffprobe hands that on to frames.
-    for of in ("streams", "frames") if codec in (None, "h264") else ("streams",):
+    # Other codecs keep it in the container alone, or where not every ffprobe looks for it.
+    for of in ("streams", "frames") if codec is None else ("streams",):
         found = side_data(result, of)
         display = found["Mastering display metadata"]
         names = ("red_x", "red_y", "green_x", "green_y", "blue_x", "blue_y", "white_point_x", "white_point_y")
@@ -91,11 +109,16 @@ def test_a_film_that_only_says_how_bright_it_is(tmp_path: Path) -> None:
         assert video.info.hdr == HdrMetadata(None, (997, 203))
 
 
-def test_dynamic_metadata_is_said_to_go(tmp_path: Path) -> None:
-    source = hdr_film(tmp_path / "a.mkv", before=HDR10_PLUS)
+@pytest.mark.parametrize(("units", "words"), [
+    ({"before": HDR10_PLUS}, "HDR10+ metadata"),
+    ({"after": dolby_vision()}, "Dolby Vision metadata"),
+    ({"before": HDR10_PLUS, "after": dolby_vision()}, "Dolby Vision metadata, HDR10+ metadata"),
+])  # fmt: skip
+def test_dynamic_metadata_is_said_to_go(tmp_path: Path, units: dict[str, bytes], words: str) -> None:
+    source = hdr_film(tmp_path / "a.mkv", **units)
     with notes() as told:
         result = convert(source, tmp_path / "b.mp4")
-    assert told == [f"{result}: HDR10+ metadata would not be true of the dream and is dropped"]
+    assert told == [f"{result}: {words} would not be true of the dream and is dropped"]
     with open_source(result) as video:
         assert video.info.side_data == ()
         assert video.info.hdr == METADATA

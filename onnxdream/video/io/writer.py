@@ -214,6 +214,8 @@ class VideoWriter(FrameWriter):
             image, alpha = over_white(image, alpha), None
         planes = None if source is None or source.planes is None else (source.image, source.planes)
         frame = make_frame(image, alpha, self.plan.pix_fmt, self.plan.yuv, planes)
+        # ProRes goes by what its frames say.
+        frame.color_primaries, frame.color_trc = self.plan.color.primaries, self.plan.color.transfer
         frame.pts, frame.time_base = pts - self._first, self.info.time_base
         self._mux(frame if self._mark is None else self._mark(frame))
 
