@@ -348,8 +348,7 @@ def make_frame(
         alpha: Opacity [H,W] of the same type; opaque if None.
         pix_fmt: FFmpeg's name of the encoder's pixel format.
         form: What the planes of that format mean, if it has YCbCr ones.
-        source: A picture like `image` and the planes it was made from: if they are like the result's, what `image`
-            differs by is added to them, so that planes of what is unchanged stay exactly as they were.
+        source: See `make_planes`.
     """
     pixels = av.VideoFormat(pix_fmt)
     height, width = image.shape[:2]
@@ -365,16 +364,30 @@ def make_frame(
         frame.colorspace, frame.color_range = 0, FULL
     else:
         frame = av.VideoFrame(width, height, _planar(pixels))
-        if source is not None and source[1].format == form:
-            yuv = _changed(source[1].planes, source[0], image, form)
-        else:
-            yuv = rgb_to_yuv(image, depth, form.matrix, full=form.full)
-            yuv[1:] = [_reduced(plane, form) for plane in yuv[1:]]
-            if depth not in (8, 16):
-                yuv = [np.minimum(plane, code_top) for plane in yuv]
-        _fill(frame, [*yuv, *(rescaled(plane, top, code_top) for plane in opacity)])
+        _fill(frame, [*make_planes(image, form, source), *(rescaled(plane, top, code_top) for plane in opacity)])
         frame.colorspace, frame.color_range = form.matrix, FULL if form.full else LIMITED
     return frame if frame.format.name == pix_fmt else _resampled(frame, pix_fmt, width, height)
+
+
+def make_planes(
+    image: np.ndarray, form: YuvFormat, source: tuple[np.ndarray, YuvPlanes] | None = None
+) -> list[np.ndarray]:
+    """A picture as planes of YCbCr.
+
+    Args:
+        image: RGB [H,W,3], uint8 or uint16.
+        form: What the planes mean.
+        source: A picture like `image` and the planes it was made from: if they are like the result's, what `image`
+            differs by is added to them, so that planes of what is unchanged stay exactly as they were.
+
+    Returns:
+        Y, Cb, Cr, uint8 or uint16.
+    """
+    if source is not None and source[1].format == form:
+        return _changed(source[1].planes, source[0], image, form)
+    yuv = rgb_to_yuv(image, form.depth, form.matrix, full=form.full)
+    yuv[1:] = [_reduced(plane, form) for plane in yuv[1:]]
+    return yuv if form.depth in (8, 16) else [np.minimum(plane, (1 << form.depth) - 1) for plane in yuv]
 
 
 def _changed(planes: list[np.ndarray], old: np.ndarray, new: np.ndarray, form: YuvFormat) -> list[np.ndarray]:

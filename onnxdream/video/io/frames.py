@@ -92,6 +92,10 @@ class VideoFrame:
     cut: bool = False
     planes: YuvPlanes | None = None
 
+    def with_planes(self) -> tuple[np.ndarray, YuvPlanes] | None:
+        """The image and the planes it was made from, if that is known."""
+        return None if self.planes is None else (self.image, self.planes)
+
     @property
     def rgb(self) -> np.ndarray:
         """The picture as RGB float32 [H,W,3] in 0..255."""

@@ -9,12 +9,13 @@ from fractions import Fraction
 from typing import BinaryIO
 from weakref import WeakSet
 
+import av
 import cv2
 import numpy as np
 
 from ...errors import OptionError, WriteError
 from .codec import Encoding
-from .color import FULL, ColorTags, matrix_of, over_white, rgb_to_yuv, to_eight_bit
+from .color import FULL, ColorTags, YuvFormat, is_rgb, make_planes, matrix_of, over_white, to_eight_bit
 from .frames import FrameCheck, FrameWriter, VideoFrame, VideoInfo
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 _FORMATS = {"y4m": "y4m", "yuv4mpegpipe": "y4m", "rawvideo": "bgr24", "bgr24": "bgr24", "raw": "bgr24"}
 
 
+# y4m's names for how chroma is halved, and, in 4:2:0 of 8 bits, for where its samples lie.
+_CHROMA = {(1, 1): "444", (2, 1): "422", (2, 2): "420"}
+_SITINGS = {"left": "mpeg2", "center": "jpeg", "topleft": "paldv"}
 _BEGUN: WeakSet[BinaryIO] = WeakSet()
 
 
@@ -79,7 +83,8 @@ class PipeInput:
 class PipeWriter(FrameWriter):
     """Frames to standard output as they come, at an even rate.
 
-    The format is y4m (4:4:4, as deep as the source, at most 12 bits) unless the encoding's codec is rawvideo or its
+    The format is y4m (with the source's chroma where that is 4:2:0 or 4:2:2, else 4:4:4, as deep as the source, at most
+    12 bits) unless the encoding's codec is rawvideo or its
     pixel format bgr24: then 8-bit BGR, row by row. Opacity is laid over white. One writer may go on after another; the
     header is written once.
 
@@ -97,17 +102,24 @@ class PipeWriter(FrameWriter):
         self.stream = stream or sys.stdout.buffer
         self.check = FrameCheck(info)
         self.info, self._told = info, False
-        self.depth = 8 if info.bits == 8 else min(info.bits, 12)
-        self.matrix = matrix_of(ColorTags(), info.width, info.height)  # y4m names none; readers go by the size
-        self.full = info.color.range == FULL
+        depth = 8 if info.bits == 8 else min(info.bits, 12)
+        matrix = matrix_of(ColorTags(), info.width, info.height)  # y4m names none; readers go by the size
+        steps = (1, 1) if is_rgb(av.VideoFormat(info.pix_fmt)) or info.chroma not in _CHROMA else info.chroma
+        siting = info.siting if depth == 8 and steps == (2, 2) and info.siting in _SITINGS else "left"
+        self.form = YuvFormat(depth, steps, matrix, info.color.range == FULL, siting)
         if not self.raw and self.stream not in _BEGUN:
             _BEGUN.add(self.stream)
             rate, aspect = info.rate or Fraction(25), info.aspect
-            chroma = "444" if self.depth == 8 else f"444p{self.depth} XYSCSS=444P{self.depth}"
+            chroma = _CHROMA[steps]
+            if depth > 8:
+                chroma += f"p{depth} XYSCSS={chroma}P{depth}"
+            elif steps == (2, 2):
+                chroma += f"{_SITINGS[siting]} XYSCSS=420{_SITINGS[siting].upper()}"
             order = {"tff": "t", "bff": "b"}.get(info.field_order, "p")
+            span = "FULL" if self.form.full else "LIMITED"
             self._send(
                 f"YUV4MPEG2 W{info.width} H{info.height} F{rate.numerator}:{rate.denominator} I{order} "
-                f"A{aspect.numerator}:{aspect.denominator} C{chroma} XCOLORRANGE={'FULL' if self.full else 'LIMITED'}\n"
+                f"A{aspect.numerator}:{aspect.denominator} C{chroma} XCOLORRANGE={span}\n"
                 .encode()
             )  # fmt: skip
 
@@ -122,7 +134,7 @@ class PipeWriter(FrameWriter):
         if self.raw:
             self._send(cv2.cvtColor(to_eight_bit(image), cv2.COLOR_RGB2BGR).tobytes())
             return
-        planes = rgb_to_yuv(image, self.depth, self.matrix, full=self.full)
+        planes = make_planes(image, self.form, None if source is None else source.with_planes())
         self._send(b"FRAME\n" + b"".join(p.astype(p.dtype.newbyteorder("<")).tobytes() for p in planes))
 
     def _watch(self, pts: int) -> None:

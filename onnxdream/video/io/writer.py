@@ -212,7 +212,7 @@ class VideoWriter(FrameWriter):
             self._container.metadata.update(concat.first_tick_tag(pts, self.info))
         if alpha is not None and not self.plan.alpha:
             image, alpha = over_white(image, alpha), None
-        planes = None if source is None or source.planes is None else (source.image, source.planes)
+        planes = None if source is None else source.with_planes()
         frame = make_frame(image, alpha, self.plan.pix_fmt, self.plan.yuv, planes)
         # ProRes goes by what its frames say.
         frame.color_primaries, frame.color_trc = self.plan.color.primaries, self.plan.color.transfer

@@ -6,12 +6,14 @@ from fractions import Fraction
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
+from helpers.breadth import everyday
 from helpers.command_line import run_python
-from helpers.films import digest, picture
+from helpers.films import digest, picture, planes_film, planes_of
 from helpers.paths import CLIP
-from onnxdream.video.io.open import VideoFrame
+from onnxdream.video.io.open import ColorTags, VideoFrame, open_source
 
 PASS_ON = """
 import sys
@@ -25,7 +27,7 @@ with open_source(source, **options) as video:
             if frame.index == 7:  # another writer goes on where one ends
                 writer.close()
                 writer = open_writer(None, video.info, encoding, target)
-            writer.write(frame.image, frame.pts, frame.alpha)
+            writer.write(frame.image, frame.pts, frame.alpha, frame)
         finish(target, [], source, video.info, metadata={})
 """
 
@@ -66,6 +68,30 @@ def test_y4m_through_pipes(clip_frames: list[VideoFrame]) -> None:
     assert max(abs(m - int(f.image.mean())) for m, f in zip(means, clip_frames, strict=True)) <= 1
     passed = run_python(PASS_ON, "-", "-", "y4m", "{}", given=data)
     assert len(passed) == len(data)
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "siting", "name"),
+    everyday(
+        [("yuv420p", "topleft", "420paldv"), ("yuv420p", "center", "420jpeg"), ("yuv420p", "left", "420mpeg2"),
+         ("yuv422p10le", "left", "422p10"), ("yuv444p", "left", "444"), ("yuv420p12le", "left", "420p12")], 3
+    ),
+)  # fmt: skip
+def test_planes_through_pipes(tmp_path: Path, pix_fmt: str, siting: str, name: str) -> None:
+    """Odd sizes too; what comes back is read as a file, for y4m is one."""
+    random, depth = np.random.default_rng(1), int(pix_fmt.partition("p")[2].removesuffix("le") or 8)
+    halved = {"420": (17, 24), "422": (33, 24), "444": (33, 47)}[pix_fmt[3:6]]
+    kind = np.uint8 if depth == 8 else np.uint16
+    frames = [[random.integers(0, 1 << depth, s).astype(kind) for s in ((33, 47), halved, halved)] for _ in range(2)]
+    source = planes_film(tmp_path / "a.mkv", frames, pix_fmt, siting, ColorTags(range=1))
+    result = tmp_path / "b.y4m"
+    result.write_bytes(run_python(PASS_ON, str(source), "-", "y4m", "{}"))
+    assert f" C{name} " in result.read_bytes()[:100].decode("ascii", "replace")
+    for ours, theirs in zip(planes_of(result), frames, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
+    with open_source(result) as video:
+        assert (video.info.pix_fmt, video.info.siting) == (pix_fmt, siting)
 
 
 READ_A_PIPE = """
