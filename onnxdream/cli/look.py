@@ -80,7 +80,7 @@ def layers(
         _note(f"{loaded.name} takes multiples of {multiple} pixels; other pictures are continued by reflection")
     if loaded.card.assumed:
         _note(f"{model} comes without a card; {_assumed(loaded.card)}")
-    if loaded.one_at_a_time:
+    if loaded.probe[0] == 1 != loaded.input_dims[0]:
         _note(f"{model} takes one picture at a time")
     show_table(loaded.card.title or loaded.name, ["", "layer", "operator", "channels", "stride", "sees"], [
         ["*" if at.recommended else "", at.name, at.operator, str(at.channels), f"{at.stride:g}",

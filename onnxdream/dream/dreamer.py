@@ -366,10 +366,10 @@ class Dreamer:
         each = self.steps if steps is None else steps
         step_size = self.step_size if step_size is None else step_size
         rng = rng or np.random.default_rng(self.seed)
-        for model in self.models:
-            if len(source) > 1 and model.one_at_a_time:
+        for part in self._parts:
+            if len(source) > 1 and part.model.one_at_a_time(part.objective.layers):
                 raise PictureError(
-                    f"{model.name} takes one picture at a time, not {len(source)}; dream them one by one"
+                    f"{part.model.name} takes one picture at a time, not {len(source)}; dream them one by one"
                 )
         sizes = self.octave_sizes(source.shape[2:], None if isinstance(each, int) else len(each))
         if not sizes:

@@ -279,7 +279,7 @@ class Visualizer:
         groups = []
         for positions in by_key.values():
             if any(term.couples_batch for _, term in objectives[positions[0]].terms):
-                if len(positions) > 1 and self.model.one_at_a_time:
+                if len(positions) > 1 and self.model.one_at_a_time(objectives[positions[0]].layers):
                     raise LayerError(
                         f"{self.model.name} takes one picture at a time, so pictures cannot be compared with each other"
                     )
@@ -296,7 +296,7 @@ class Visualizer:
 
     def _max_batch(self, objective: Objective) -> int:
         """How many pictures, at least 1, can be made at once within `_MEMORY_LIMIT`."""
-        if self.model.one_at_a_time:
+        if self.model.one_at_a_time(objective.layers):
             return 1
         goal, _ = batch_objectives(self.model, [objective])
         per_pixel = bytes_per_pixel(self._objective_graph(goal), (1, 3, *self.size)) + _STATE_BYTES

@@ -116,15 +116,22 @@ class Model:
                 return size, shapes
         raise reasons[0]
 
-    @functools.cached_property
-    def one_at_a_time(self) -> bool:
-        """Whether the file takes one picture at a time: a batch of one is part of its graph."""
-        one, two = ((count, *self.probe[1:]) for count in (1, 2))
+    def one_at_a_time(self, layers: Sequence[str]) -> bool:
+        """Whether layers take one picture at a time, since a batch of one is part of their graph.
+
+        Args:
+            layers: The layers' names.
+
+        Returns:
+            Whether several pictures do not fit, or would be mixed.
+        """
+        part = self._up_to(frozenset(map(self._graph_name, layers)))
         try:
-            both = [probe_shapes(self.proto, {self.input_name: size}) for size in (one, two)]
+            one, two = (probe_shapes(part, {self.input_name: (count, *self.probe[1:])}) for count in (1, 2))
         except ValueError:
             return True
-        return any(both[1][name][:1] != (2 * both[0][name][0],) for name in self.layers if name in both[0])
+        computed = [node.output[0] for node in part.graph.node if node.output[0] in self.layers]
+        return any(two[name][:1] != (2 * one[name][0],) for name in computed if name in one)
 
     def fixed_input_size(self, layers: Sequence[str], *, channels: bool = False) -> tuple[int, int] | None:
         """The only picture size at which layers can be computed, if they do not take any size.

@@ -170,6 +170,48 @@ class TestTails:
         with pytest.raises(NoGradientError, match=r"last lies behind node 'nms', operator .*EfficientNMS_TRT"):
             model.layer("last")
 
+    @pytest.mark.parametrize("opset", [11, 18])
+    def test_boxes_that_are_picked_in_a_loop(self, opset: int, tmp_path: Path) -> None:
+        """Scores, boxes of the first picture, those above a threshold, and a loop over them that collects rows."""
+        info = helper.make_tensor_value_info
+        body = helper.make_graph(
+            [
+                helper.make_node("Identity", ["go"], ["going"]),
+                helper.make_node("Gather", ["rows", "i"], ["row"], axis=0),
+                helper.make_node("Add", ["sum", "row"], ["next"]),
+            ],
+            "body",
+            [info("i", TensorProto.INT64, []), info("go", TensorProto.BOOL, []), info("sum", 1, None)],
+            [info("going", TensorProto.BOOL, []), info("next", 1, None), info("row", 1, None)],
+        )  # fmt: skip
+        nodes = [
+            *small.conv("x", "a", strides=[2, 2]),
+            small.node("Reshape", ["a", "shape"], "boxes"),
+            helper.make_node("Split", ["boxes"], ["score", "rest"], axis=2) if opset < 13 else
+            helper.make_node("Split", ["boxes"], ["score", "rest"], axis=2, num_outputs=2),
+            helper.make_node("Gather", ["score", "first"], ["scores"], axis=0),
+            helper.make_node("Greater", ["scores", "half"], ["above"]),
+            helper.make_node("NonZero", ["above"], ["places"]),
+            helper.make_node("Transpose", ["places"], ["turned"], perm=[1, 0]),
+            helper.make_node("GatherND", ["scores", "turned"], ["rows"]),
+            helper.make_node("Size", ["rows"], ["count"]),
+            helper.make_node("Loop", ["count", "", "half"], ["total", "each"], name="again", body=body),
+            helper.make_node("Relu", ["each"], ["out"]),
+        ]  # fmt: skip
+        constants = {"shape": np.array([0, -1, 8]), "first": np.array(0), "half": np.array(0.5, np.float32)}
+        proto = small.network(nodes, opset=opset, outputs=["out", "total"], rank=1, w_a=WEIGHTS["w_a"], **constants)
+        proto.graph.output[1].type.tensor_type.ClearField("shape")
+        model = loaded(proto, tmp_path)
+        assert list(model.layers)[:2] == ["a_before", "a"]
+        assert {"rows", "total", "each", "out"}.isdisjoint(model.layers)
+        assert not model.one_at_a_time(["a"])
+        plain = loaded(small.network(nodes[:2], outputs=["a"], w_a=WEIGHTS["w_a"]), tmp_path)
+        np.testing.assert_allclose(gradient(model, "a"), gradient(plain, "a"), rtol=1e-6, atol=1e-12)
+        with pytest.raises(
+            NoGradientError, match="out lies behind node 'again', operator Loop, which has no derivative"
+        ):
+            model.layer("out")
+
     def test_a_layer_before_a_condition(self, tmp_path: Path) -> None:
         """The condition's inner graphs read the layer itself, as those of torch.cond do."""
         branches = {}
@@ -242,12 +284,13 @@ class TestOnePictureAtATime:
         # dynamic_axes where a view names the batch: microsoft/onnxruntime issues 6424 and 10463.
         model = loaded(self.baked(size), tmp_path)
         assert model.probe == (1, 3, 96, 96)
-        assert model.one_at_a_time
+        assert model.one_at_a_time(["out"])
+        assert not model.one_at_a_time(["a"])
         assert model.fixed_input_size(["out"]) == (96, 96)
         image = np.random.default_rng(2).uniform(0, 255, (1, 3, 96, 96)).astype(np.float32)
         plain = loaded(small.network([*small.conv("x", "b", strides=[2, 2]), *small.conv("b", "out")],
                                      w_b=WEIGHTS["w_a"], w_out=WEIGHTS["w_out"]), tmp_path)  # fmt: skip
-        assert not plain.one_at_a_time
+        assert not plain.one_at_a_time(["out"])
         found, wanted = (
             select("cpu").open(build_gradient_model(m, objectives.l2("out"))).run({"image": image})["gradient"]
             for m in (model, plain)
@@ -268,4 +311,4 @@ class TestOnePictureAtATime:
             small.node("Reshape", ["turned", "rows"], "out"),
         ]
         proto = small.network(nodes, rank=3, rows=np.array([1, -1, 8]), w_a=WEIGHTS["w_a"])
-        assert loaded(proto, tmp_path).one_at_a_time
+        assert loaded(proto, tmp_path).one_at_a_time(["out"])

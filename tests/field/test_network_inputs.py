@@ -66,7 +66,7 @@ def test_pictures_of_whole_numbers(kind: int, layout: str, expected: np.ndarray,
     model = loaded(proto, tmp_path, {"preprocessing": PLAIN} if kind == TensorProto.FLOAT else None)
     assert model.input_dims[1] == 3
     assert model.card.preprocessing == Preprocessing("RGB", (0,) * 3, (1,) * 3)
-    assert model.one_at_a_time == (len(layout) == 3)
+    assert model.one_at_a_time(["out"]) == (len(layout) == 3)
     np.testing.assert_allclose(gradient(model), expected, rtol=1e-9, atol=1e-12)
 
 
