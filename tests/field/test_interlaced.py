@@ -14,6 +14,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.filter import Graph
 
 from helpers.breadth import everyday
 from helpers.command_line import onnxdream
@@ -33,7 +34,7 @@ from helpers.jobs import LOOK, assert_same_film, job, stopped
 from helpers.notes import noted, notes
 from onnxdream.dream.dreamer import Dreamer
 from onnxdream.video.io.color import to_eight_bit
-from onnxdream.video.io.interlace import field_order
+from onnxdream.video.io.interlace import Deinterlacer, field_order
 from onnxdream.video.io.open import Encoding, open_source
 from onnxdream.video.live.capture import open_feed
 
@@ -179,3 +180,26 @@ def test_a_deinterlaced_film_keeps_its_rate(tmp_path: Path) -> None:
         assert container.streams.video[0].average_rate == 25
         assert container.streams.video[0].frames == 10
     assert orders(result) == {""}
+
+
+@pytest.mark.parametrize("pix_fmt", ["uyvy422", "yuva444p12le", "rgb24", "yuvj420p"])
+def test_what_does_not_move_stays_as_it_is_in_any_format(pix_fmt: str) -> None:
+    still = av.VideoFrame.from_ndarray(picture(0), "rgb24").reformat(format=pix_fmt, threads=1)
+    still.color_range = 2
+    graph = Graph()
+    source = graph.add_buffer(width=64, height=48, format=still.format, time_base=Fraction(1, 25))
+    graph.link_nodes(source, graph.add("setfield", "tff"), graph.add("buffersink")).configure()
+    frames = []
+    for number in range(4):
+        still.pts = number
+        graph.vpush(still)
+        frames.append(graph.vpull())
+    told: list[str] = []
+    _, *progressive = Deinterlacer(None, told.append)((frame, n) for n, frame in enumerate(frames))
+    assert told == ["interlaced"]
+    assert [number for _, number in progressive] == [1, 2, 3]
+    for frame, _ in progressive:
+        assert (frame.format.name, frame.color_range) == (pix_fmt, 2)
+        for ours, theirs in zip(frame.planes, still.planes, strict=True):
+            rows = [np.frombuffer(memoryview(p), np.uint8).reshape(p.height, -1)[:, :32] for p in (ours, theirs)]
+            np.testing.assert_array_equal(*rows)

@@ -11,6 +11,7 @@ import av
 from av.filter import Graph
 
 from ...errors import VideoError
+from .color import LIMITED
 
 Interlaced = Literal["deinterlace", "keep"]
 FieldOrder = Literal["", "tff", "bff"]
@@ -20,6 +21,8 @@ _TELECINED_RATES = (Fraction(2997, 100), 30)  # and what lies between
 # Of five telecined frames one repeats a top field and one a bottom field; of other films hardly any does.
 _REPEATS, _REPEATED_SHARE = 4, 0.25
 T = TypeVar("T")
+# What goes with the frames inside a graph, and these frames; None for one that only gives its neighbour a past.
+_Waiting = deque[tuple[T, av.VideoFrame] | None]
 
 
 class Deinterlacer:
@@ -44,7 +47,7 @@ class Deinterlacer:
         """The frames, each with what came with it. Raises VideoError when `frames` does, after the frames before."""
         graph: Graph | None = None
         before: av.VideoFrame | None = None
-        waiting: deque[tuple[T] | None] = deque()  # None for a frame that only gives its neighbour a past
+        waiting: _Waiting[T] = deque()
         failure: VideoError | None = None
         try:
             for frame, about in frames:
@@ -56,13 +59,13 @@ class Deinterlacer:
                     graph = _bwdif(frame, repeats=self._watched)
                     if before is not None:
                         waiting.append(None)
-                        graph.vpush(before)
+                        _push(graph, before)
                 before = frame
                 if graph is None:
                     yield frame, about
                 else:
-                    waiting.append((about,))
-                    graph.vpush(frame)
+                    waiting.append((about, frame))
+                    _push(graph, frame)
                     yield from self._ready(graph, waiting)
         except VideoError as error:
             failure = error
@@ -70,21 +73,25 @@ class Deinterlacer:
         if failure is not None:
             raise failure
 
-    def _finished(self, graph: Graph | None, waiting: deque[tuple[T] | None]) -> Iterator[tuple[av.VideoFrame, T]]:
+    def _finished(
+        self, graph: Graph | None, waiting: deque[tuple[T, av.VideoFrame] | None]
+    ) -> Iterator[tuple[av.VideoFrame, T]]:
         if graph is not None:
             graph.vpush(None)
             yield from self._ready(graph, waiting)
 
-    def _ready(self, graph: Graph, waiting: deque[tuple[T] | None]) -> Iterator[tuple[av.VideoFrame, T]]:
+    def _ready(self, graph: Graph, waiting: _Waiting[T]) -> Iterator[tuple[av.VideoFrame, T]]:
         while True:
             try:
                 frame = graph.vpull()
             except (BlockingIOError, av.EOFError):
                 return
             self._watch(frame)
-            about = waiting.popleft()
-            if about is not None:
-                yield frame, about[0]
+            given = waiting.popleft()
+            if given is not None:
+                about, original = given
+                frame.color_range, frame.colorspace = original.color_range, original.colorspace
+                yield frame, about
 
     def _watch(self, frame: av.VideoFrame) -> None:
         if not self._watched:
@@ -137,9 +144,17 @@ def _kind(frame: av.VideoFrame) -> tuple[int, int, str]:
     return frame.width, frame.height, frame.format.name
 
 
+def _push(graph: Graph, frame: av.VideoFrame) -> None:
+    """Give a graph a frame as one of limited range, as what comes out is, so that no codes are converted on the way."""
+    color_range, frame.color_range = frame.color_range, LIMITED
+    graph.vpush(frame)
+    frame.color_range = color_range
+
+
 def _bwdif(frame: av.VideoFrame, *, repeats: bool) -> Graph:
     watch = [("idet", "")] if repeats else []
-    return _graph(frame, *watch, ("bwdif", "mode=send_frame:parity=auto:deint=interlaced"))
+    same = ("format", f"pix_fmts={frame.format.name}")  # where bwdif works in another
+    return _graph(frame, *watch, ("bwdif", "mode=send_frame:parity=auto:deint=interlaced"), same)
 
 
 def _graph(frame: av.VideoFrame, *filters: tuple[str, str]) -> Graph:
