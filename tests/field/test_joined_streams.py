@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from helpers.breadth import everyday
-from helpers.films import convert, digest, frames_of, packets, psnr, transport_stream
+from helpers.films import convert, digest, frames_of, packets, picture, psnr, transport_stream, write_video
 from helpers.jobs import job
 from helpers.notes import noted, notes
 from onnxdream.dream.dreamer import Dreamer
@@ -174,3 +174,15 @@ def test_sound_that_is_damaged_is_left_out_where_it_is(tmp_path: Path) -> None:
         light, loud = flashes(result)
         assert len(light) == 1
         assert np.allclose(light, loud, atol=0.02)
+
+
+def test_no_frame_is_lost_between_two_chapters_of_a_dvd(tmp_path: Path) -> None:
+    parts = []
+    for width in (64, 96):
+        images = [picture(number, width, 48) for number in range(20)]
+        parts.append(write_video(tmp_path / f"{width}.mpg", images, codec="mpeg2video"))
+    with noted("its clock jumps"):
+        frames = frames_of(joined(tmp_path / "a.mpg", *parts))
+    assert len(frames) == 40
+    assert [n for n, frame in enumerate(frames) if frame.cut] == [20]
+    assert {b.pts - a.pts for a, b in pairwise(frames)} == {3600}

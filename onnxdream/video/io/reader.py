@@ -317,6 +317,9 @@ class FileSource(VideoSource):
                         continue
                     if len(joined.shifts) > parts:
                         self._tell("its clock jumps", "the dream goes on without a gap", joined.key)
+                        for frame in self._drained(decoder):
+                            yield frame, clock(frame)
+                        decoder.flush_buffers()
                     key = joined.key
                 elif packet.is_corrupt:
                     torn, broken_at = True, packet.pts
@@ -348,14 +351,10 @@ class FileSource(VideoSource):
                     break
         except self._damage:
             torn = True
-        held: list[Any] = []
-        for _ in range(_THREADS if joined is not None else 1):
-            try:
-                held += decoder.decode(None)
-            except EOFError:
-                break
-            except self._damage:
-                torn = torn or joined is None
+        try:
+            held = self._drained(decoder) if joined is not None else decoder.decode(None)
+        except self._damage:
+            held, torn = [], True
         for frame in held:
             if joined is None:
                 torn = torn or frame.is_corrupt
@@ -365,12 +364,26 @@ class FileSource(VideoSource):
         last, unit = clock.last, stream.time_base
         if joined is not None and joined.end is not None:
             torn = torn or last is None or (joined.end - last) * unit > _MOST_LOST
-            if sound_end > pictures_end + _MOST_LOST:
+            if joined.key is None:
+                self._tell("has pictures that cannot be decoded", "they are left out", last)
+            elif sound_end > pictures_end + _MOST_LOST:
                 self._tell("has no more pictures", f"its sound goes on for {seconds(sound_end - pictures_end)}", last)
         cut = self._input is not None and self._input.taken > place  # y4m ends in a frame without a word
         if torn or cut or self._ends_early(container, reached, decoding_time, clock.step * unit):
             where = "at 0 s" if last is None else f"after {seconds(last * unit - self.info.start)}"
             raise VideoError(f"{self.name}: the video is damaged or cut off {where}")
+
+    def _drained(self, decoder: Any) -> list[av.VideoFrame]:
+        """What a decoder still holds back, but for what is damaged."""
+        held: list[av.VideoFrame] = []
+        for _ in range(_THREADS):
+            try:
+                held += decoder.decode(None)
+            except EOFError:
+                break
+            except self._damage:
+                continue
+        return held
 
     def _frame_clock(self, stream: Any) -> FrameClock:
         return FrameClock(frame_step(stream), self._first_packets, reorders=self._reorders)
