@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -11,11 +13,17 @@ pytest.register_assert_rewrite("helpers")
 sys.path.insert(0, str(Path(__file__).parent.parent))  # tools/ is not installed
 
 from helpers.paths import DATA  # noqa: E402
+from onnxdream.engines.base import limit_threads  # noqa: E402
 from onnxdream.images import read_picture  # noqa: E402
 from onnxdream.networks.model import Model, load_model  # noqa: E402
 
 # Where a shell has started the tests in the background they ignore interrupts, and so would the programs they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # there are as many as cores; more threads in each would wait, and busily
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's
+    limit_threads(1)
+    cv2.setNumThreads(1)
 
 
 @pytest.fixture(scope="session")

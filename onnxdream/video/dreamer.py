@@ -557,17 +557,14 @@ def create_video_dreamer(
     look = layered(given, preset=preset)
     if look.keep_colors:
         raise OptionError("keep_colors is for pictures, not for video; omit it")
+    motion: dict[str, Any] = {
+        "method": method, "flow": flow or ("dis-ultrafast" if target_fps else "dis-medium"),
+        "frame_steps": frame_steps, "frame_step": frame_step, "strength": strength, "target_fps": target_fps,
+    }  # fmt: skip
+    VideoSettings.check(**motion)  # before anything is fetched or built
+    within = None if size is None else _checked_size(size)[::-1]
     dreamer = build_dreamer(look, max_memory=max_memory, device=device, threads=threads)
-    return VideoDreamer(
-        dreamer,
-        method=method,
-        flow=flow or ("dis-ultrafast" if target_fps else "dis-medium"),
-        frame_steps=frame_steps,
-        frame_step=frame_step,
-        strength=strength,
-        size=None if size is None else _checked_size(size)[::-1],
-        target_fps=target_fps,
-    )
+    return VideoDreamer(dreamer, **motion, size=within)
 
 
 def dream_frames(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.breadth import everyday
 from helpers.paths import CLIP, DATA
 
 # A real signal, when the command opens the network's file.
@@ -28,19 +29,22 @@ ROCKET = str(DATA / "rocket.jpg")
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        ["image", ROCKET, "-o", "a.png"],
-        ["image", ROCKET, "-o", "a.gif", "--frames", "3"],
-        ["video", str(CLIP), "-o", "a.mp4", "-m", "squeezenet1_1"],
-        ["live", str(CLIP), "--headless", "-o", "a.mp4", "-m", "squeezenet1_1"],
-        ["compare", str(CLIP), str(CLIP), "-m", "squeezenet1_1", "--plot", "a.png"],
-        ["export", "squeezenet1_1", "-o", "a.onnx"],
-        ["activations", ROCKET, "-o", "a.png"],
-        ["visualize", "squeezenet1_1", "-o", "a.png"],
-        ["atlas", "squeezenet1_1", "-o", "a"],
-        ["layers", "squeezenet1_1"],
-        ["bench", "-m", "squeezenet1_1"],
-    ],
+    everyday(
+        [
+            ["image", ROCKET, "-o", "a.png"],
+            ["image", ROCKET, "-o", "a.gif", "--frames", "3"],
+            ["video", str(CLIP), "-o", "a.mp4", "-m", "squeezenet1_1"],
+            ["live", str(CLIP), "--headless", "-o", "a.mp4", "-m", "squeezenet1_1"],
+            ["compare", str(CLIP), str(CLIP), "-m", "squeezenet1_1", "--plot", "a.png"],
+            ["export", "squeezenet1_1", "-o", "a.onnx"],
+            ["activations", ROCKET, "-o", "a.png"],
+            ["visualize", "squeezenet1_1", "-o", "a.png"],
+            ["atlas", "squeezenet1_1", "-o", "a"],
+            ["layers", "squeezenet1_1"],
+            ["bench", "-m", "squeezenet1_1"],
+        ],
+        3,
+    ),
     ids=lambda arguments: arguments[0],
 )
 def test_every_command(tmp_path: Path, arguments: list[str]) -> None:

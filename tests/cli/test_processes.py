@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.breadth import everyday
 from helpers.command_line import onnxdream, onnxdream_process
 from helpers.paths import CLIP, DATA
 
@@ -15,17 +16,22 @@ LITTLE = ("--size", 64, "--steps", 1)
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        ("models",),
-        ("layers", "squeezenet1_1", "--json"),
-        ("image", ROCKET, *LITTLE, "--octaves", 9, "-q"),
-        ("image", "missing.png"),
-        ("activations", ROCKET, "-l", "fire3", "-o", "a.png"),
-        ("visualize", "squeezenet1_1", "-l", "fire3", "--channels", 1, *LITTLE, "-o", "v.png", "--quiet"),
-        ("video", CLIP, "--octaves", 1, "--end", 0.04, *LITTLE, "-o", "v.mkv", "-q"),
-        ("export", "squeezenet1_1", "-l", "fire2", "-o", "e.onnx", "-q"),
-    ],
-    ids=lambda arguments: arguments[0],
+    everyday(
+        [
+            pytest.param(arguments, id=str(arguments[0]))
+            for arguments in (
+                ("image", ROCKET, *LITTLE, "--octaves", 9, "-q"),
+                ("models",),
+                ("layers", "squeezenet1_1", "--json"),
+                ("image", "missing.png"),
+                ("activations", ROCKET, "-l", "fire3", "-o", "a.png"),
+                ("visualize", "squeezenet1_1", "-l", "fire3", "--channels", 1, *LITTLE, "-o", "v.png", "--quiet"),
+                ("video", CLIP, "--octaves", 1, "--end", 0.04, *LITTLE, "-o", "v.mkv", "-q"),
+                ("export", "squeezenet1_1", "-l", "fire2", "-o", "e.onnx", "-q"),
+            )
+        ],
+        3,
+    ),
 )
 def test_as_a_program(arguments: tuple[object, ...], tmp_path: Path) -> None:
     results = []

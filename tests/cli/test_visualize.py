@@ -27,7 +27,6 @@ from onnxdream.interpret.targets import class_index
 from onnxdream.networks.model import Model
 
 ROCKET = DATA / "rocket.jpg"
-PARTS = ("squeeze1x1", "expand1x1", "expand3x3")
 QUICK = ("--steps", 8, "--size", 48)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -154,10 +153,13 @@ def test_names_that_are_too_long_are_shortened(tmp_path: Path) -> None:
     assert (tmp_path / output).is_file()
     assert good("visualize", "long.onnx", "-l", name, *QUICK, "-o", "each/", folder=tmp_path)["output"] == "each"
     assert len(list((tmp_path / "each").iterdir())) == 4
-    many = [f"fire{number}" for number in (2, 3, 4, 5, 6, 7, 8)] + [f"fire{n}/{p}" for n in (2, 3) for p in PARTS]
+    many = [f"layer_{number:02d}" for number in range(13)]
+    nodes = [made for before, layer in zip(["x", *many], many, strict=False) for made in conv(before, layer)]
+    shapes = {f"w_{layer}": weights(4, 3 if layer == many[0] else 4, 3, 3) for layer in many}
+    save(network(nodes, outputs=(many[-1],), **shapes), tmp_path / "deep.onnx")
     named = [part for layer in many for part in ("-l", layer)]
-    output = good("visualize", "squeezenet1_1", *named, "--channels", 1, "--steps", 1, "--size", 64, folder=tmp_path)
-    assert output["output"] == "squeezenet1_1-fire2-and-12-more.png"
+    output = good("visualize", "deep.onnx", *named, "--channels", 1, "--steps", 1, "--size", 64, folder=tmp_path)
+    assert output["output"] == "deep-layer_00-and-12-more.png"
 
 
 def test_classes_have_signs_and_numbers(strange: Path) -> None:
@@ -363,7 +365,7 @@ def browser() -> Iterator[Any]:
 
 
 def test_the_atlas_in_a_browser(tmp_path: Path, pictures: Path, browser: Any) -> None:
-    arguments = ("--channels", "0-5,281", "--steps", 8, "--size", 64, "--images", pictures, "-o", "atlas")
+    arguments = ("--channels", "0-5,281", "--steps", 2, "--size", 64, "--images", pictures, "-o", "atlas")
     layers = ("-l", "fire3/squeeze1x1", "-l", "fire3", "-l", "logits")
     good("atlas", "squeezenet1_1", *layers, *arguments, folder=tmp_path)
     page = browser.new_page(viewport={"width": 1200, "height": 900})

@@ -14,6 +14,7 @@ import pytest
 import skimage.data
 
 from helpers import small_networks as small
+from helpers.breadth import everyday
 from helpers.notes import noted, notes
 from onnxdream import Dreamer, load_model
 from onnxdream import objectives as obj
@@ -65,13 +66,8 @@ class TestReproducible:
             "dream = dreamer.dream(np.load('photo.npy'))\n"
             "print(hashlib.sha256(dream.exact.tobytes()).hexdigest())"
         )
-        runs = {
-            subprocess.run(
-                [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-            ).stdout
-            for _ in range(2)
-        }
-        assert runs == {digest(quick(load_model("efficientnet_lite0"), obj.l2("block5")).dream(photo)) + "\n"}
+        ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert ran.stdout == digest(quick(load_model("efficientnet_lite0"), obj.l2("block5")).dream(photo)) + "\n"
 
     def test_a_batch_dreams_like_one_picture_each(self, squeezenet: Model, photo: np.ndarray) -> None:
         dreamer = quick(squeezenet, obj.l2("fire6"))
@@ -83,7 +79,7 @@ class TestReproducible:
             assert np.abs(both[index] - alone[0]).mean() < 0.05
 
 
-@pytest.mark.parametrize("name", ["squeezenet1_1", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", everyday(["squeezenet1_1", "efficientnet_lite0"], 2))
 def test_the_objective_rises_on_every_recommended_layer(name: str, photo: np.ndarray) -> None:
     model = load_model(name)
     for layer in model.card.recommended:
@@ -180,7 +176,7 @@ class TestOctaves:
             with pytest.raises(PictureError, match=message):
                 dreamer.dream(photo[:h, :w])
 
-    @pytest.mark.parametrize("name", ["squeezenet1_1", "efficientnet_lite0"])
+    @pytest.mark.parametrize("name", everyday(["efficientnet_lite0", "squeezenet1_1"], 2))
     def test_one_pixel(self, name: str) -> None:
         model = load_model(name)
         pixel = np.full((1, 1, 3), 99, np.uint8)
@@ -195,25 +191,26 @@ class TestOctaves:
                     dreamer.dream(pixel)
         assert bool(worked) == (name == "efficientnet_lite0")  # its padding lets it look at a single pixel
 
-    @pytest.mark.parametrize("size", [(31, 31), (33, 57), (57, 33), (200, 32), (32, 301), (101, 103)])
-    @pytest.mark.parametrize("name", ["squeezenet1_1", "efficientnet_lite0"])
-    def test_odd_sizes(self, name: str, size: tuple[int, int], rocket: np.ndarray) -> None:
-        layer = "fire6" if name == "squeezenet1_1" else "block6"
-        dream = quick(load_model(name), obj.l2(layer), octaves=3).dream(rocket[: size[0], : size[1]])
-        assert dream.picture.shape == (*size, 3)
-        assert np.isfinite(dream.exact).all()
-        assert np.abs(dream.exact - rocket[: size[0], : size[1]]).mean() > 0.5
+    @pytest.mark.parametrize(("name", "layer"), [("squeezenet1_1", "fire6"), ("efficientnet_lite0", "block6")])
+    def test_odd_sizes(self, name: str, layer: str, rocket: np.ndarray) -> None:
+        dreamer = quick(load_model(name), obj.l2(layer), octaves=3)
+        for height, width in ((31, 31), (33, 57), (57, 33), (200, 32), (32, 301), (101, 103)):
+            picture = rocket[:height, :width]
+            dream = dreamer.dream(picture)
+            assert dream.picture.shape == picture.shape
+            assert np.isfinite(dream.exact).all()
+            assert np.abs(dream.exact - picture).mean() > 0.5
 
 
-@pytest.mark.parametrize("colour", [0, 117, 255])
-def test_flat_pictures_do_not_turn_into_nan(squeezenet: Model, colour: int) -> None:
-    dream = quick(squeezenet, obj.l2("fire4")).dream(np.full((64, 80, 3), colour, np.uint8))
-    assert np.isfinite(dream.exact).all()
-    dead = quick(squeezenet, 0 * obj.l2("fire4")).dream(np.full((64, 80, 3), colour, np.uint8))
-    np.testing.assert_array_equal(dead.picture, colour)
+def test_flat_pictures_do_not_turn_into_nan(squeezenet: Model) -> None:
+    dreamer, dead = quick(squeezenet, obj.l2("fire4")), quick(squeezenet, 0 * obj.l2("fire4"))
+    for colour in (0, 117, 255):
+        flat = np.full((64, 80, 3), colour, np.uint8)
+        assert np.isfinite(dreamer.dream(flat).exact).all()
+        np.testing.assert_array_equal(dead.dream(flat).picture, colour)
 
 
-@pytest.mark.parametrize("smooth", [0.0, 1.0])
+@pytest.mark.parametrize("smooth", everyday([1.0, 0.0], 2))
 def test_a_mask_keeps_the_rest(squeezenet: Model, photo: np.ndarray, smooth: float) -> None:
     mask = np.zeros(photo.shape[:2], np.float32)
     mask[:, :60] = 1
@@ -270,20 +267,20 @@ class TestProgress:
         assert seen[3].objective > seen[0].objective
         assert digest(dreamer.dream(photo)) == digest(dream)  # watching changes nothing
 
-    @pytest.mark.parametrize("after", [1, 3, 6])
-    def test_false_stops_it_there(self, squeezenet: Model, photo: np.ndarray, after: int) -> None:
-        calls = 0
+    def test_false_stops_it_there(self, squeezenet: Model, photo: np.ndarray) -> None:
+        dreamer = quick(squeezenet, obj.l2("fire6"), octaves=3, steps=2)
+        for after in (1, 3, 6):
+            told: list[Progress] = []
 
-        def stop(progress: Progress) -> bool:
-            nonlocal calls
-            calls += 1
-            return calls < after
+            def stop(progress: Progress, told: list[Progress] = told, after: int = after) -> bool:
+                told.append(progress)
+                return len(told) < after
 
-        dream = quick(squeezenet, obj.l2("fire6"), octaves=3, steps=2).dream(photo, on_step=stop)
-        assert (dream.cancelled, dream.steps, calls) == (True, after, after)
-        assert dream.picture.shape == photo.shape
-        assert np.isfinite(dream.exact).all()
-        assert 0.3 < np.abs(dream.exact - photo).mean() < 20
+            dream = dreamer.dream(photo, on_step=stop)
+            assert (dream.cancelled, dream.steps, len(told)) == (True, after, after)
+            assert dream.picture.shape == photo.shape
+            assert np.isfinite(dream.exact).all()
+            assert 0.3 < np.abs(dream.exact - photo).mean() < 20
 
     def test_an_error_in_the_callback_comes_out(self, squeezenet: Model, photo: np.ndarray) -> None:
         def fail(progress: Progress) -> None:
@@ -470,7 +467,7 @@ class TestSettings:
         with pytest.raises(LayerError, match="fire6 is no classifier's output"):
             text(objective="logit", channels=[3])
 
-    @pytest.mark.parametrize("name", [name for name in PRESETS if PRESETS[name]["model"] in registry.bundled()])
+    @pytest.mark.parametrize("name", everyday((name for name in PRESETS if PRESETS[name]["model"] in registry.bundled()), 2))
     def test_presets_work(self, name: str, photo: np.ndarray) -> None:
         settings = layered({"octaves": 2, "steps": 5}, preset=name)
         dream = build_dreamer(settings, max_memory=1 << 30, device="cpu").dream(photo)

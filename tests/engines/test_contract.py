@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,10 +17,11 @@ import pytest
 import onnxdream
 from helpers import command_line, engines
 from helpers.breadth import everyday
-from helpers.engines import LAYERS, both
+from helpers.engines import LAYERS
 from helpers.paths import DATA
 from onnxdream import Dreamer
 from onnxdream import objectives as obj
+from onnxdream.dream.dreamer import Dream
 from onnxdream.dream.shaping import Shaping
 from onnxdream.dream.step_graph import build_gradient_model, build_step_model
 from onnxdream.engines.base import Engine, HostOctaves, HostPicture, Session
@@ -27,7 +31,10 @@ from onnxdream.export import TOLERANCE, export_model, verify
 from onnxdream.images import to_batch
 from onnxdream.interpret.top_activations import record_top_activations
 from onnxdream.interpret.visualizer import Visualizer
-from onnxdream.networks.model import Model
+from onnxdream.networks.model import Model, load_model
+
+Opened = Callable[[str, str], Session]
+Dreamed = Callable[[str, str], tuple[Dream, Dream]]
 
 SIZE = (112, 160)
 STEPS = [(1.5, (0, 0)), (-2.0, (5, -7)), (0.5, (-80, 200))]
@@ -82,13 +89,47 @@ def batch(picture: np.ndarray) -> np.ndarray:
     return to_batch(picture)
 
 
-def gradients(engine: Engine, model: Model, **options: dict[str, int]) -> Session:
-    return engine.open(build_gradient_model(model, obj.l2("fire5"), target=engine.target), **options)
+@pytest.fixture(scope="module")
+def opened(squeezenet: Model) -> Opened:
+    """Sessions by device and kind, each opened once: "gradient", "step" and "masked step"."""
+
+    @functools.cache
+    def open_session(device: str, kind: str) -> Session:
+        engine, goal = select(device), obj.l2("fire5")
+        if kind == "gradient":
+            return engine.open(build_gradient_model(squeezenet, goal, target=engine.target))
+        graph = build_step_model(squeezenet, goal, mask=kind == "masked step", target=engine.target)
+        return engine.open(graph, fixed_shapes=dict(zip("NHW", (1, *SIZE), strict=True)))
+
+    return open_session
 
 
-def stepper(engine: Engine, model: Model, *, mask: bool = False) -> Session:
-    model = build_step_model(model, obj.l2("fire5"), mask=mask, target=engine.target)
-    return engine.open(model, fixed_shapes=dict(zip("NHW", (1, *SIZE), strict=True)))
+@pytest.fixture(scope="module")
+def dreamed(picture: np.ndarray) -> Dreamed:
+    """By network and device, each dreamed once: a step an octave, and ten steps."""
+
+    @functools.cache
+    def dream(name: str, device: str) -> tuple[Dream, Dream]:
+        model, goal = load_model(name), obj.l2(LAYERS[name])
+        looks: list[dict[str, Any]] = [{"octaves": 2, "steps": 1, "smooth": 0.5}, {"octaves": 1, "steps": 10}]
+        first, second = (Dreamer(model, goal, device=device, **look).dream(picture) for look in looks)
+        return first, second
+
+    return dream
+
+
+@pytest.fixture(scope="module")
+def tiled(squeezenet: Model, picture: np.ndarray) -> Callable[[str], Dream]:
+    """By device, each dreamed once: a picture for which 64 MiB are too little."""
+    large = cv2.resize(picture, (360, 240), interpolation=cv2.INTER_CUBIC)
+
+    @functools.cache
+    def dream(device: str) -> Dream:
+        dreamer = Dreamer(squeezenet, obj.l2("fire5"), octaves=1, steps=1, max_memory=64 << 20, device=device)
+        assert dreamer._tiling((1, 3, 240, 360), reserved_bytes=0) is not None
+        return dreamer.dream(large)
+
+    return dream
 
 
 def close(found: np.ndarray, expected: np.ndarray, start: np.ndarray) -> bool:
@@ -96,22 +137,22 @@ def close(found: np.ndarray, expected: np.ndarray, start: np.ndarray) -> bool:
     return bool(np.abs(found - expected).mean() < 0.02 * np.abs(expected - start).mean())
 
 
-def test_it_says_what_it_is(engine: Engine, device: str, squeezenet: Model) -> None:
+def test_it_says_what_it_is(engine: Engine, device: str, opened: Opened) -> None:
     assert engine.device == device
     assert engine.version[0].isdigit()
-    session = stepper(engine, squeezenet, mask=True)
+    session = opened(device, "masked step")
     assert session.provider == engine.provider
     assert session.inputs == {
         "image": (1, 3, *SIZE), "shift": (2,), "step_size": (), "mask": (1, 1, *SIZE),
     }  # fmt: skip
 
 
-def test_run(engine: Engine, squeezenet: Model, batch: np.ndarray) -> None:
+def test_run(device: str, opened: Opened, batch: np.ndarray) -> None:
     """Batches and sizes that were not said before; outputs stay as they were when it runs again.
 
     A unit that rounding carries over the kink of its activation changes the gradient, but only where it looks.
     """
-    session, reference = gradients(engine, squeezenet), gradients(select("cpu"), squeezenet)
+    session, reference = opened(device, "gradient"), opened("cpu", "gradient")
     assert session.inputs == {"image": (None, 3, None, None)}
     several = np.concatenate([batch, batch[:, :, ::-1]])
     first = session.run({"image": several})
@@ -124,13 +165,11 @@ def test_run(engine: Engine, squeezenet: Model, batch: np.ndarray) -> None:
     np.testing.assert_array_equal(first["gradient"], kept)
 
 
-def test_ascend(engine: Engine, squeezenet: Model, batch: np.ndarray) -> None:
+def test_ascend(device: str, opened: Opened, batch: np.ndarray) -> None:
     """Each step goes along the gradient of the rolled picture, rolled back; pictures that were fetched stay."""
-    gradient, image = gradients(select("cpu"), squeezenet), batch.copy()
+    gradient, image = opened("cpu", "gradient"), batch.copy()
     fetched = []
-    for (size, shift), (objective, picture) in zip(
-        STEPS, stepper(engine, squeezenet).ascend(batch, STEPS), strict=True
-    ):
+    for (size, shift), (objective, picture) in zip(STEPS, opened(device, "step").ascend(batch, STEPS), strict=True):
         expected = gradient.run({"image": np.roll(image, shift, (2, 3))})
         before = image.copy()
         Shaping().climb(image, np.roll(expected["gradient"], (-shift[0], -shift[1]), (2, 3)), size, None)
@@ -143,18 +182,18 @@ def test_ascend(engine: Engine, squeezenet: Model, batch: np.ndarray) -> None:
     assert batch.min() >= 0
 
 
-def test_a_mask_says_where(engine: Engine, squeezenet: Model, batch: np.ndarray) -> None:
+def test_a_mask_says_where(device: str, opened: Opened, batch: np.ndarray) -> None:
     mask = np.zeros((1, 1, *SIZE), np.float32)
     mask[..., 80:] = np.linspace(0.5, 1, 80)
-    session, reference = (stepper(e, squeezenet, mask=True) for e in (engine, select("cpu")))
+    session, reference = (opened(each, "masked step") for each in (device, "cpu"))
     *_, (_, masked) = session.ascend(HostPicture(batch), STEPS, mask)
     *_, (_, expected) = reference.ascend(batch, STEPS, mask)
     np.testing.assert_array_equal(masked.fetch()[..., :80], batch[..., :80])
     assert close(masked.fetch(), expected.fetch(), batch)
 
 
-def test_what_does_not_fit_is_refused(engine: Engine, squeezenet: Model, batch: np.ndarray) -> None:
-    session, turned = stepper(engine, squeezenet, mask=True), batch.swapaxes(2, 3)
+def test_what_does_not_fit_is_refused(device: str, opened: Opened, squeezenet: Model, batch: np.ndarray) -> None:
+    session, turned = opened(device, "masked step"), batch.swapaxes(2, 3)
     mask = np.ones((1, 1, *SIZE), np.float32)
     refused = r"image of \[1, 3, 112, 160\] was given one of \[1, 3, 160, 112\]$"
     with pytest.raises(BackendError, match=refused):
@@ -162,9 +201,9 @@ def test_what_does_not_fit_is_refused(engine: Engine, squeezenet: Model, batch: 
     with pytest.raises(BackendError, match=r"mask of \[1, 1, 112, 160\] was given one of \[1, 1, 160, 112\]$"):
         next(iter(session.ascend(batch, STEPS, mask.swapaxes(2, 3))))
     with pytest.raises(BackendError, match=r"there is no input 'picture', only image$"):
-        gradients(engine, squeezenet).run({"picture": batch})
+        opened(device, "gradient").run({"picture": batch})
     with pytest.raises(PictureError, match="too small"):
-        Dreamer(squeezenet, obj.l2("fire5"), device=engine.device).dream(np.zeros((8, 8, 3), np.uint8))
+        Dreamer(squeezenet, obj.l2("fire5"), device=device).dream(np.zeros((8, 8, 3), np.uint8))
 
 
 def test_octaves_are_those_of_the_host(engine: Engine, batch: np.ndarray) -> None:
@@ -180,29 +219,25 @@ def test_octaves_are_those_of_the_host(engine: Engine, batch: np.ndarray) -> Non
 
 
 @pytest.mark.parametrize("name", everyday(LAYERS, 2))
-def test_a_whole_dream_is_the_cpus(device: str, name: str, picture: np.ndarray) -> None:
+def test_a_whole_dream_is_the_cpus(device: str, name: str, picture: np.ndarray, dreamed: Dreamed) -> None:
     """Within the tolerance that the README states.
 
     Engines round differently, and each step multiplies what differs. A dream of a step an octave is the same picture;
-    one of 20 steps has drifted in detail, as two lowerings of one graph on ONNX Runtime do, and reaches the same
+    one of ten steps has drifted in detail, as two lowerings of one graph on ONNX Runtime do, and reaches the same
     objective.
     """
-    expected, found = (d.dream(picture) for d in both(name, device, octaves=3, steps=1, smooth=0.5))
+    (expected, drifted), (found, reached) = dreamed(name, "cpu"), dreamed(name, device)
     assert np.abs(expected.exact - picture).mean() > 1
     assert np.abs(found.exact - expected.exact).mean() < 0.1
-    expected, found = (d.dream(picture) for d in both(name, device, octaves=2, steps=10))
-    assert found.objective_before == pytest.approx(expected.objective_before, rel=1e-3)
-    assert found.objective_after == pytest.approx(expected.objective_after, rel=0.05)
-    assert np.abs(found.exact - expected.exact).mean() < np.abs(expected.exact - picture).mean()
+    assert reached.objective_before == pytest.approx(drifted.objective_before, rel=1e-3)
+    assert reached.objective_after == pytest.approx(drifted.objective_after, rel=0.05)
+    assert np.abs(reached.exact - drifted.exact).mean() < np.abs(drifted.exact - picture).mean()
     assert found.provider == select(device).provider
 
 
-def test_a_dream_in_tiles_is_the_cpus(device: str, picture: np.ndarray) -> None:
-    large = cv2.resize(picture, (480, 336), interpolation=cv2.INTER_CUBIC)
-    theirs, ours = both("squeezenet1_1", device, octaves=1, steps=1, max_memory=64 << 20)
-    assert ours._tiling((1, 3, 336, 480), reserved_bytes=0) is not None
-    found = ours.dream(large)
-    assert np.abs(found.exact - theirs.dream(large).exact).mean() < 0.1
+def test_a_dream_in_tiles_is_the_cpus(device: str, tiled: Callable[[str], Dream]) -> None:
+    found = tiled(device)
+    assert np.abs(found.exact - tiled("cpu").exact).mean() < 0.1
     assert found.objective_after > found.objective_before
 
 

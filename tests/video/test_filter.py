@@ -34,9 +34,14 @@ def clip() -> list[np.ndarray]:
     return [cv2.resize(capture.read()[1], (160, 90), interpolation=cv2.INTER_AREA) for _ in range(12)]
 
 
+@pytest.fixture(scope="module")
+def look() -> Dreamer:
+    return onnxdream.create_video_dreamer("fire5", **LITTLE).dreamer
+
+
 @pytest.fixture
-def dreamer() -> VideoDreamer:
-    return onnxdream.create_video_dreamer("fire5", **LITTLE)
+def dreamer(look: Dreamer) -> VideoDreamer:
+    return VideoDreamer(look, frame_steps=LITTLE["frame_steps"])
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -107,10 +112,10 @@ def test_a_large_frame_gets_the_dream_of_a_small_one(rocket: np.ndarray, dreamer
     assert distance(out, expected) < 1
 
 
-def test_a_mask_shows_the_dream_only_there(clip: list[np.ndarray]) -> None:
+def test_a_mask_shows_the_dream_only_there(clip: list[np.ndarray], look: Dreamer) -> None:
     mask = np.zeros((90, 160), np.uint8)
     mask[:, 100:] = 255
-    plain, masked = (onnxdream.create_video_dreamer("fire5", **LITTLE) for _ in range(2))
+    plain, masked = (VideoDreamer(look, frame_steps=1) for _ in range(2))
     for frame in clip[:3]:
         everywhere, there = plain.apply(frame), masked.apply(frame, mask)
         np.testing.assert_array_equal(there[:, :100], frame[:, :100])
@@ -239,11 +244,11 @@ def test_frames_as_a_generator(clip: list[np.ndarray], dreamer: VideoDreamer) ->
 
 
 def test_dreamers_made_and_used_side_by_side_do_not_mix(clip: list[np.ndarray]) -> None:
-    layers = ["fire4", "fire5", "fire6", "fire5"]
+    layers = ["fire3", "fire4", "fire3"]
 
     def dreams(layer: str) -> list[np.ndarray]:
         dreamer = onnxdream.create_video_dreamer(layer, **LITTLE)
-        return [dreamer.apply(f) for f in clip[:6]]
+        return [dreamer.apply(f) for f in clip[:3]]
 
     expected = [dreams(layer) for layer in layers]
     start = threading.Barrier(len(layers))

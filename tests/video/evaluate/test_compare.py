@@ -58,8 +58,8 @@ def test_metrics_of_a_dream_that_grows_brighter() -> None:
 
 def test_compare_measures_and_draws(tmp_path: Path) -> None:
     steady, independent = tmp_path / "steady.mp4", tmp_path / "independent.mp4"
-    dream(steady)
-    dream(independent, "--method", "independent")
+    dream(steady, "--end", "0.6")
+    dream(independent, "--end", "0.6", "--method", "independent")
     chart = tmp_path / "chart.png"
     done = measured(CLIP, steady, independent, "--json", "--plot", chart, folder=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -166,8 +166,8 @@ def test_changed_settings_on_resume_are_refused(tmp_path: Path) -> None:
     assert "other settings" in refused.stderr
     assert "--restart" in refused.stderr
     assert manifest.read_text() == before
-    dream(CLIP, out, "--seed", "7", "--restart")
-    assert len(frames_of(out)) == len(frames_of(CLIP))
+    dream(CLIP, out, "--seed", "7", "--restart", "--end", "0.2")
+    assert len(frames_of(out)) == 5
 
 
 def test_another_network_guide_or_engine_on_resume_is_refused(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_another_network_guide_or_engine_on_resume_is_refused(tmp_path: Path) ->
     shutil.copy(ROOT / "models" / "squeezenet1_1.onnx", network)
     card = json.loads((ROOT / "models" / "squeezenet1_1.json").read_text())
     network.with_suffix(".json").write_text(json.dumps({**card, "labels": []}))
-    options = ["-m", str(network), "--guide", str(guide), "--end", "1.2"]
+    options = ["-m", str(network), "--guide", str(guide), "--end", "0.8"]
     killed(out, 1, *options).wait()
 
     def refused(what: str, *more: str) -> None:
@@ -231,31 +231,22 @@ def test_a_source_cut_off_is_dreamed_as_far_as_it_goes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", everyday(["out.gif", "out.webp", "frames", "f_%03d.png", "out.mkv", "out.webm"], 2))
 def test_other_targets(tmp_path: Path, name: str) -> None:
     out = tmp_path / name
-    dream(CLIP, out, "--end", "0.24")
+    dream(CLIP, out, "--end", "0.12")
     if name in ("frames", "f_%03d.png"):
         folder = out if name == "frames" else tmp_path
-        assert len(list(folder.glob("*.png"))) == 6
+        assert len(list(folder.glob("*.png"))) == 3
     else:
-        assert len(frames_of(out)) == 6
+        assert len(frames_of(out)) == 3
     assert leftovers(tmp_path) == []
 
 
-def test_pictures_and_pipes(tmp_path: Path) -> None:
+def test_a_folder_of_pictures(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     for number, frame in enumerate(frames_of(CLIP)[:4]):
         iio.imwrite(folder / f"{number}.png", frame)
     dream(folder, tmp_path / "out.mp4", "--rate", "10")
     assert times_of(tmp_path / "out.mp4") == [Fraction(i, 10) for i in range(4)]
-    piped = subprocess.run([*COMMAND, str(folder), "-o", "-", "--rate", "10", *LOOK], capture_output=True)
-    assert piped.returncode == 0, piped.stderr
-    assert piped.stdout.startswith(b"YUV4MPEG2")
-    assert piped.stdout.count(b"FRAME") == 4
-    again = subprocess.run(
-        [*COMMAND, "-", "-o", str(tmp_path / "again.mp4"), *LOOK], input=piped.stdout, capture_output=True
-    )
-    assert again.returncode == 0, again.stderr
-    assert len(frames_of(tmp_path / "again.mp4")) == 4
 
 
 def test_a_timeline_changes_the_dream(tmp_path: Path) -> None:

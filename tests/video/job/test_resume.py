@@ -120,10 +120,8 @@ def test_two_runs_of_one_job_do_not_mix(tmp_path: Path, look: Dreamer) -> None:
 
     def again(progress: Any) -> None:
         if progress.frame == 8:
-            for options in ({}, {"resume": False}):
-                other = onnxdream_process(
-                    "video", source, "-o", "b.mp4", *LOOK, *(["--restart"] if options else []), folder=tmp_path
-                )
+            for run, options in ((onnxdream, ()), (onnxdream_process, ("--restart",))):
+                other = run("video", source, "-o", "b.mp4", *LOOK, *options, folder=tmp_path)
                 assert (other.returncode, other.stderr.count("\n")) == (2, 1)
                 assert "another run is making it" in other.stderr
 

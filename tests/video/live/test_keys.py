@@ -115,5 +115,5 @@ def test_colors_are_kept_in_pictures_only(tmp_path: Path) -> None:
 
 def test_keys_make_no_strength_that_cannot_be(tmp_path: Path) -> None:
     for action, end in (("weaker", 1e-3), ("stronger", 1e3)):
-        video = session(Keys(*[action] * 40), tmp_path, "fire5").video
+        video = session(Keys(*[action] * 40), tmp_path, "fire2").video
         assert (video.getStrength(), video.getFrameStep()) == (end, end)
