@@ -467,7 +467,9 @@ class TestSettings:
         with pytest.raises(LayerError, match="fire6 is no classifier's output"):
             text(objective="logit", channels=[3])
 
-    @pytest.mark.parametrize("name", everyday((name for name in PRESETS if PRESETS[name]["model"] in registry.bundled()), 2))
+    @pytest.mark.parametrize(
+        "name", everyday((name for name in PRESETS if PRESETS[name]["model"] in registry.bundled()), 2)
+    )
     def test_presets_work(self, name: str, photo: np.ndarray) -> None:
         settings = layered({"octaves": 2, "steps": 5}, preset=name)
         dream = build_dreamer(settings, max_memory=1 << 30, device="cpu").dream(photo)

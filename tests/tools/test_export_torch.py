@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -25,7 +26,8 @@ from onnxdream.engines.select import select
 from onnxdream.networks.model import Model, load_model
 
 torchvision_operators.declare()
-pytest.importorskip("torchvision")
+if importlib.util.find_spec("torchvision") is None:  # it takes seconds to import
+    pytest.skip("torchvision is not installed", allow_module_level=True)
 
 from tools import export_torch  # noqa: E402  (needs the operators declared)
 
