@@ -47,7 +47,6 @@ from onnxdream.video.evaluate.metrics import compare
 from onnxdream.video.io.open import Encoding, finish, open_source, open_writer
 from onnxdream.video.job.job import dream_video
 from onnxdream.video.job.pipeline import JobSpec
-from onnxdream.video.timeline import SMOOTH
 
 OVERLAPS = (1, 8, 16, 24, 32)
 PART = 40  # frames
@@ -57,7 +56,7 @@ MACHINES = (1, 10, 100, 1000)
 
 
 def video_dreamer(layer: str, threads: int = 0) -> VideoDreamer:
-    return VideoDreamer(Dreamer(load_model("squeezenet1_1"), objectives.l2(layer), smooth=SMOOTH, threads=threads))
+    return VideoDreamer(Dreamer(load_model("squeezenet1_1"), objectives.l2(layer), threads=threads))
 
 
 def shrunk(clip: Path, folder: Path, frames: int, width: int) -> Path:

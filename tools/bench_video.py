@@ -42,7 +42,6 @@ from onnxdream.video.dreamer import VideoDreamer
 from onnxdream.video.evaluate.metrics import compare
 from onnxdream.video.io.open import Encoding, finish, open_source, open_writer
 from onnxdream.video.job.job import dream_video, limit_opencv_threads
-from onnxdream.video.timeline import SMOOTH
 
 CLIPS = ("bikes", "bigbuckbunny", "carphone_pristine")
 METHODS: dict[str, dict[str, Any]] = {
@@ -84,9 +83,7 @@ def load(path: Path, frames: int, width: int) -> list[np.ndarray]:
 def measure(frames: list[np.ndarray], layer: str) -> dict[str, dict[str, float]]:
     model = load_model("squeezenet1_1")
     dreamers = {
-        name: VideoDreamer(
-            Dreamer(model, objectives.l2(layer), smooth=SMOOTH, steps=FIRST_STEPS.get(name, 10)), **options
-        )
+        name: VideoDreamer(Dreamer(model, objectives.l2(layer), steps=FIRST_STEPS.get(name, 10)), **options)
         for name, options in METHODS.items()
     }
     dreams: dict[str, list[np.ndarray]] = {name: [] for name in METHODS}
@@ -117,7 +114,7 @@ def overhead(clip: Path, frames: int, layer: str, folder: Path) -> dict[str, flo
     limit_opencv_threads("cpu")
     times: dict[str, list[float]] = {"job": [], "ascent": []}
     for _ in range(3):
-        dreamer = Recorder(load_model("squeezenet1_1"), objectives.l2(layer), smooth=SMOOTH)
+        dreamer = Recorder(load_model("squeezenet1_1"), objectives.l2(layer))
         Dreamer.ascend(dreamer, np.zeros((1, 3, 360, 640), np.float32), steps=1)  # the networks made ready
         job = partial(dream_video, small, target, VideoDreamer(dreamer), overwrite=True)
         for name, work in {"job": job, "ascent": dreamer.repeat}.items():
@@ -147,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=40)
     parser.add_argument("--width", type=int, default=384)
-    parser.add_argument("--layer", default="fire6")
+    parser.add_argument("--layer", default="fire8")
     parser.add_argument("--clips", default="")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -27,13 +27,11 @@ def bench(
 ) -> None:
     """Measure how fast this machine dreams: ascent steps and video frames a second."""
     from .. import benchmark
-    from ..video.timeline import video_defaults
 
     unknown = [name for name in sizes.split(",") if name not in benchmark.SIZES]
     if unknown:
         raise OptionError(f"unknown size {unknown[0]!r}; sizes are {', '.join(benchmark.SIZES)}")
-    given = video_defaults({"model": model, "layers": layer or None, "half": half}, preset=False)
-    settings = o.settings_from(given)
+    settings = o.settings_from({"model": model, "layers": layer or None, "half": half})
     found = {}
     for name in sizes.split(","):
         if not quiet:

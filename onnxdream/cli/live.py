@@ -78,7 +78,6 @@ def live(
     from ..video.live.outputs import Output, Page, Pipe, Recording
     from ..video.live.session import Live
     from ..video.live.window import DisplayWindow
-    from ..video.timeline import video_defaults
 
     quiet = run.quiet or out == "-"
     if quiet:
@@ -94,7 +93,7 @@ def live(
         check_apart(Path(str(out)), [source, *o.files_in(look)])
     if not folder.is_dir():
         raise OutputError(f"{folder}: no such folder to write into")
-    settings = o.settings_from(video_defaults(look, preset=o.has_base(look)))
+    settings = o.settings_from(look)
     if settings.keep_colors and not look.get("like"):
         raise OptionError("keep_colors is for pictures, not for video; omit it")
     if settings.keep_colors:

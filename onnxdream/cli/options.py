@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from ..errors import OptionError
-from ..settings import RunSettings, Settings, VideoSettings, explanation, layered, read_toml
+from ..settings import RunSettings, Settings, VideoSettings, explanation, layered
 from . import terminal
 
 _LOOK = "How it looks"
@@ -219,13 +219,6 @@ def with_options(*left_out: str) -> Callable[[Callable[..., None]], Callable[...
         return call
 
     return decorate
-
-
-def has_base(look: Look) -> bool:
-    """Whether a preset, a picture, or a file that names it decides how smooth the dream is."""
-    return any(look.get(name) for name in ("preset", "like")) or (
-        look.get("config") is not None and "smooth" in read_toml(look["config"])
-    )
 
 
 def files_in(look: Look) -> list[Path]:

@@ -93,11 +93,11 @@ def video(
     from ..video.io.sequences import would_write
     from ..video.job.identity import identify_inputs
     from ..video.job.job import dream_video, limit_opencv_threads
-    from ..video.timeline import Timeline, video_defaults
+    from ..video.timeline import Timeline
 
     _check_out(out, as_json=run.as_json)
     cluster = cluster_from(ray, workers, cpus_per_worker, gpus_per_worker)
-    settings = o.settings_from(video_defaults(look, preset=o.has_base(look)))
+    settings = o.settings_from(look)
     if look.get("like") and settings.keep_colors:
         log.warning("keep_colors is for pictures and is left out")
         settings = replace(settings, keep_colors=False)

@@ -32,11 +32,10 @@ from ..settings import RunSettings, Settings, VideoSettings, layered
 from . import frame_formats
 from .flow import CutDetector, estimator, soften, visible, warp
 from .rate_control import Effort, RateControl, efforts
-from .timeline import video_defaults
 
 _CATCH_UP = 3.0  # with a target rate, steps grow by at most this factor while a dream is weaker than the scene's first
-_RISE = 1.25  # the residual fades once the objective is this many times its value at the start of the scene
-_FAINTEST = 0.7  # of the scene's first residual; a source with a strong response of its own fades the dream no further
+_RISE = 1.1  # the residual fades once the objective is this many times its value at the start of the scene
+_FAINTEST = 0.5  # of the scene's first residual; a source with a strong response of its own fades the dream no further
 _COUNTS = (int, np.integer)
 
 
@@ -553,8 +552,7 @@ def create_video_dreamer(
         BackendError: The engine or the device is missing.
     """
     given = {"model": model, "layers": layer or None, **settings}
-    given = video_defaults({k: v for k, v in given.items() if v is not None}, preset=preset is not None)
-    look = layered(given, preset=preset)
+    look = layered({name: value for name, value in given.items() if value is not None}, preset=preset)
     if look.keep_colors:
         raise OptionError("keep_colors is for pictures, not for video; omit it")
     motion: dict[str, Any] = {

@@ -1,27 +1,17 @@
-"""Settings for video: their defaults, and how they change over time."""
+"""Settings of a video that change over time."""
 
 from __future__ import annotations
 
 import math
 import tomllib
 from bisect import bisect_right
-from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 from ..dream.build import build_dreamer
 from ..dream.dreamer import Dreamer
 from ..errors import OptionError
 from ..settings import Settings
-
-# A little smoothing: speckle left in one frame would be sharpened by the next ones.
-SMOOTH = 0.5
-
-
-def video_defaults(given: Mapping[str, Any], *, preset: bool) -> dict[str, Any]:
-    """`given` with the defaults that differ for video, unless a preset or file sets them."""
-    return dict(given) if preset or given.get("smooth") is not None else {**given, "smooth": SMOOTH}
 
 
 def read_timeline(path: Path, settings: Settings) -> list[tuple[Fraction, Settings]]:
