@@ -1,4 +1,4 @@
-"""Measure what every preset does to photographs: speckle, light, colour, burnt pixels, and what it costs.
+"""Measure what every preset of a bundled network does to photographs: speckle, light, colour, burnt pixels, and what it costs.
 
     python tools/bench_look.py [--size 640] [--photos a.jpg,b.jpg] [--presets eyes,waves] [--folder DIR] [--json]
 
@@ -37,6 +37,7 @@ from rich.table import Table
 from onnxdream.dream.build import build_dreamer
 from onnxdream.dream.dreamer import Dream, Dreamer
 from onnxdream.images import Picture, read_picture, write_picture
+from onnxdream.networks import registry
 from onnxdream.settings import PRESETS, RunSettings, Settings, layered
 
 DEFAULT = "(default)"
@@ -88,11 +89,12 @@ def timed(dreamer: Dreamer, photo: np.ndarray) -> tuple[Dream, float]:
     return dreamer.dream(photo), time.perf_counter() - began
 
 
-def bench(name: str, photos: dict[str, np.ndarray], folder: Path | None) -> dict[str, float]:
+def bench(name: str, photos: dict[str, np.ndarray], folder: Path | None, threads: int) -> dict[str, float]:
     """The medians of one preset."""
     settings = Settings() if name == DEFAULT else layered({}, preset=name)
     dreamer, plain = (
-        build_dreamer(s, max_memory=RunSettings.max_memory) for s in (settings, dataclasses.replace(settings, **PLAIN))
+        build_dreamer(s, max_memory=RunSettings.max_memory, threads=threads)
+        for s in (settings, dataclasses.replace(settings, **PLAIN))
     )
     rows = []
     for title, photo in photos.items():
@@ -113,15 +115,21 @@ def main() -> None:
     parser.add_argument("--photos", default="")
     parser.add_argument("--presets", default="")
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         paths = [Path(p) for p in arguments.photos.split(",") if p] or fetch(Path(scratch))
         photos = {path.stem: load(path, arguments.size) for path in paths}
-    names = [name for name in arguments.presets.split(",") if name] or [DEFAULT, *PRESETS]
+    names = [name for name in arguments.presets.split(",") if name] or [
+        DEFAULT,
+        *(n for n in PRESETS if PRESETS[n]["model"] in registry.bundled()),
+    ]
     if arguments.folder is not None:
         arguments.folder.mkdir(parents=True, exist_ok=True)
-    rows = {name: bench(name, photos, arguments.folder) for name in names}
+    rows = {}
+    for name in names:
+        rows[name] = bench(name, photos, arguments.folder, arguments.threads)
     if arguments.json:
         print(json.dumps({"size": arguments.size, "photos": list(photos), "presets": rows}))
         return
