@@ -1,4 +1,4 @@
-"""Measure what every preset of a bundled network does to photographs: speckle, light, colour, burnt pixels, and what it costs.
+"""Measure what every bundled preset does to photographs: speckle, light, colour, burnt pixels, and what it costs.
 
     python tools/bench_look.py [--size 640] [--photos a.jpg,b.jpg] [--presets eyes,waves] [--folder DIR] [--json]
 
