@@ -3,7 +3,8 @@
 A plain step, g / mean|g|, is dominated by the finest structure and by strong colours, since a network answers to both
 readily. Three means against that, each by itself and in this order:
 
-1. Colour: a 3x3 matrix on each pixel of the gradient, which keeps grey and lessens red-blue and green-magenta.
+1. Colour: a 3x3 matrix on each pixel of the gradient, which keeps grey and lessens red-blue and green-magenta. With
+   "natural" a picture that has no colours gets none.
 2. Bands: a Laplacian pyramid (Burt and Adelson 1983) whose bands all get the same strength before they are weighed and
    summed again, as Mordvintsev's notebook of 2015 did ("DeepDreaming with TensorFlow").
 3. Headroom: a step towards black or white becomes smaller the nearer a pixel is to it, so that nothing burns out.
@@ -33,6 +34,7 @@ _NATURAL = np.array([[0.0761, 0.0692, 0.0627], [0.0692, 0.0754, 0.0714], [0.0627
 # Grey, red against blue, green against magenta: an orthonormal basis of colours.
 _OPPONENT = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
 _GAINS = {"vivid": (0.28, 0.13), "ink": (0.0, 0.0)}  # of red-blue and green-magenta
+_COLORFUL = 3.0  # mean distance from grey, in 0..255, from which a picture takes all the colours of "natural"
 _COMMON = 0.6  # of a step that headroom scales for all channels alike
 _TINY = 1e-30
 # Convolutions that a gradient comes from: which input is the kernel, and how a matrix mixes what it yields.
@@ -131,6 +133,8 @@ class Shaping:
         """
         if self.smooth > 0:
             gradient = op.Conv(gradient, gaussian_cascade(self.smooth), group=3, auto_pad="SAME_UPPER")
+        if self.colors == "natural":
+            gradient = self._as_colorful(op, image, gradient)
         if self.bands:
             gradient = self._balanced(op, gradient)
         size = op.ReduceMean(op.Abs(gradient), [1, 2, 3], keepdims=1)
@@ -139,6 +143,13 @@ class Shaping:
         if self.headroom:
             step = self._damped(op, image, step)
         return op.Clip(op.Add(image, op.Mul(step, mask) if mask is not None else step), 0.0, 255.0)
+
+    def _as_colorful(self, op: Ops, image: ir.Value, gradient: ir.Value) -> ir.Value:
+        """The gradient without its colours where the picture has none, [N,3,H,W] both."""
+        off_grey = op.Abs(op.Sub(image, op.ReduceMean(image, [1], keepdims=1)))
+        share = op.Clip(op.Mul(op.ReduceMean(off_grey, [1, 2, 3], keepdims=1), 1 / _COLORFUL), 0.0, 1.0)
+        grey = op.ReduceMean(gradient, [1], keepdims=1)
+        return op.Add(grey, op.Mul(op.Sub(gradient, grey), share))
 
     def _balanced(self, op: Ops, gradient: ir.Value) -> ir.Value:
         """The bands of the gradient, each at the same root mean square times its gain, summed."""
@@ -190,6 +201,10 @@ class Shaping:
         for g, x in zip(gradient, image, strict=True):
             if self.matrix is not None:
                 g[:] = np.tensordot(self.matrix.astype(np.float32), g, 1)
+            if self.colors == "natural":
+                share = min(float(np.abs(x - x.mean(axis=0)).mean()) / _COLORFUL, 1)
+                grey = g.mean(axis=0)
+                np.add((g - grey) * np.float32(share), grey, out=g)
             if self.bands:
                 self._balance(g)
             np.multiply(g, np.float32(step_size / max(_mean_size(g), _TINY)), out=g)
