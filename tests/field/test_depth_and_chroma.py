@@ -128,3 +128,25 @@ def test_half_opacity_in_a_webm_of_a_film_with_full_chroma(tmp_path: Path) -> No
     frame = frames_of(convert(source, tmp_path / "a.webm"))[0]
     assert frame.alpha is not None
     assert psnr(frame.image, picture(0)) > 33
+
+
+def test_a_film_whose_later_frames_have_no_opacity(tmp_path: Path) -> None:
+    """They are opaque. FFmpeg's decoder of QuickTime's PNG gives each frame as it is."""
+    source = tmp_path / "a.mov"
+    with av.open(str(source), "w") as out:
+        stream: Any = out.add_stream("png", 25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "rgba"
+        for number, pix_fmt in enumerate(("rgba", "rgb24", "gray")):
+            encoder: Any = av.CodecContext.create("png", "w")
+            encoder.width, encoder.height, encoder.pix_fmt = 64, 48, pix_fmt
+            encoder.time_base = Fraction(1, 25)
+            frame = av.VideoFrame.from_ndarray(picture(number), "rgb24").reformat(format=pix_fmt)
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            for packet in [*encoder.encode(frame), *encoder.encode(None)]:
+                packet.stream = stream
+                packet.pts = packet.dts = number
+                packet.time_base = Fraction(1, 25)
+                out.mux(packet)
+    frames = frames_of(source)
+    assert [f.alpha is not None and int(f.alpha.min()) for f in frames] == [255, 255, 255]
+    np.testing.assert_array_equal(frames[1].image, picture(1))

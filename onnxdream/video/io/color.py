@@ -259,7 +259,7 @@ def read_frame(
     depth = depth_of(pixels)
     full = _is_full(pixels, frame.color_range)
     width, height = size
-    top = 255 if depth <= 8 else 65535
+    top, kind = (255, np.uint8) if depth <= 8 else (65535, np.uint16)
     if is_rgb(pixels):
         frame.color_range = FULL
         array = _resampled(frame, _packed_rgb(depth, alpha), width, height).to_ndarray()
@@ -269,9 +269,11 @@ def read_frame(
     depth = max(depth, 8)
     if len(pixels.components) == 1:
         grey = _planes(_resampled(frame, f"gray{_ending(depth)}", width, height))[0]
-        return grey_to_rgb(grey, depth, full=full), None, None
+        return grey_to_rgb(grey, depth, full=full), np.full(grey.shape, top, kind) if alpha else None, None
     planes = _planes(_resampled(frame, _planar(pixels), width, height))
-    opacity = rescaled(planes[3], (1 << depth) - 1, top) if alpha else None
+    opacity = None
+    if alpha:  # which some frames of a film may lack
+        opacity = rescaled(planes[3], (1 << depth) - 1, top) if len(planes) > 3 else np.full((height, width), top, kind)
     source = YuvPlanes(planes[:3], YuvFormat(depth, chroma_steps(pixels), matrix, full, siting))
     chroma = [_enlarged(plane, source.format, size) for plane in planes[1:3]]
     return yuv_to_rgb([planes[0], *chroma], depth, matrix, full=full), opacity, source
