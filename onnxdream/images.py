@@ -1,6 +1,7 @@
 """Still pictures: reading, writing, resizing, colour, and the settings a picture carries.
 
-Pillow reads, imageio writes with Pillow beneath, tifffile does both for TIFF, OpenCV for other files of 16-bit colour.
+Pillow reads, imageio writes with Pillow beneath, tifffile does both for TIFF; imagecodecs reads other files of
+16-bit colour, and OpenCV writes them.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ MAX_PIXELS = 400_000_000
 FORMATS = (
     "PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "JPEG2000", "AVIF", "PPM", "TGA", "ICO", "QOI", "HEIF", "JXL",
 )  # fmt: skip
+# Endings by which pictures are found in a folder.
+ENDINGS = (
+    ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".tga", ".qoi", ".jp2", ".avif", ".pbm", ".pgm",
+    ".ppm", ".heic", ".heif", ".jxl",
+)  # fmt: skip
 _TIFF = (".tif", ".tiff")
 _JPEG = (".jpg", ".jpeg")
 WRITABLE = (".png", *_JPEG, ".webp", *_TIFF)
@@ -77,32 +83,32 @@ class Picture:
     metadata: Metadata = _NOTHING
 
 
-def read_picture(path: Path) -> Picture:
+def read_picture(path: Path, *, say: Callable[[str], object] = log.warning) -> Picture:
     """Read a still picture of one of `FORMATS`.
 
-    EXIF rotation is applied, palettes become RGB, alpha is kept apart, and so does colour of a grey or CMYK profile, in
-    sRGB. What is left out of the file is logged.
+    EXIF rotation is applied, palettes become RGB, colours of a grey or CMYK profile sRGB, and alpha is kept apart.
 
     Args:
         path: The file; of an animation the first frame is read.
+        say: Called with a line for each thing in the file that is left out; logs it by default.
 
     Raises:
         PictureError: The file is missing, empty, damaged, no picture, or has more than 400 million pixels.
     """
     with _reported(path):
         head = _readable_head(path)
-        if head[:4] in tiff_files.HEADERS and (found := tiff_files.read_tiff(path, MAX_PIXELS)):
+        if head[:4] in tiff_files.HEADERS and (found := tiff_files.read_tiff(path, MAX_PIXELS, say)):
             pixels, orientation, icc = found
             return replace(_split(_upright(pixels, orientation), icc), metadata=read_tiff_metadata(path))
         with open_frames(path) as image:
             if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "TIFF":
-                log.warning(f"{path}: has {frames} frames or pictures, of which only the first is read")
+                say(f"{path}: has {frames} frames or pictures, of which only the first is read")
             image.seek(0)
             # A TIFF is turned by Pillow while it is read; the others are by their EXIF.
             orientation = 1 if image.format == "TIFF" else read_orientation(image)
             metadata = read_tiff_metadata(path) if image.format == "TIFF" else read_metadata(image)
             icc = image.info.get("icc_profile")
-            picture = _split(_upright(_pixels(path, image, head), orientation), icc)
+            picture = _split(_upright(_pixels(path, image, head, say), orientation), icc)
         return replace(picture, metadata=metadata)
 
 
@@ -176,17 +182,13 @@ def _reported(path: Path) -> Iterator[None]:
         raise PictureError(f"{path}: the picture is damaged or cut off ({_reason(error)})") from error
 
 
-def _pixels(path: Path, image: Image.Image, head: bytes) -> np.ndarray:
+def _pixels(path: Path, image: Image.Image, head: bytes, say: Callable[[str], object]) -> np.ndarray:
     """A picture's pixels as uint8 or uint16 [H,W,C], 1 to 4 channels, the last of 2 or 4 being opacity, or CMYK."""
     mode, top = image.mode, _highest_code(image, head)
     if top > 255 and image.format in ("PNG", "PPM", "JPEG2000"):
-        pixels = _read_deep(path, top)
-        key = image.info.get("transparency")
-        if pixels.shape[2] == 1 and isinstance(key, int):  # RGB has its opacity already
-            pixels = np.dstack([pixels, np.where(pixels == key, 0, 65535).astype(np.uint16)])
-        return pixels
+        return _read_deep(path, image.format, top)
     if top > 255:
-        log.warning(f"{path}: has {top.bit_length()} bits a channel, of which 8 are read")
+        say(f"{path}: has {top.bit_length()} bits a channel, of which 8 are read")
     if mode.startswith(("I", "F")) or mode in ("LAB", "YCbCr", "HSV"):
         raise PictureError(f"{path}: this kind of pixel ({mode}) cannot be read; save it as a PNG")
     if mode == "CMYK":
@@ -215,26 +217,28 @@ def _highest_code(image: Image.Image, head: bytes) -> int:
     return max(255, (1 << bits) - 1)
 
 
-def _read_deep(path: Path, top: int) -> np.ndarray:
-    """A picture of more than 8 bits a channel, of which Pillow would cut colours to 8, as uint16 [H,W,1|3|4].
+def _read_deep(path: Path, kind: str, top: int) -> np.ndarray:
+    """A picture of more than 8 bits a channel, of which Pillow would cut colours to 8, as uint16 [H,W,1..4].
 
     Args:
         path: The file.
+        kind: Pillow's name of its format.
         top: White as a number in it, which becomes 65535.
     """
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(0)  # what it has to say comes back as None
-    try:
+    import imagecodecs
+
+    if kind == "PPM":
         pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    finally:
-        cv2.utils.logging.setLogLevel(level)
+        if pixels is not None and pixels.ndim == 3:
+            pixels = pixels[:, :, ::-1]
+    else:
+        decode = imagecodecs.png_decode if kind == "PNG" else imagecodecs.jpeg2k_decode
+        pixels = decode(path.read_bytes())
     if pixels is None or pixels.dtype != np.uint16:
         raise OSError("its pixels cannot be decoded")
     if top < 65535:
         pixels = np.rint(np.minimum(pixels, top) * (65535 / top)).astype(np.uint16)
-    if pixels.ndim == 2:
-        return pixels[:, :, None]
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+    return np.atleast_3d(pixels)
 
 
 def _upright(array: np.ndarray, orientation: int) -> np.ndarray:

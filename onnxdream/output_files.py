@@ -26,7 +26,7 @@ def check_free(path: Path, *, overwrite: bool, own_name: bool = False) -> None:
         raise OutputError(f"{path}: exists already; choose another name or use --overwrite")
     if not is_own(path):
         raise OutputError(
-            f"{path}: exists already, and onnxdream did not make it; choose a name with -o, or --overwrite"
+            f"{path}: exists already, and onnxdream did not make it; choose another name or use --overwrite"
         )
 
 

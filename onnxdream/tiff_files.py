@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,25 @@ from .errors import PictureError
 from .exif import Exif
 from .photo_metadata import Metadata, add_tiff_tags
 
-log = logging.getLogger(__name__)
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # of damage it would tell on the terminal
 
 HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # in either byte order; + is BigTIFF
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CFA, _LINEAR_RAW = 0, 1, 2, 3, 32803, 34892
+_MOST_CHANNELS = 16
 _PREMULTIPLIED, _OPACITY = 1, 2  # kinds of extra samples
 _DNG_VERSION, _HIGHEST, _SIGNED_LOWEST, _SIGNED_HIGHEST = 50706, 281, 340, 341
 _RAW_PHOTO = "is a camera's raw photograph; develop it first, as with `darktable-cli {} out.tif`"
 
 
-def read_tiff(path: Path, most_pixels: int) -> tuple[np.ndarray, int, bytes | None] | None:
+def read_tiff(
+    path: Path, most_pixels: int, say: Callable[[str], object]
+) -> tuple[np.ndarray, int, bytes | None] | None:
     """The first picture of a TIFF whose samples are brightness or RGB; None for palettes, CMYK, YCbCr and Lab.
 
     Args:
         path: The file.
         most_pixels: Above this it is refused.
+        say: Called with a line for each thing that is left out.
 
     Returns:
         uint8 or uint16 [H,W,C], 1 to 4 channels, the last of 2 or 4 being opacity with which colours are not
@@ -41,19 +46,23 @@ def read_tiff(path: Path, most_pixels: int) -> tuple[np.ndarray, int, bytes | No
         page: Any = file.pages[0]
         if _is_raw(page):
             raise PictureError(f"{path}: {_RAW_PHOTO.replace('{}', str(path))}")
+        if page.samplesperpixel > _MOST_CHANNELS:
+            raise PictureError(f"{path}: a TIFF of {page.samplesperpixel} channels cannot be read; save it as RGB")
         if page.imagewidth * page.imagelength > most_pixels:
             raise PictureError(
                 f"{path}: {page.imagewidth}x{page.imagelength} is more than {most_pixels:,} pixels; make it smaller"
             )
+        if not (page.imagewidth and page.imagelength and page.dataoffsets and page.databytecounts):
+            raise PictureError(f"{path}: the picture is damaged or cut off (it has no pixels)")
         parts = zip(page.dataoffsets, page.databytecounts, strict=False)
         if any(start + length > file.filehandle.size for start, length in parts):
             raise PictureError(f"{path}: the picture is damaged or cut off (a part of it lies behind the file's end)")
         pages = sum(1 for p in file.pages if not getattr(p, "is_reduced", False))
         if pages > 1:
-            log.warning(f"{path}: has {pages} pages, of which only the first is read")
+            say(f"{path}: has {pages} pages, of which only the first is read")
         if page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
             if page.photometric != _PALETTE and page.bitspersample > 8:
-                log.warning(f"{path}: has {page.bitspersample} bits a channel, of which 8 are read")
+                say(f"{path}: has {page.bitspersample} bits a channel, of which 8 are read")
             return None
         orientation, icc = page.tags.valueof("Orientation", 1), page.iccprofile
         values, channels = page.asarray(), page.samplesperpixel
@@ -61,7 +70,7 @@ def read_tiff(path: Path, most_pixels: int) -> tuple[np.ndarray, int, bytes | No
             values = np.moveaxis(values, 0, -1)
         if values.size != page.imagelength * page.imagewidth * channels:
             raise PictureError(f"{path}: a TIFF of volumes cannot be read; save one slice as a TIFF or PNG")
-        values = _full_range(path, page, values.reshape(page.imagelength, page.imagewidth, channels))
+        values = _full_range(path, page, values.reshape(page.imagelength, page.imagewidth, channels), say)
     colors = 3 if page.photometric == _RGB else 1
     if channels < colors:
         raise PictureError(f"{path}: a TIFF of {channels} channels cannot be read; save it as RGB")
@@ -71,7 +80,7 @@ def read_tiff(path: Path, most_pixels: int) -> tuple[np.ndarray, int, bytes | No
     kinds = kinds or (_OPACITY,) * (channels == 4)  # some writers leave out what the fourth channel is
     known = [place for place, kind in enumerate(kinds) if kind in (_PREMULTIPLIED, _OPACITY)]
     if len(kinds) > len(known[:1]):
-        log.warning(f"{path}: {len(kinds) - len(known[:1])} of its extra channels are left out")
+        say(f"{path}: {len(kinds) - len(known[:1])} of its extra channels are left out")
     if not known:
         return color, orientation, icc
     opacity = values[:, :, colors + known[0], None]
@@ -87,7 +96,7 @@ def _is_raw(page: Any) -> bool:
     return any(getattr(sub, "photometric", None) in (_CFA, _LINEAR_RAW) for sub in page.pages or ())
 
 
-def _full_range(path: Path, page: Any, values: np.ndarray) -> np.ndarray:
+def _full_range(path: Path, page: Any, values: np.ndarray, say: Callable[[str], object]) -> np.ndarray:
     """Samples as uint8 or uint16 over their full range. Raises PictureError where their range is not known."""
     kind = values.dtype.kind
     stated = _stated_range(page)
@@ -95,7 +104,7 @@ def _full_range(path: Path, page: Any, values: np.ndarray) -> np.ndarray:
         low, high = 0.0, 1.0
     elif stated is not None:
         low, high = stated
-        log.warning(f"{path}: its samples are {low:g} to {high:g}, which become black to white")
+        say(f"{path}: its samples are {low:g} to {high:g}, which become black to white")
     elif kind == "u":
         low, high = 0.0, float(2**page.bitspersample - 1)
     elif kind == "f" and np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1:

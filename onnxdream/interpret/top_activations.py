@@ -14,11 +14,10 @@ from ..dream.finite import explain_activation
 from ..dream.step_graph import build_feature_model
 from ..engines.select import select
 from ..errors import PictureError
-from ..images import read_picture, resize, to_batch
+from ..images import ENDINGS, read_picture, resize, to_batch
 from ..networks.model import Model
 
 _DEFAULT_SIDE = 224  # pixels; pictures are resized to this where the card names no size
-_EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 _PATCHES_PER_ROW = 4  # patches side by side
 _MIN_PATCH = 32  # pixels of the picture; smaller patches would show nothing recognisable
 
@@ -54,11 +53,11 @@ def picture_files(folder: Path) -> list[Path]:
         if not folder.is_dir():
             reason = "is not a folder" if folder.exists() else "no such folder"
             raise PictureError(f"{folder}: {reason}; name a folder of pictures")
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in _EXTENSIONS and not p.name.startswith("."))
+        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith("."))
     except OSError as error:
         raise PictureError(f"{folder}: cannot be read ({error.strerror}); name another folder") from error
     if not files:
-        raise PictureError(f"{folder}: contains no pictures ({', '.join(sorted(_EXTENSIONS))})")
+        raise PictureError(f"{folder}: contains no pictures ({', '.join(sorted(ENDINGS))})")
     return files
 
 
@@ -75,7 +74,7 @@ def read_center_crop(path: Path, size: tuple[int, int]) -> np.ndarray:
     Raises:
         PictureError: The file cannot be read as a picture.
     """
-    rgb = read_picture(path).rgb
+    rgb = read_picture(path, say=lambda text: None).rgb
     height, width = rgb.shape[:2]
     scale = max(size[0] / height, size[1] / width)
     enlarged = resize(to_batch(rgb), (max(size[0], round(height * scale)), max(size[1], round(width * scale))))

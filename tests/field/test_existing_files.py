@@ -62,7 +62,7 @@ def test_the_default_name_replaces_only_our_own(folder: Path, command: tuple[obj
     (made,) = set(folder.iterdir()) - there
     Image.new("RGB", (9, 9)).save(made)
     told = run(folder, *command)
-    assert told.startswith(f"error: {made.name}: exists already, and onnxdream did not make it; choose a name with -o")
+    assert told.startswith(f"error: {made.name}: exists already, and onnxdream did not make it; choose another name")
     assert run(folder, *command, "--overwrite") == ""
 
 

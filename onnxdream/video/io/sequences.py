@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import re
 import uuid
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,7 @@ import numpy as np
 
 from ...errors import PictureError, VideoError, WriteError, first_line
 from ...images import (
+    ENDINGS,
     Picture,
     open_frames,
     read_picture,
@@ -25,7 +27,6 @@ from ...images import (
     write_whole,
 )
 from ...output_files import same_file
-from .codec import PICTURES
 from .color import SRGB, from_float, over_white, to_eight_bit
 from .frames import VideoFrame, VideoInfo, VideoSource, seconds
 from .fsync import fsync_file
@@ -33,7 +34,8 @@ from .fsync import fsync_file
 if TYPE_CHECKING:
     from PIL import Image
 
-READABLE = (*PICTURES, ".webp", ".bmp", ".gif", ".jp2", ".pbm", ".pgm", ".ppm")
+log = logging.getLogger(__name__)
+
 RATE = Fraction(25)
 _NUMBER = re.compile(r"%(0?)(\d*)d")
 _UNSAID = 100  # milliseconds a browser shows a GIF frame of no duration
@@ -56,7 +58,7 @@ def find_pictures(spec: str | Path) -> list[Path] | None:
     except OSError as error:
         raise VideoError(f"{path}: cannot be read ({error.strerror})") from error
     if folder:
-        found = [p for p in path.iterdir() if p.suffix.lower() in READABLE and not p.name.startswith(".")]
+        found = [p for p in path.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith(".")]
         missing = f"{path}: there are no pictures in this folder"
     elif path.exists():
         return None
@@ -95,7 +97,7 @@ def _numbered(pattern: str, number: int) -> str:
 def would_write(target: Path, file: Path) -> bool:
     """Whether writing to `target`, a file, a folder or a pattern of pictures, may replace `file` or mix with it."""
     if target.is_dir():
-        return same_file(target, file.parent) and file.suffix.lower() in READABLE
+        return same_file(target, file.parent) and file.suffix.lower() in ENDINGS
     if _NUMBER.search(target.name) and target.suffix:
         return same_file(target.parent, file.parent) and _fits(target.name, file.name)
     return same_file(target, file)
@@ -159,7 +161,9 @@ class PictureSource(VideoSource):
 
     def _read(self, index: int) -> Picture:
         try:
-            return to_srgb(read_picture(self.pictures[index]))
+            # What is left out of the first is left out of all.
+            say = log.warning if index == 0 else lambda text: None
+            return to_srgb(read_picture(self.pictures[index], say=say))
         except PictureError as error:
             raise VideoError(f"{error}; it is frame {index} of {self.name}") from error
 

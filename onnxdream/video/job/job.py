@@ -17,12 +17,14 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from ...cluster.ray import ClusterProgress, RayCluster
 from ...dream.dreamer import Dreamer
 from ...errors import ClusterError, OptionError, OutputError, PictureError, VideoError, WriteError
 from ...images import write_whole
-from ...output_files import same_file
+from ...output_files import check_free, same_file
+from ...photo_metadata import settings_note
 from ..dreamer import VideoDreamer
 from ..io.codec import target_kind
 from ..io.color import to_eight_bit
@@ -278,15 +280,7 @@ def _check_files(source: str | Path, target: Path, preview: Path | None, *, over
         raise OutputError(f"{preview}: is what the dream is made from; choose another name for the preview")
     if not piped and would_write(target, preview):
         raise OutputError(f"{preview}: is where the result goes; choose another name for the preview")
-    if preview.exists() and not _is_jpeg(preview):
-        raise OutputError(f"{preview}: exists already and is no JPEG; choose another name for the preview")
-
-
-def _is_jpeg(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(3) == b"\xff\xd8\xff"
+    check_free(preview, overwrite=overwrite, own_name=True)
 
 
 def _working_size(info: VideoInfo, scale: float, longest: int | None) -> tuple[int, int] | None:
@@ -313,8 +307,8 @@ class _Preview:
         self._written = now
         scale = min(1.0, _PREVIEW_SIZE / max(image.shape[:2]))
         small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        pixels = cv2.cvtColor(to_eight_bit(small), cv2.COLOR_RGB2BGR)
-        write_whole(self.path, lambda to: np.asarray(cv2.imencode(".jpg", pixels)[1]).tofile(to))
+        picture, mark = Image.fromarray(to_eight_bit(small)), settings_note({"preview": True})
+        write_whole(self.path, lambda to: picture.save(to, "JPEG", quality=95, comment=mark))
 
 
 @dataclass

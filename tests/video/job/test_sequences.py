@@ -110,9 +110,9 @@ def test_nothing_is_put_in_the_place_of_the_source(tmp_path: Path, look: Dreamer
         (folder, folder / "p1.png", "made from"),
         (folder, folder / "new.jpg", "made from"),
         (film, tmp_path / "b.mp4", "where the result goes"),
-        (film, other, "is no JPEG"),
-        (film, text, "is no JPEG"),
-        (film, tmp_path / "in", "is no JPEG"),
+        (film, other, "exists already, and onnxdream did not make it"),
+        (film, text, "exists already, and onnxdream did not make it"),
+        (film, tmp_path / "in", "exists already, and onnxdream did not make it"),
         (film, tmp_path / "no" / "a.jpg", "no folder"),
     ):
         with pytest.raises(OutputError, match=says):
