@@ -131,12 +131,16 @@ class Objective:
             parts += [sign, scale + term.text]
         return " ".join(parts[1:] if parts and parts[0] == "+" else parts)
 
-    def build(self, op: Ops, activations: dict[str, tuple[ir.Value, Shape]]) -> ir.Value:
+    def build(
+        self, op: Ops, activations: dict[str, tuple[ir.Value, Shape]], pictures: tuple[int, ir.Value] | None = None
+    ) -> ir.Value:
         """Append the objective to a graph.
 
         Args:
             op: Builds onto the graph that computes the activations.
             activations: For each layer its tensor and its probed shape.
+            pictures: How many pictures the shapes were probed with, and how many there are, int64 [1]. Layers of more
+                rows, as those of windows or patches, then count with the mean of each picture's rows.
 
         Returns:
             The objective, float32 [N].
@@ -150,6 +154,9 @@ class Objective:
             if len(shape) == 3:
                 a, shape = op.Transpose(a, perm=[0, 2, 1]), (shape[0], shape[2], shape[1])
             value = term.build(op, a, shape)
+            if pictures is not None and shape[0] != pictures[0]:
+                rows = op.Reshape(value, op.Concat(pictures[1], op.const([-1]), axis=0))
+                value = op.ReduceMean(rows, [1], keepdims=0)
             value = value if weight == 1 else op.Mul(value, float(weight))
             total = value if total is None else op.Add(total, value)
         if total is None:

@@ -214,7 +214,10 @@ class _Differentiated:
             _add_input(self.graph, name, np.float32, ["N", channels])
         taps = {n: self.op.Identity(v) for n, v in graph.layers.items()} if half else graph.layers
         activations = {n: (value, model.shapes[model.layer(n).name]) for n, value in taps.items()}
-        self.objective = objective.build(self.op, activations)
+        pictures = None
+        if any(shape[0] != model.probe[0] for _, shape in activations.values()):
+            pictures = model.probe[0], self.op.Slice(self.op.Shape(self.image), [0], [1])
+        self.objective = objective.build(self.op, activations, pictures)
         if not differentiate:
             return
         self.op.shapes.update(_probe(self.graph, model, self.objective, objective.inputs))

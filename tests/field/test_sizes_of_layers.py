@@ -11,8 +11,8 @@ import pytest
 from onnx import helper
 
 from helpers.small_networks import conv, network, node, weights
-from onnxdream import objectives
-from onnxdream.dream.step_graph import build_gradient_model, build_step_model
+from onnxdream import Dreamer, objectives
+from onnxdream.dream.step_graph import build_feature_model, build_gradient_model, build_step_model
 from onnxdream.engines.select import select
 from onnxdream.networks.model import Model, load_model
 
@@ -135,6 +135,16 @@ def test_tokens_of_patches_that_are_unfolded_have_a_shape(tmp_path: Path) -> Non
     assert model.shapes["grown"] == (2, 8, 88, 104)
     assert model.shapes["out"] == (16, 4, 44 * 52)
     assert {"grown", "out"} <= model.layers.keys()
+    # Eight rows for each picture, one objective.
+    photo = np.random.default_rng(0).integers(0, 255, (40, 56, 3)).astype(np.uint8)
+    dream = Dreamer(model, objectives.l2("out") + 0.5 * objectives.l2("a"), octaves=1, steps=1).dream(photo)
+    image = np.ascontiguousarray(photo.transpose(2, 0, 1)[None], np.float32)
+    squares = [
+        np.square(select("cpu").open(build_feature_model(model, name)).run({"image": image})["features"]).mean()
+        for name in ("out", "a")
+    ]
+    assert dream.objective_before == pytest.approx(squares[0] + 0.5 * squares[1], rel=1e-4)
+    assert dream.objective_after > dream.objective_before
 
 
 # microsoft/onnxruntime#10706: "two nodes with same node name".
