@@ -297,6 +297,7 @@ class Model:
                 or name not in floating
                 or len(shape) not in (2, 3, 4)
                 or node.op_type in _NOT_LAYERS
+                or name.endswith("/DequantizeLinear")  # made by `expand`, from a tensor that is a layer itself
             ):
                 continue
             at = geometries[name]

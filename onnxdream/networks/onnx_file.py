@@ -71,9 +71,10 @@ def _find_weights(path: Path, proto: onnx.ModelProto) -> None:
     for tensor in outside:
         try:
             info = ExternalDataInfo(tensor)
+            inside = (folder / info.location).resolve().is_relative_to(folder)
         except ValueError as error:
             raise ModelError(f"{path}: not a valid ONNX file: {first_line(error)}") from error
-        if not (folder / info.location).resolve().is_relative_to(folder):
+        if not inside:
             raise ModelError(
                 f"{path}: weight {tensor.name} is outside the model's folder ({info.location}); "
                 "put the weights file next to the model"
