@@ -102,7 +102,8 @@ def read_picture(path: Path, *, say: Callable[[str], object] = log.warning) -> P
             return replace(_split(_upright(pixels, orientation), icc), metadata=read_tiff_metadata(path))
         with open_frames(path) as image:
             if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "TIFF":
-                say(f"{path}: has {frames} frames or pictures, of which only the first is read")
+                all_of_them = "; `onnxdream video` dreams all of them" if image.format in ("GIF", "WEBP") else ""
+                say(f"{path}: has {frames} frames or pictures, of which only the first is read{all_of_them}")
             image.seek(0)
             # A TIFF is turned by Pillow while it is read; the others are by their EXIF.
             orientation = 1 if image.format == "TIFF" else read_orientation(image)
@@ -192,6 +193,7 @@ def _pixels(path: Path, image: Image.Image, head: bytes, say: Callable[[str], ob
     if mode.startswith(("I", "F")) or mode in ("LAB", "YCbCr", "HSV"):
         raise PictureError(f"{path}: this kind of pixel ({mode}) cannot be read; save it as a PNG")
     if mode == "CMYK":
+        say(f"{path}: its CMYK colours become RGB")
         converted = _by_profile(np.asarray(image), image.info.get("icc_profile"))
         return np.asarray(image.convert("RGB")) if converted is None else converted
     if mode in ("L", "1") and "transparency" not in image.info:
