@@ -262,7 +262,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "seals": _EFFICIENTNET | {"layers": ["block10"], "objective": "power", "octaves": 5, "steps": 16, "step_size": 2.0},
     "palms": _EFFICIENTNET2 | {"layers": ["block5"], "octaves": 5, "steps": 12, "colors": "vivid"},
     "cathedral": _EFFICIENTNET2
-    | {"layers": ["block16"], "octaves": 5, "steps": 14, "step_size": 2.0, "colors": "vivid"},
+    | {
+        "layers": ["block16"],
+        "objective": "root",
+        "octaves": 8,
+        "octave_scale": 1.3,
+        "step_size": 2.0,
+        "colors": "vivid",
+    },
     "bestiary": _EFFICIENTNET2
     | {"layers": ["block16"], "objective": "centred", "octaves": 5, "steps": 14, "step_size": 2.0},
     "pack": _SQUEEZENET | {"layers": ["fire8"], "also": [["efficientnet_lite2", "block13"]], "octaves": 5, "steps": 12},
