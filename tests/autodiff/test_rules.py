@@ -77,10 +77,11 @@ REFUSED = [
 
 @pytest.mark.parametrize(("body", "message"), REFUSED)
 def test_what_cannot_be_differentiated_is_named(body: str, message: str) -> None:
+    # As it is in the file: the canonical form cuts some off, and takes others as in evaluation.
     weights = {"c": scalar(2), "on": np.array(True), "one": floats(1, 1, 1, 1), "s": ints(5, 5)}
     weights |= {"k": normal(6, 4, 3, 3), "i": normal(1, 4, 8, 8)}
     with pytest.raises(NoGradientError, match=message):
-        gradient_model(Case(body, torch.exp, weights).forward(), (2, 4, 16, 20), 4)
+        gradient_model(Case(body, torch.exp, weights, opset=19).forward(), (2, 4, 16, 20), 4)
 
 
 def test_several_objectives_add_up() -> None:
