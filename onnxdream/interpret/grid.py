@@ -198,11 +198,11 @@ def _apply_colormap(unit: np.ndarray, colormap: int | None) -> np.ndarray:
 
 
 def _shrink(font: _Font, text: str, width: int) -> _Font:
-    """The font, down to two thirds of its size if `text` is wider than `width` pixels."""
-    length = font.getlength(text)
-    if length <= width or not isinstance(font, ImageFont.FreeTypeFont):
-        return font
-    return font.font_variant(size=font.size * max(width / length, 2 / 3))
+    """The font, down to half its size if `text` is wider than `width` pixels."""
+    smallest = font.size / 2 if isinstance(font, ImageFont.FreeTypeFont) else 0.0
+    while isinstance(font, ImageFont.FreeTypeFont) and font.getlength(text) > width and font.size > smallest:
+        font = font.font_variant(size=font.size - 0.5)
+    return font
 
 
 def _truncate(text: str, font: _Font, width: int) -> str:
