@@ -83,7 +83,7 @@ def test_without_onnx_runtime_opencv_dreams_by_itself(bare: Path, tmp_path: Path
     small = cv2.resize(before.astype(np.float32), after.shape[1::-1], interpolation=cv2.INTER_AREA)
     assert np.abs(after - small).mean() > 4
     for wish in ("--backend=onnxruntime", "--device=cpu"):
-        refused = run(bare, *command, wish, folder=tmp_path)
+        refused = run(bare, *command, "--overwrite", wish, folder=tmp_path)
         assert refused.returncode == 1
         assert refused.stderr.count("\n") == 1
         assert "pip install onnxdream[cpu]" in refused.stderr

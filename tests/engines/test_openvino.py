@@ -33,7 +33,9 @@ def picture() -> np.ndarray:
 
 def test_half_precision_dreams_as_strongly(picture: np.ndarray) -> None:
     single, half = (
-        both("efficientnet_lite0", "openvino", octaves=2, steps=6, half=half)[1].dream(picture)
+        both("efficientnet_lite0", "openvino", octaves=2, steps=6, half=half, bands=(), colors="free", headroom=0.0)[
+            1
+        ].dream(picture)
         for half in (False, True)
     )
     print(f"objective {single.objective_after:.1f} single, {half.objective_after:.1f} half")

@@ -344,7 +344,7 @@ def test_frames_are_not_written_to_a_terminal(tmp_path: Path) -> None:
         (["clip.mp4", "-o", "%d_%03d.png"], "holds 2 numbers"),
         (["clip.mp4", "-o", "clip.mp4", "--overwrite"], "is what the dream is made from"),
         (["clip.mp4", "-o", "out.mp4", "--preview", "clip.mp4"], "is what the dream is made from"),
-        (["clip.mp4", "-o", "out.mp4", "--guide", "g.jpg", "--preview", "g.jpg"], "is the guide"),
+        (["clip.mp4", "-o", "out.mp4", "--guide", "g.jpg", "--preview", "g.jpg"], "would overwrite g.jpg"),
         (["clip.mp4", "-o", "out.mp4", "--size", "160", "--scale", "0"], "scale is 0"),
         (["clip.mp4", "-o", "out.mp4", "--crf", "999"], "crf=999"),
         (["clip.mp4", "-o", ""], "-o names nothing"),
@@ -355,6 +355,7 @@ def test_frames_are_not_written_to_a_terminal(tmp_path: Path) -> None:
 )
 def test_bad_input_is_one_line(tmp_path: Path, arguments: list[str], says: str) -> None:
     shutil.copy(CLIP, tmp_path / "clip.mp4")
+    shutil.copy(CLIP.with_name("rocket.jpg"), tmp_path / "g.jpg")
     (tmp_path / "text.mp4").write_text("not a video")
     for number in ("inf", "nan"):
         (tmp_path / f"{number}.toml").write_text(f"[[at]]\ntime = {number}\n")
