@@ -170,11 +170,11 @@ def verify(
 
 
 def _step_error(session: Session, shaping: Shaping, image: np.ndarray, gradient: np.ndarray) -> float:
-    """How far a step model's step is from that of `Shaping.climb`, relative to its largest change of a pixel."""
+    """How far a step model's step is from that of `Shaping.climb`, root mean square over root mean square."""
     expected = image.copy()
     shaping.climb(expected, gradient.copy(), 1.0, None)
     dreamed = session.run(_feeds(session, image))["dreamed"]
-    return float(np.abs(dreamed - expected).max() / np.abs(expected - image).max())
+    return float(np.linalg.norm(dreamed - expected) / np.linalg.norm(expected - image))
 
 
 def _loaded(path: Path) -> onnx.ModelProto:

@@ -98,7 +98,7 @@ class Settings(_Checked):
         0.3, 1.0, 1.0, 0.3,
     )  # fmt: skip
     colors: Annotated[str, Predicate(_are_colors), doc("natural, vivid, free, ink, or two gains.")] = "natural"
-    headroom: Annotated[float, Interval(ge=0, le=255), doc("Softer steps this near to black and white.")] = 48.0
+    headroom: Annotated[float, Interval(ge=0, le=255), doc("Softer steps this near to black and white.")] = 20.0
     smooth: Annotated[float, Interval(ge=0, le=16), doc("Blur the gradient around this many pixels.")] = 0.0
     half: Annotated[bool, doc("Half precision: faster on some GPUs.")] = False
     seed: Annotated[int, Ge(0), doc("Same seed, same dream.")] = 0

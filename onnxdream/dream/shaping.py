@@ -35,7 +35,7 @@ _NATURAL = np.array([[0.0761, 0.0692, 0.0627], [0.0692, 0.0754, 0.0714], [0.0627
 _OPPONENT = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
 _GAINS = {"vivid": (0.28, 0.13), "ink": (0.0, 0.0)}  # of red-blue and green-magenta
 _COLORFUL = 3.0  # mean distance from grey, in 0..255, from which a picture takes all the colours of "natural"
-_COMMON = 0.6  # of a step that headroom scales for all channels alike
+_COMMON = 0.35  # of a step that headroom scales for all channels alike
 _TINY = 1e-30
 # Convolutions that a gradient comes from: which input is the kernel, and how a matrix mixes what it yields.
 _WEIGHTS = {"Conv": (1, "ij,jm...->im..."), "ConvGrad": (2, "ij,mj...->mi...")}

@@ -36,14 +36,14 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def network(path: Path, nodes: list, weights: dict[str, np.ndarray], inputs: int = 1, domain: str = "") -> None:
+def network(path: Path, nodes: list, weights: dict[str, np.ndarray], inputs: int = 1) -> None:
     """A small network image -> y."""
     values = [
         helper.make_tensor_value_info(f"image{i or ''}", TensorProto.FLOAT, ["N", 3, "H", "W"]) for i in range(inputs)
     ]
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", "C", "P", "Q"])
     graph = helper.make_graph(nodes, "g", values, [out], [numpy_helper.from_array(a, n) for n, a in weights.items()])
-    opsets = [helper.make_opsetid("", 18)] + ([helper.make_opsetid(domain, 1)] if domain else [])
+    opsets = [helper.make_opsetid("", 18)]
     path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
 
 

@@ -123,7 +123,7 @@ class TestImage:
             "version": onnxdream.__version__, "model": "efficientnet_lite0", "inputs": [], "layers": ["block5:1.0"],
             "also": [], "objective": "l2", "exponent": 4.0, "channels": [], "guide": "", "octaves": 2,
             "octave_scale": 1.4, "steps": 2, "step_size": 2.25, "jitter": 8, "bands": [0.3, 1.0, 1.0, 0.3],
-            "colors": "natural", "headroom": 48.0, "smooth": 0.5, "half": False, "seed": 9, "keep_colors": True,
+            "colors": "natural", "headroom": 20.0, "smooth": 0.5, "half": False, "seed": 9, "keep_colors": True,
         }  # fmt: skip
 
     def test_settings_come_in_layers(self, pictures: Path, tmp_path: Path) -> None:

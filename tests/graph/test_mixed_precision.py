@@ -158,7 +158,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_from_the_command_line(tmp_path: Path) -> None:
     done = onnxdream(
-        "export", "squeezenet1_1", "-l", "fire6", "--half", "--size", "128x112", "--verify", "--json", "-o", "h.onnx",
+        "export", "squeezenet1_1", "-l", "fire6", "--half", "--size", "192x160", "--verify", "--json", "-o", "h.onnx",
         folder=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
