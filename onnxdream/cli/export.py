@@ -65,6 +65,8 @@ def export(
     check_free(path, overwrite=overwrite)
     check_apart(path, [locate(model)[0], guide])
     shaping = Shaping(settings.smooth, settings.bands, settings.colors, settings.headroom)
+    if gradient_only and all(option is None for option in (smooth, bands, colors, headroom)):
+        shaping = export.PLAIN  # there is no step to shape
     fixed = o.parse_size(size) if size else None
     error: float | None = None
 

@@ -316,6 +316,9 @@ class VideoDreamer:
                 dreamed = self._ascend(start)
         self.count += 1
         residual = np.asarray(dreamed - small)
+        if self.method == "flow" and strength is None:  # as what is carried on; else light would jump behind the first
+            residual -= residual.mean(axis=(0, 1))
+            dreamed = small + residual
         before = None if strength is None else self.memory
         level = before.level if before is not None and before.goal == goal else self.objective
         self.memory = Memory(residual, dreamed, _rms(residual) if strength is None else strength, level, goal)

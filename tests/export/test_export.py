@@ -34,8 +34,8 @@ ROCKET = DATA / "rocket.jpg"
     "options",
     everyday(
         [
-            ["squeezenet1_1", "--layer", "fire5"],
             ["squeezenet1_1", "--layer", "fire8", "--gradient-only"],
+            ["squeezenet1_1", "--layer", "fire5"],
             ["efficientnet_lite0", "--layer", "block5", "--smooth", "1"],
             ["squeezenet1_1", "--layer", "fire6", "--objective", "channel", "--channels", "3,7"],
             ["squeezenet1_1", "--layer", "fire5", "--bands", "0.3,1,1,0.3", "--colors", "natural", "--headroom", "48"],
