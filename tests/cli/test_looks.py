@@ -50,7 +50,9 @@ def test_every_preset_by_the_command_that_makes_it(tmp_path: Path) -> None:
     ]
     for look in found[1:4]:
         options = shlex.split(str(look["command"]))[3:]
-        done = onnxdream("image", ROCKET, *options, "--size", 96, "-o", "one.png", "--overwrite", "--quiet", folder=tmp_path)
+        done = onnxdream(
+            "image", ROCKET, *options, "--size", 96, "-o", "one.png", "--overwrite", "--quiet", folder=tmp_path
+        )
         assert done.returncode == 0, done.stderr
         assert read_settings(tmp_path / "one.png") == look["settings"]
 
