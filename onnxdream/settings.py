@@ -252,7 +252,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "crowd": _SQUEEZENET | {"layers": ["fire8"], "objective": "root", "octaves": 5, "steps": 12, "colors": "vivid"},
     "fresco": _SQUEEZENET | {"layers": ["fire8"], "objective": "root", "octaves": 6, "octave_scale": 1.26},
     "eyes": _SQUEEZENET | {"layers": ["fire6"], "bands": [0.3, 1.0, 1.0, 0.1], "colors": "0.6,0.3"},
-    "waves": _SQUEEZENET | {"layers": ["fire5"], "steps": 12, "colors": "vivid"},
+    "waves": _SQUEEZENET | {"layers": ["fire5"], "steps": 12, "colors": "vivid", "headroom": 32.0},
     "ink": _SQUEEZENET | {"layers": ["fire8"], "octaves": 5, "steps": 12, "colors": "ink"},
     "jewels": _SQUEEZENET | {"layers": ["fire4"], "steps": 12, "smooth": 0.5, **_PLAIN},
     "ribbons": _EFFICIENTNET | {"layers": ["block5"], "steps": 12, "colors": "vivid"},

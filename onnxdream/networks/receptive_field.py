@@ -50,13 +50,14 @@ def geometry(graph: onnx.GraphProto, source: str) -> dict[str, Geometry]:
         source: The name of the picture's tensor.
 
     Returns:
-        The geometry of each tensor that depends on `source`, by name, except behind control flow (If, Loop, Scan).
+        The geometry of each tensor that depends on the pixels of `source`, by name, except behind control flow (If,
+        Loop, Scan).
     """
     kernels = {name: shape[2:] for name, shape in known_shapes(graph).items()}
     known = {source: Geometry(1, 1)}
     for node in graph.node:
         inputs = [known[n] for n in inputs_of(node) if n in known]
-        if not inputs or is_control_flow(node):
+        if not inputs or is_control_flow(node) or node.op_type in ("Shape", "Size"):  # sizes lie nowhere on the picture
             continue
         stride = max(g.stride for g in inputs)
         field = max(g.receptive_field for g in inputs)

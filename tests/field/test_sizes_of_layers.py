@@ -103,6 +103,7 @@ def test_every_layer_of_my_network_with_padding_as_in_tensorflow_is_there(sizes,
     assert model.shapes["out"] == (2, 6, 176, 208)
     assert {"wide", "a", "out"} <= model.layers.keys()
     assert model.fixed_input_size(["out"]) is None
+    assert model.layers["a"].receptive_field == 3  # sizes see nothing of the picture
     for size in ((33, 46), (32, 47)):
         assert gradient_error(model, "out", size) < 2e-2
 
