@@ -34,7 +34,6 @@ from .flow import CutDetector, estimator, soften, visible, warp
 from .rate_control import Effort, RateControl, efforts
 
 _CATCH_UP = 3.0  # with a target rate, steps grow by at most this factor while a dream is weaker than the scene's first
-_RISE = 1.1  # the residual fades once the objective is this many times its value at the start of the scene
 _FAINTEST = 0.5  # of the scene's first residual; a source with a strong response of its own fades the dream no further
 _COUNTS = (int, np.integer)
 
@@ -74,7 +73,7 @@ class VideoDreamer:
 
     With "flow", a scene's first frame takes `dreamer.steps` steps per octave. Later frames take `frame_steps` at full
     size and one in each smaller octave, since large structures have already moved along. The residual fades a little
-    while the objective is well above its value in the scene's first frame.
+    while the objective is above its value in the scene's first frame.
 
     With `target_fps` above 0, `apply` keeps that rate: it chooses steps, octaves and working size, none above the given
     ones, by the time that frames take (`getEffort`). Only the very first frame then takes all steps; the dream of a new
@@ -343,12 +342,11 @@ class VideoDreamer:
         return np.clip(start, 0, 255, out=start)
 
     def _fading(self, memory: Memory, goal: str) -> float:
-        """The share of the residual to keep, below 1 where the objective is over `_RISE` times the scene's first."""
-        highest = _RISE * memory.level
-        if memory.goal != goal or not self.objective > highest > 0:
+        """The share of the residual to keep, below 1 where the objective is above the scene's first."""
+        if memory.goal != goal or not self.objective > memory.level > 0:
             return 1.0
         faintest = _FAINTEST * memory.strength / max(_rms(memory.residual), 1e-6)
-        return min(1.0, max(highest / self.objective, faintest))
+        return min(1.0, max(memory.level / self.objective, faintest))
 
     def _ascend(
         self, start: np.ndarray, steps: Sequence[int] | None = None, step_size: float | None = None
