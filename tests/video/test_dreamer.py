@@ -171,6 +171,12 @@ def test_what_stands_still_grows_no_stronger_than_the_scene_began(dreamer: Dream
     assert 0.75 < np.mean(strengths[-5:]) / strengths[0] < 1.75
 
 
+def test_a_scene_begins_as_light_as_its_source(dreamer: Dreamer, clip: list[np.ndarray]) -> None:
+    video = VideoDreamer(dreamer)
+    middle = np.clip(clip[0], 64, 192)  # so that nothing is cut off at black and white
+    np.testing.assert_allclose(video.dream(middle).mean((0, 1)), middle.mean((0, 1)), atol=0.5)
+
+
 def test_another_objective_is_measured_by_itself(dreamer: Dreamer, clip: list[np.ndarray]) -> None:
     """One that is a thousand times as large does not fade the dream away."""
     plain, scaled = VideoDreamer(dreamer), VideoDreamer(dreamer)
