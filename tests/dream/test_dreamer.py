@@ -403,7 +403,7 @@ class TestSettings:
     def test_layers_of_settings(self, tmp_path: Path) -> None:
         (tmp_path / "a.toml").write_text('model = "efficientnet_lite0"\nsteps = 7\nstep_size = 2\nchannels = "3,5-7"\n')
         settings = layered({"seed": 5}, preset="waves", config=tmp_path / "a.toml")
-        shaped = {"bands": (0.3, 1.0, 1.0, 0.3), "colors": "vivid", "headroom": 48.0}
+        shaped = {"colors": "vivid", "headroom": 32.0}
         assert settings == Settings(
             model="efficientnet_lite0", steps=7, step_size=2.0, channels=(3, 5, 6, 7), seed=5, **shaped
         )  # the preset's layer belongs to another network
