@@ -116,7 +116,7 @@ class Shaping:
 
     def append(
         self, op: Ops, image: ir.Value, gradient: ir.Value, step_size: ir.Value, mask: ir.Value | None
-    ) -> ir.Value:
+    ) -> tuple[ir.Value, ir.Value]:
         """Append the step to a graph: `clip(image + step_size * d / mean|d|, 0, 255)`, d the shaped gradient.
 
         The gradient's colours are the business of `recolor`; blurring and mixing colours commute.
@@ -129,20 +129,22 @@ class Shaping:
             mask: What scales the step at each pixel, [1,1,H,W] in 0..1.
 
         Returns:
-            The picture after the step.
+            The picture after the step, and the mean size of the gradient, [N,1,1,1], which is finite where that is.
         """
         if self.smooth > 0:
             gradient = op.Conv(gradient, gaussian_cascade(self.smooth), group=3, auto_pad="SAME_UPPER")
         if self.colors == "natural":
             gradient = self._as_colorful(op, image, gradient)
+        size = magnitude = _magnitude(op, gradient)
         if self.bands:
-            gradient = self._balanced(op, gradient)
-        size = op.ReduceMean(op.Abs(gradient), [1, 2, 3], keepdims=1)
+            gradient = self._balanced(op, gradient, magnitude)
+            size = _magnitude(op, gradient)
         # A picture nothing responds to has no gradient; it stays as it is instead of turning into NaN.
         step = op.Mul(gradient, op.Div(step_size, op.Max(size, _TINY)))
         if self.headroom:
             step = self._damped(op, image, step)
-        return op.Clip(op.Add(image, op.Mul(step, mask) if mask is not None else step), 0.0, 255.0)
+        dreamed = op.Clip(op.Add(image, op.Mul(step, mask) if mask is not None else step), 0.0, 255.0)
+        return dreamed, magnitude
 
     def _as_colorful(self, op: Ops, image: ir.Value, gradient: ir.Value) -> ir.Value:
         """The gradient without its colours where the picture has none, [N,3,H,W] both."""
@@ -151,10 +153,9 @@ class Shaping:
         grey = op.ReduceMean(gradient, [1], keepdims=1)
         return op.Add(grey, op.Mul(op.Sub(gradient, grey), share))
 
-    def _balanced(self, op: Ops, gradient: ir.Value) -> ir.Value:
+    def _balanced(self, op: Ops, gradient: ir.Value, magnitude: ir.Value) -> ir.Value:
         """The bands of the gradient, each at the same root mean square times its gain, summed."""
-        size = op.ReduceMean(op.Abs(gradient), [1, 2, 3], keepdims=1)
-        level = op.Div(gradient, op.Max(size, _TINY))  # so that squares neither vanish nor overflow
+        level = op.Div(gradient, op.Max(magnitude, _TINY))  # so that squares neither vanish nor overflow
         scaled = []
         for number, gain in enumerate(self.bands):
             band = level
@@ -232,6 +233,11 @@ class Shaping:
             np.multiply(band, np.float32(gain / math.sqrt(max(power, _TINY))), out=band)
         for finer, coarser in reversed(list(itertools.pairwise(levels))):
             _add_enlarged(finer, coarser, 1)
+
+
+def _magnitude(op: Ops, gradient: ir.Value) -> ir.Value:
+    """The mean absolute value of each picture's gradient, [N,1,1,1]."""
+    return op.ReduceMean(op.Abs(gradient), [1, 2, 3], keepdims=1)
 
 
 def _enlarged(op: Ops, coarse: ir.Value, like: ir.Value) -> ir.Value:

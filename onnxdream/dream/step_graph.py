@@ -119,8 +119,7 @@ def build_step_model(
     gradient = op.internal("Roll", shaping.recolor(op, graph.gradient), op.Neg(shift))
     step_size = _add_input(graph.graph, "step_size", np.float32, [])
     blend = _add_input(graph.graph, "mask", np.float32, [1, 1, "H", "W"]) if mask else None
-    dreamed = shaping.append(op, image, gradient, step_size, blend)
-    magnitude = op.ReduceMean(op.Abs(gradient), [1, 2, 3], keepdims=1)  # which the step computes as well
+    dreamed, magnitude = shaping.append(op, image, gradient, step_size, blend)
     told = op.Add(graph.objective, op.Squeeze(_finite(op, magnitude), [1, 2, 3]))
     outputs = {"dreamed": dreamed, "objective": told}
     about = {"kind": "step", "smooth": smooth, "bands": list(bands), "colors": colors, "headroom": headroom}
