@@ -35,7 +35,7 @@ _HEIC = FileKind(
 _JXL = FileKind(
     "a JPEG XL picture", "run `pip install pillow-jxl-plugin`, or convert it with `djxl {} out.png`", "pillow_jxl"
 )
-_RAW_PHOTO = FileKind("a camera's raw photograph", _RAW)
+RAW_PHOTO = FileKind("a camera's raw photograph", _RAW)
 _POSTSCRIPT = FileKind("a PostScript file", "convert it first, as with `gs -sDEVICE=png16m -r200 -o out.png {}`")
 _HTML = FileKind("a web page, such as a login or an error", "download the file itself")
 
@@ -57,14 +57,14 @@ _MAGIC = (
     (b"\xd7\xcd\xc6\x9a", FileKind("a Windows metafile", _MAGICK)),
     (b"icns", FileKind("an Apple icon", _MAGICK)),
     (b"BPG\xfb", FileKind("a BPG picture", "convert it first, as with `bpgdec -o out.png {}`")),
-    (b"FUJIFILMCCD-RAW", _RAW_PHOTO),
-    (b"IIU\0", _RAW_PHOTO),  # Panasonic
-    (b"IIRO", _RAW_PHOTO),  # Olympus
-    (b"IIRS", _RAW_PHOTO),
-    (b"MMOR", _RAW_PHOTO),
-    (b"FOVb", _RAW_PHOTO),  # Sigma
-    (b"\0MRM", _RAW_PHOTO),  # Minolta
-    (b"II\x1a\0\0\0HEAPCCDR", _RAW_PHOTO),  # Canon
+    (b"FUJIFILMCCD-RAW", RAW_PHOTO),
+    (b"IIU\0", RAW_PHOTO),  # Panasonic
+    (b"IIRO", RAW_PHOTO),  # Olympus
+    (b"IIRS", RAW_PHOTO),
+    (b"MMOR", RAW_PHOTO),
+    (b"FOVb", RAW_PHOTO),  # Sigma
+    (b"\0MRM", RAW_PHOTO),  # Minolta
+    (b"II\x1a\0\0\0HEAPCCDR", RAW_PHOTO),  # Canon
     (b"\x1aE\xdf\xa3", _VIDEO),
     (b"OggS", FileKind("an Ogg file", "use `onnxdream video` if it is a video")),
     (b"\x93NUMPY", FileKind("a NumPy array", "write it as a PNG or TIFF first")),
@@ -74,7 +74,7 @@ _MAGIC = (
     (b"7z\xbc\xaf\x27\x1c", FileKind("a 7-Zip archive", _ARCHIVE)),
     (b"Rar!", FileKind("a RAR archive", _ARCHIVE)),
 )
-_BRANDS = {b"avif": None, b"avis": None, b"crx ": _RAW_PHOTO} | dict.fromkeys(
+_BRANDS = {b"avif": None, b"avis": None, b"crx ": RAW_PHOTO} | dict.fromkeys(
     (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1", b"mif2"), _HEIC
 )
 
@@ -93,7 +93,7 @@ def identify(head: bytes) -> FileKind | None:
     if head.startswith(b"RIFF") and head[8:12] in (b"AVI ", b"CDR9"):
         return _VIDEO if head[8:12] == b"AVI " else FileKind("a CorelDRAW document", "export it as a PNG")
     if head[8:11] == b"CR\x02":
-        return _RAW_PHOTO
+        return RAW_PHOTO
     if head[128:132] == b"DICM":
         return FileKind("a DICOM picture", "convert it first, as with `dcm2img {} out.png`")
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()

@@ -245,7 +245,7 @@ def _hint(name: str, known: Iterable[str], them: str = "known") -> str:
 
 _SQUEEZENET, _GOOGLENET = {"model": "squeezenet1_1"}, {"model": "googlenet"}
 _EFFICIENTNET, _EFFICIENTNET2 = {"model": "efficientnet_lite0"}, {"model": "efficientnet_lite2"}
-_PLAIN = {"bands": [], "colors": "free", "headroom": 0.0}
+PLAIN = {"bands": [], "colors": "free", "headroom": 0.0}  # the step without any shaping
 PRESETS: dict[str, dict[str, Any]] = {
     # Looked at, on photographs of sky, people, animals, food and houses.
     "creatures": _SQUEEZENET | {"layers": ["fire8"], "octaves": 5, "steps": 12},
@@ -254,7 +254,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "eyes": _SQUEEZENET | {"layers": ["fire6"], "bands": [0.3, 1.0, 1.0, 0.1], "colors": "0.6,0.3"},
     "waves": _SQUEEZENET | {"layers": ["fire5"], "steps": 12, "colors": "vivid", "headroom": 32.0},
     "ink": _SQUEEZENET | {"layers": ["fire8"], "octaves": 5, "steps": 12, "colors": "ink"},
-    "jewels": _SQUEEZENET | {"layers": ["fire4"], "steps": 12, "smooth": 0.5, **_PLAIN},
+    "jewels": _SQUEEZENET | {"layers": ["fire4"], "steps": 12, "smooth": 0.5, **PLAIN},
     "ribbons": _EFFICIENTNET | {"layers": ["block5"], "steps": 12, "colors": "vivid"},
     "scales": _EFFICIENTNET | {"layers": ["block8"], "octaves": 5, "steps": 12, "step_size": 2.0, "colors": "vivid"},
     "menagerie": _EFFICIENTNET
@@ -323,7 +323,7 @@ def _stored_settings(like: Path | Mapping[str, Any]) -> tuple[dict[str, Any], st
     settings = {name: value for name, value in stored.items() if name != "version"}
     if "version" in stored and "bands" not in stored:  # written before gradients were shaped
         layer = _EARLIER_LAYERS.get(settings.get("model", registry.DEFAULT))
-        settings |= _PLAIN | ({"layers": (layer,)} if layer and not settings.get("layers") else {})
+        settings |= PLAIN | ({"layers": (layer,)} if layer and not settings.get("layers") else {})
     return settings, where
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from .errors import PictureError
 from .exif import Exif
 from .photo_metadata import Metadata, add_tiff_tags
+from .picture_kinds import RAW_PHOTO, explain
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # of damage it would tell on the terminal
 
@@ -20,7 +21,6 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CFA, _LINEAR_RAW = 0, 1, 2, 3, 
 _MOST_CHANNELS = 16
 _PREMULTIPLIED, _OPACITY = 1, 2  # kinds of extra samples
 _DNG_VERSION, _HIGHEST, _SIGNED_LOWEST, _SIGNED_HIGHEST = 50706, 281, 340, 341
-_RAW_PHOTO = "is a camera's raw photograph; develop it first, as with `darktable-cli {} out.tif`"
 
 
 def read_tiff(
@@ -45,7 +45,7 @@ def read_tiff(
     with tifffile.TiffFile(path) as file:
         page: Any = file.pages[0]
         if _is_raw(page):
-            raise PictureError(f"{path}: {_RAW_PHOTO.replace('{}', str(path))}")
+            raise PictureError(explain(RAW_PHOTO, str(path)))
         if page.samplesperpixel > _MOST_CHANNELS:
             raise PictureError(f"{path}: a TIFF of {page.samplesperpixel} channels cannot be read; save it as RGB")
         if page.imagewidth * page.imagelength > most_pixels:

@@ -18,12 +18,10 @@ the same number of steps) right after. Medians over the photographs of
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from pathlib import Path
 
@@ -35,13 +33,11 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxdream.dream.build import build_dreamer
-from onnxdream.dream.dreamer import Dream, Dreamer
 from onnxdream.images import Picture, read_picture, write_picture
 from onnxdream.networks import registry
-from onnxdream.settings import PRESETS, RunSettings, Settings, layered
+from onnxdream.settings import PLAIN, PRESETS, RunSettings, Settings, layered
 
 DEFAULT = "(default)"
-PLAIN = {"bands": (), "colors": "free", "headroom": 0.0}
 
 
 def fetch(folder: Path) -> list[Path]:
@@ -84,27 +80,21 @@ def measure(photo: np.ndarray, dream: np.ndarray) -> dict[str, float]:
     }  # fmt: skip
 
 
-def timed(dreamer: Dreamer, photo: np.ndarray) -> tuple[Dream, float]:
-    began = time.perf_counter()
-    return dreamer.dream(photo), time.perf_counter() - began
-
-
 def bench(name: str, photos: dict[str, np.ndarray], folder: Path | None, threads: int) -> dict[str, float]:
     """The medians of one preset."""
     settings = Settings() if name == DEFAULT else layered({}, preset=name)
     dreamer, plain = (
         build_dreamer(s, max_memory=RunSettings.max_memory, threads=threads)
-        for s in (settings, dataclasses.replace(settings, **PLAIN))
+        for s in (settings, settings.updated(PLAIN))
     )
     rows = []
     for title, photo in photos.items():
-        dream, seconds = timed(dreamer, photo)
-        rival, plain_seconds = timed(plain, photo)
+        dream, rival = dreamer.dream(photo), plain.dream(photo)
         if folder is not None:
             write_picture(folder / f"{title}-{name.strip('()')}.png", Picture(dream.exact), settings.stored())
         rows.append({
             **measure(photo, dream.exact), "gain": dream.objective_after / dream.objective_before,
-            "of plain": dream.objective_after / rival.objective_after, "time": seconds / plain_seconds,
+            "of plain": dream.objective_after / rival.objective_after, "time": dream.seconds / rival.seconds,
         })  # fmt: skip
     return {key: float(np.median([row[key] for row in rows])) for key in rows[0]}
 

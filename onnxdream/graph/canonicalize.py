@@ -7,7 +7,6 @@ double precision, external weights, quantised operators, and branches whose cond
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -329,15 +328,15 @@ def _is_default(node: onnx.NodeProto, attribute: onnx.AttributeProto, version: i
 
 def _name_types(graph: ir.Graph) -> None:
     """Replace each CastLike of a constant by a Cast, so that it can be folded."""
+    import onnx_ir as ir
 
     for node in list(graph):
         if node.op_type != "CastLike" or node.inputs[0] is None or node.inputs[1] is None:
             continue
         if node.inputs[0].const_value is not None and node.inputs[1].dtype is not None:
-            made: list[ir.Node] = []
-            result = _appender(made)("Cast", [node.inputs[0]], to=int(node.inputs[1].dtype))
-            graph.insert_before(node, made)
-            replace(graph, node, [result])
+            cast = ir.Node("", "Cast", [node.inputs[0]], [ir.AttrInt64("to", int(node.inputs[1].dtype))])
+            graph.insert_before(node, cast)
+            replace(graph, node, [cast.outputs[0]])
 
 
 def _take_branches(graph: ir.Graph) -> bool:
@@ -372,19 +371,3 @@ def _finite_borders(graph: ir.Graph) -> None:
             value = ir.Value(name=f"{border.name}/{node.name or node.outputs[0].name}", const_value=ir.tensor(finite))
             graph.register_initializer(value)
             node.replace_input_with(2, value)
-
-
-_Append = Callable[..., "ir.Value"]
-
-
-def _appender(nodes: list[ir.Node]) -> _Append:
-    """A function append(operator, inputs, **attributes) that adds a node to `nodes` and returns its output."""
-    import onnx_ir as ir
-
-    def append(operator: str, inputs: list[ir.Value | None], **attributes: int | ir.Attr) -> ir.Value:
-        given = [a if isinstance(a, ir.Attr) else ir.AttrInt64(name, a) for name, a in attributes.items()]
-        node = ir.Node("", operator, inputs, given)
-        nodes.append(node)
-        return node.outputs[0]
-
-    return append

@@ -230,18 +230,22 @@ def _activated(op: Ops, n: NodeView, y: ir.Value, parameters: Sequence[float]) -
 
 def _fused_conv(op: Ops, n: NodeView) -> ir.Value:
     """activation(conv(x) + z)."""
-    y = op.Conv(*n.x[: 3 if n.given(2) is not None else 2], **_convolution(n))
-    if n.given(3) is not None:
-        y = op.Add(y, n.x[3])
-    return _activated(op, n, y, n.attr("activation_params", []))
+    return _after_convolution(op, n, op.Conv(n.x[0], *_kernel(n), **_convolution(n)))
 
 
 def _nhwc_fused_conv(op: Ops, n: NodeView) -> ir.Value:
     """FusedConv with the channels of pictures last."""
-    y = op.Conv(
-        op.Transpose(n.x[0], perm=[0, 3, 1, 2]), *n.x[1 : 3 if n.given(2) is not None else 2], **_convolution(n)
-    )
-    y = op.Transpose(y, perm=[0, 2, 3, 1])
+    y = op.Conv(op.Transpose(n.x[0], perm=[0, 3, 1, 2]), *_kernel(n), **_convolution(n))
+    return _after_convolution(op, n, op.Transpose(y, perm=[0, 2, 3, 1]))
+
+
+def _kernel(n: NodeView) -> tuple[ir.Value, ...]:
+    """A convolution's weights, and its bias if it has one."""
+    return n.x[1:2] if n.given(2) is None else n.x[1:3]
+
+
+def _after_convolution(op: Ops, n: NodeView, y: ir.Value) -> ir.Value:
+    """activation(y + z)."""
     if n.given(3) is not None:
         y = op.Add(y, n.x[3])
     return _activated(op, n, y, n.attr("activation_params", []))

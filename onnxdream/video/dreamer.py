@@ -543,8 +543,8 @@ def create_video_dreamer(
         device: What to dream on, see `Dreamer`.
         threads: CPU threads, 0 for one per core.
         max_memory: Bytes a dream may take before it is split into tiles.
-        **settings: Those of `onnxdream image`: also, objective, channels, guide, octaves, octave_scale, steps,
-            step_size, jitter, smooth, seed.
+        **settings: Those of `onnxdream image`: also, objective, exponent, channels, guide, octaves, octave_scale,
+            steps, step_size, jitter, bands, colors, headroom, smooth, seed.
 
     Raises:
         OptionError: A setting is unknown or out of range.

@@ -158,8 +158,6 @@ class FollowingClock:
 
 def joined_shifts(container: InputContainer, stream: Stream) -> list[Fraction]:
     """Seconds to add to the times of each part of a stream, read to its end; [0] where its clock does not jump."""
-    if not is_unsteady(container):
-        return [Fraction(0)]
     clock = JoinedClock(stream)
     for packet in demuxed(container, [stream]):
         if packet.size:

@@ -12,7 +12,18 @@ from typing import Literal
 import av
 
 from ...errors import OptionError, OutputError
-from .color import FULL, LIMITED, ColorTags, YuvFormat, chroma_steps, depth_of, has_alpha, is_rgb, matrix_of
+from .color import (
+    FULL,
+    LIMITED,
+    ColorTags,
+    YuvFormat,
+    chroma_name,
+    chroma_steps,
+    depth_of,
+    has_alpha,
+    is_rgb,
+    matrix_of,
+)
 from .frames import VideoInfo
 from .hdr import encoder_options
 
@@ -331,5 +342,4 @@ def _keeper(kind: Kind) -> str:
 
 
 def _chroma_name(steps: tuple[int, int]) -> str:
-    names = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (1, 2): "4:4:0", (4, 1): "4:1:1", (4, 4): "4:1:0"}
-    return names.get(steps, "4:4:4")
+    return ":".join(chroma_name(steps))

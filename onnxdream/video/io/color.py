@@ -214,6 +214,12 @@ def chroma_steps(pixels: av.VideoFormat) -> tuple[int, int]:
     return 8 // pixels.chroma_width(8), 8 // pixels.chroma_height(8)
 
 
+def chroma_name(steps: tuple[int, int]) -> str:
+    """What chroma is called of which a sample is shared by so many pixels, (across, down), such as 420."""
+    names = {(1, 1): "444", (2, 1): "422", (2, 2): "420", (1, 2): "440", (4, 1): "411", (4, 4): "410"}
+    return names.get(steps, "444")
+
+
 def siting_of(frame: av.VideoFrame) -> str:
     """Where a frame's samples of chroma lie, see YuvFormat; left, as in MPEG, where it does not say.
 
@@ -299,9 +305,9 @@ def _planar(pixels: av.VideoFormat) -> str:
     """The name of the format with the same YCbCr samples, each channel in a plane of its own."""
     if pixels.name.startswith("yuvj"):
         return pixels.name
-    names = {(1, 1): "444", (2, 1): "422", (2, 2): "420", (1, 2): "440", (4, 1): "411", (4, 4): "410"}
-    chroma = names.get(chroma_steps(pixels), "444")
-    return f"yuv{'a' if has_alpha(pixels) else ''}{chroma}p{_ending(max(8, depth_of(pixels)))}"
+    return (
+        f"yuv{'a' if has_alpha(pixels) else ''}{chroma_name(chroma_steps(pixels))}p{_ending(max(8, depth_of(pixels)))}"
+    )
 
 
 def _enlarged(chroma: np.ndarray, form: YuvFormat, size: tuple[int, int]) -> np.ndarray:
@@ -311,8 +317,12 @@ def _enlarged(chroma: np.ndarray, form: YuvFormat, size: tuple[int, int]) -> np.
     (across, down), (left, top) = form.steps, form.offsets()
     place = np.array([[1 / across, 0, -left / across], [0, 1 / down, -top / down]])
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    plane = cv2.warpAffine(chroma, place, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    return plane if form.depth in (8, 16) else np.minimum(plane, (1 << form.depth) - 1)
+    return _within(cv2.warpAffine(chroma, place, size, flags=flags, borderMode=cv2.BORDER_REPLICATE), form.depth)
+
+
+def _within(plane: np.ndarray, depth: int) -> np.ndarray:
+    """A plane, uint8 or uint16, without codes that `depth` bits do not hold."""
+    return plane if depth in (8, 16) else np.minimum(plane, (1 << depth) - 1)
 
 
 def _reduced(plane: np.ndarray, form: YuvFormat) -> np.ndarray:
@@ -389,7 +399,7 @@ def make_planes(
         return _changed(source[1].planes, source[0], image, form)
     yuv = rgb_to_yuv(image, form.depth, form.matrix, full=form.full)
     yuv[1:] = [_reduced(plane, form) for plane in yuv[1:]]
-    return yuv if form.depth in (8, 16) else [np.minimum(plane, (1 << form.depth) - 1) for plane in yuv]
+    return [_within(plane, form.depth) for plane in yuv]
 
 
 def _changed(planes: list[np.ndarray], old: np.ndarray, new: np.ndarray, form: YuvFormat) -> list[np.ndarray]:
@@ -400,7 +410,7 @@ def _changed(planes: list[np.ndarray], old: np.ndarray, new: np.ndarray, form: Y
     kind = cv2.CV_8U if form.depth == 8 else cv2.CV_16U
     changes = [change[0], *(_reduced(plane, form) for plane in change[1:])]
     sums = [cv2.add(plane, by, dtype=kind) for plane, by in zip(planes, changes, strict=True)]
-    return sums if form.depth in (8, 16) else [np.minimum(plane, (1 << form.depth) - 1) for plane in sums]
+    return [_within(plane, form.depth) for plane in sums]
 
 
 def _fill(frame: av.VideoFrame, planes: list[np.ndarray]) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import av
 from av.stream import Discard
 
-from .clock import FollowingClock, JoinedClock, demuxed, joined_shifts
+from .clock import FollowingClock, JoinedClock, demuxed, is_unsteady, joined_shifts
 
 if TYPE_CHECKING:
     from av.container import Chapter, InputContainer, OutputContainer
@@ -325,8 +325,10 @@ class SourceStreams:
         """The packets of the wanted streams, up to where the source breaks off."""
         if not wanted:
             return
-        with self.reopen() as again:
-            shifts = joined_shifts(again, again.streams[self.video.index])
+        shifts = [Fraction(0)]
+        if is_unsteady(self.source):
+            with self.reopen() as again:
+                shifts = joined_shifts(again, again.streams[self.video.index])
         try:
             if len(shifts) == 1:
                 yield from demuxed(self.source, wanted)
